@@ -1,0 +1,45 @@
+// argmax: tokens[r] = the index of the largest logit of row r, ties to the lower index
+//
+// logits [rows, stride] f32, the first `vocab` of a row count     tokens [rows] u32
+// grid   y: rows, one workgroup a row
+
+struct Params {
+    vocab: u32,
+    stride: u32,
+}
+
+const LANES: u32 = 64u;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> logits: array<f32>;
+@group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
+
+var<workgroup> best_value: array<f32, LANES>;
+var<workgroup> best_index: array<u32, LANES>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let from = group.y * params.stride;
+    var value = -3.4e38;
+    var index = 0u;
+    for (var i = lane; i < params.vocab; i += LANES) {
+        let logit = logits[from + i];
+        if logit > value {
+            value = logit;
+            index = i;
+        }
+    }
+    best_value[lane] = value;
+    best_index[lane] = index;
+    workgroupBarrier();
+    if lane != 0u {
+        return;
+    }
+    for (var i = 1u; i < LANES; i++) {
+        if best_value[i] > value || (best_value[i] == value && best_index[i] < index) {
+            value = best_value[i];
+            index = best_index[i];
+        }
+    }
+    tokens[group.y] = index;
+}

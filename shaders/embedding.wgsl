@@ -1,0 +1,36 @@
+// embedding: x[t] = table[ids[t]]
+//
+// ids    [tokens] u32            table [part_rows, width] weights, rows first_row … of the vocabulary
+// x      [tokens, width] f32     written only for ids inside this part of the table
+// grid   x: blocks of 8 columns, y: tokens
+
+struct Params {
+    tokens: u32,
+    blocks: u32,
+    first_row: u32,
+    part_rows: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> ids: array<u32>;
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read_write> x: array<vec4<f32>>;
+
+//!include "shared/weights.wgsl"
+
+@compute @workgroup_size(32)
+fn main(@builtin(global_invocation_id) at: vec3<u32>) {
+    let block = at.x;
+    let token = at.y;
+    if block >= params.blocks || token >= params.tokens {
+        return;
+    }
+    let row = ids[token] - params.first_row;
+    if row >= params.part_rows {
+        return;
+    }
+    let eight = weight8(row * params.blocks + block);
+    let to = 2u * (token * params.blocks + block);
+    x[to] = eight.lo;
+    x[to + 1u] = eight.hi;
+}

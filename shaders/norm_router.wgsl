@@ -1,0 +1,101 @@
+// norm_router: xn = rms_norm(x[t]); z_e = router_e · xn; keep the k largest z; gates = softmax over the kept
+//
+// x       [tokens, width] f32        norm_weight [width] f32      router [experts, width] f32
+// xn      [tokens, width] f32
+// chosen  [.., tokens, k] u32        descending score, ties to the lower expert, from index `first`
+// gates   [.., tokens, k] f32        sum to 1
+// grid    y: tokens, one workgroup a token
+//
+// Scores are f32 sums in a fixed order. The lanes split into teams of `team` lanes, one expert a team at a time.
+
+const MAX_EXPERTS: u32 = 256u;
+
+struct Params {
+    quads: u32,
+    width: u32,
+    experts: u32,
+    active: u32,
+    team: u32,
+    first: u32,
+    eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> norm_weight: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> router: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> xn: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> chosen: array<u32>;
+@group(0) @binding(6) var<storage, read_write> gates: array<f32>;
+
+//!include "shared/reduce.wgsl"
+
+var<workgroup> scores: array<f32, MAX_EXPERTS>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let token = group.y;
+    let from = token * params.quads;
+
+    var squares = 0.0;
+    for (var i = lane; i < params.quads; i += LANES) {
+        let value = x[from + i];
+        squares += dot(value, value);
+    }
+    let scale = inverseSqrt(workgroup_sum(lane, squares) / f32(params.width) + params.eps);
+    for (var i = lane; i < params.quads; i += LANES) {
+        xn[from + i] = x[from + i] * scale * norm_weight[i];
+    }
+
+    // Each lane normalises again what it needs instead of waiting for the others' xn.
+    let teams = LANES / params.team;
+    let member = lane % params.team;
+    for (var first = 0u; first < params.experts; first += teams) {
+        let expert = first + lane / params.team;
+        var score = 0.0;
+        if expert < params.experts {
+            for (var i = member; i < params.quads; i += params.team) {
+                score += dot(x[from + i] * scale * norm_weight[i], router[expert * params.quads + i]);
+            }
+        }
+        partial_sums[lane] = score;
+        workgroupBarrier();
+        if member == 0u && expert < params.experts {
+            var sum = 0.0;
+            for (var i = 0u; i < params.team; i++) {
+                sum += partial_sums[lane + i];
+            }
+            scores[expert] = sum;
+        }
+        workgroupBarrier();
+    }
+
+    if lane == 0u {
+        choose(params.first + token * params.active);
+    }
+}
+
+// Writes the k best experts and the softmax of their scores at `to`. Destroys `scores`.
+fn choose(to: u32) {
+    var highest = 0.0;
+    var sum = 0.0;
+    for (var slot = 0u; slot < params.active; slot++) {
+        var best = 0u;
+        for (var expert = 1u; expert < params.experts; expert++) {
+            if scores[expert] > scores[best] {
+                best = expert;
+            }
+        }
+        if slot == 0u {
+            highest = scores[best];
+        }
+        let weight = exp(scores[best] - highest);
+        sum += weight;
+        chosen[to + slot] = best;
+        gates[to + slot] = weight;
+        scores[best] = -3.4e38;
+    }
+    for (var slot = 0u; slot < params.active; slot++) {
+        gates[to + slot] /= sum;
+    }
+}

@@ -1,0 +1,29 @@
+// routed_matvec, for GPUs: one workgroup computes four outputs of one row, its lanes share the input.
+// grid   x: output quads of the part, y: rows
+
+//!include "shared/routed_matvec.wgsl"
+//!include "shared/routed_matvec_group.wgsl"
+
+var<workgroup> partial_sums: array<vec4<f32>, LANES>;
+
+fn group_sum(lane: u32, value: vec4<f32>) -> vec4<f32> {
+    partial_sums[lane] = value;
+    workgroupBarrier();
+    for (var step = LANES / 2u; step > 0u; step /= 2u) {
+        if lane < step {
+            partial_sums[lane] += partial_sums[lane + step];
+        }
+        workgroupBarrier();
+    }
+    let sum = partial_sums[0];
+    workgroupBarrier();
+    return sum;
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let sum = group_row(lane, group.y, group.x);
+    if lane == 0u {
+        store(group.y, group.x, sum);
+    }
+}

@@ -1,0 +1,101 @@
+// row_attention_decode: softmax attention of one query row over one split of its keys.
+//
+//     o = Σ_j exp(q·k_j·scale − m) v_j,   m = max_j q·k_j·scale,   l = Σ_j exp(q·k_j·scale − m)
+//
+// With one split the result is o / l in the layout of q. With more, o goes to `out` as [tokens, heads, splits, d]
+// and (m, l) to `stats` as [tokens, heads, splits]; attention_merge puts them together.
+// grid   x: query heads (slots · heads), y: tokens, z: splits; one workgroup each
+
+//!include "shared/row_attention.wgsl"
+
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> stats: array<vec2<f32>>;
+
+const LANES: u32 = 64u;
+const MAX_HEAD_QUADS: u32 = 32u;
+
+var<workgroup> query: array<vec4<f32>, MAX_HEAD_QUADS>;
+var<workgroup> weight: array<f32, LANES>;
+var<workgroup> sums: array<vec4<f32>, LANES>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let head = group.x;
+    let token = group.y;
+    let position = min(spans[token].x, params.capacity - 1u);
+    let sequence = min(spans[token].y, params.sequences - 1u);
+    let kv_head = kv_head_of(head);
+    let q_from = head_start(token, head);
+    let first = group.z * params.split_keys;
+    let end = min(first + params.split_keys, position + 1u);
+
+    if lane < params.head_quads {
+        query[lane] = q[q_from + lane] * params.scale;
+    }
+    workgroupBarrier();
+
+    // Values: the lanes split into teams of one lane for each vec4 of the head; each team takes every
+    // teams-th key.
+    let teams = LANES / params.head_quads;
+    let team = lane / params.head_quads;
+    let column = lane % params.head_quads;
+
+    var highest = LOWEST;
+    var total = 0.0;
+    var sum = vec4<f32>(0.0);
+    for (var from = first; from < end; from += LANES) {
+        let key = from + lane;
+        var score = LOWEST;
+        if key < end {
+            let k_from = cache_start(sequence, key, kv_head);
+            score = 0.0;
+            for (var i = 0u; i < params.head_quads; i++) {
+                score += dot(query[i], k_cache[k_from + i]);
+            }
+        }
+        weight[lane] = score;
+        workgroupBarrier();
+
+        let count = min(LANES, end - from);
+        var new_highest = highest;
+        for (var i = 0u; i < count; i++) {
+            new_highest = max(new_highest, weight[i]);
+        }
+        workgroupBarrier();
+        weight[lane] = select(0.0, exp(score - new_highest), key < end);
+        workgroupBarrier();
+
+        let rescale = exp(highest - new_highest);
+        highest = new_highest;
+        total *= rescale;
+        for (var i = 0u; i < count; i++) {
+            total += weight[i];
+        }
+        sum *= rescale;
+        if team < teams {
+            for (var i = team; i < count; i += teams) {
+                sum += weight[i] * v_cache[cache_start(sequence, from + i, kv_head) + column];
+            }
+        }
+        workgroupBarrier();
+    }
+
+    sums[lane] = sum;
+    workgroupBarrier();
+    if lane >= params.head_quads {
+        return;
+    }
+    var o = vec4<f32>(0.0);
+    for (var i = 0u; i < teams; i++) {
+        o += sums[i * params.head_quads + lane];
+    }
+    if params.splits == 1u {
+        out[q_from + lane] = o / total;
+        return;
+    }
+    let row = (token * params.slots * params.heads + head) * params.splits + group.z;
+    out[row * params.head_quads + lane] = o;
+    if lane == 0u {
+        stats[row] = vec2<f32>(highest, total);
+    }
+}

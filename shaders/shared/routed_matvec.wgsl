@@ -1,0 +1,82 @@
+// What the variants of routed_matvec share: bindings, addressing and the epilogue.
+//
+// routed_matvec: dst[r] (+)= bias + Σ_s gate(a) · W[expert(a)] · src[a / src_div],  a = r · slots + s
+//
+// src     [.., 8·in_blocks] f32             weights [experts, halves, part_rows, 8·in_blocks]
+// chosen  [.., rows · slots] u32, from index `first`, gates likewise f32
+// bias    [8·⌈out/8⌉] f32                   dst [rows, 4·out_quads] f32
+//
+// The weights are output rows `part_first` … of the whole matrix, so a large matrix is several dispatches.
+// A part owns the output quads `part_quads` from its first row on; the last part owns the zero padding too.
+// With SWIGLU the matrix has two halves, and silu(gate half) · (up half) is stored.
+
+struct Params {
+    rows: u32,
+    slots: u32,
+    src_div: u32,
+    in_blocks: u32,
+    out_quads: u32,
+    part_first: u32,
+    part_rows: u32,
+    part_quads: u32,
+    experts: u32,
+    first: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> src: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> chosen: array<u32>;
+@group(0) @binding(4) var<storage, read> gates: array<f32>;
+@group(0) @binding(5) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> dst: array<vec4<f32>>;
+
+// A dense matrix is one expert that every row uses.
+override ROUTED: bool = true;
+override GATED: bool = false;
+override BIAS: bool = false;
+override SWIGLU: bool = false;
+// Adds to dst instead of overwriting it.
+override RESIDUAL: bool = false;
+
+//!include "shared/weights.wgsl"
+
+// The expert of an assignment, never outside the weights.
+fn expert_of(assignment: u32) -> u32 {
+    if ROUTED {
+        return min(chosen[params.first + assignment], params.experts - 1u);
+    }
+    return 0u;
+}
+
+fn gate_of(assignment: u32) -> f32 {
+    if GATED {
+        return gates[params.first + assignment];
+    }
+    return 1.0;
+}
+
+// Block index where row `row` of an expert's half starts; rows past the part repeat its last one.
+fn row_start(expert: u32, half: u32, row: u32) -> u32 {
+    let halves = select(1u, 2u, SWIGLU);
+    return ((expert * halves + half) * params.part_rows + min(row, params.part_rows - 1u)) * params.in_blocks;
+}
+
+fn silu(x: vec4<f32>) -> vec4<f32> {
+    return x / (1.0 + exp(-x));
+}
+
+// Stores outputs 4·quad … of this part for dst row `row`; columns past the part are zero padding.
+fn store(row: u32, quad: u32, sum: vec4<f32>) {
+    let columns = 4u * quad + vec4<u32>(0u, 1u, 2u, 3u);
+    var value = select(vec4<f32>(0.0), sum, columns < vec4<u32>(params.part_rows));
+    let column = params.part_first / 4u + quad;
+    if BIAS {
+        value += bias[column];
+    }
+    let to = row * params.out_quads + column;
+    if RESIDUAL {
+        value += dst[to];
+    }
+    dst[to] = value;
+}

@@ -1,0 +1,44 @@
+// The part of a row's product that one lane of LANES computes: every LANES-th block of each weight row.
+
+const LANES: u32 = 64u;
+
+fn lane_dot4(lane: u32, expert: u32, half: u32, row: u32, from: u32) -> vec4<f32> {
+    let r0 = row_start(expert, half, row);
+    let r1 = row_start(expert, half, row + 1u);
+    let r2 = row_start(expert, half, row + 2u);
+    let r3 = row_start(expert, half, row + 3u);
+    var sum = vec4<f32>(0.0);
+    for (var block = lane; block < params.in_blocks; block += LANES) {
+        let lo = src[from + 2u * block];
+        let hi = src[from + 2u * block + 1u];
+        let w0 = weight8(r0 + block);
+        let w1 = weight8(r1 + block);
+        let w2 = weight8(r2 + block);
+        let w3 = weight8(r3 + block);
+        sum += lo * mat4x4<f32>(w0.lo, w1.lo, w2.lo, w3.lo) + hi * mat4x4<f32>(w0.hi, w1.hi, w2.hi, w3.hi);
+    }
+    return sum;
+}
+
+// Four outputs of one row, the same in every lane. SwiGLU needs whole sums before its product, so each slot
+// is summed over the lanes on its own; without it, the lanes add up their slots first.
+fn group_row(lane: u32, row: u32, quad: u32) -> vec4<f32> {
+    var sum = vec4<f32>(0.0);
+    for (var slot = 0u; slot < params.slots; slot++) {
+        let assignment = row * params.slots + slot;
+        let expert = expert_of(assignment);
+        let from = assignment / params.src_div * params.in_blocks * 2u;
+        let gate = gate_of(assignment);
+        let value = lane_dot4(lane, expert, 0u, 4u * quad, from);
+        if SWIGLU {
+            let up = lane_dot4(lane, expert, 1u, 4u * quad, from);
+            sum += gate * silu(group_sum(lane, value)) * group_sum(lane, up);
+        } else {
+            sum += gate * value;
+        }
+    }
+    if SWIGLU {
+        return sum;
+    }
+    return group_sum(lane, sum);
+}

@@ -1,0 +1,45 @@
+// What the row attention kernels share. Query head h of a token (slot-major: h = slot · heads + j) reads
+// key/value head (h / group) mod kv_heads and sees the keys 0 … position of its sequence.
+//
+// spans   [tokens] (position, sequence)
+// q       [tokens · slots, 4·q_quads] f32            k_cache, v_cache [sequences, capacity, 4·cache_quads] f32
+
+struct Params {
+    tokens: u32,
+    slots: u32,
+    heads: u32,
+    kv_heads: u32,
+    group: u32,
+    head_quads: u32,
+    q_quads: u32,
+    cache_quads: u32,
+    capacity: u32,
+    sequences: u32,
+    splits: u32,
+    split_keys: u32,
+    scale: f32,
+}
+
+// Lower than any score; not infinite, so that differences stay numbers.
+const LOWEST: f32 = -3.0e38;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> spans: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> k_cache: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> v_cache: array<vec4<f32>>;
+
+fn kv_head_of(head: u32) -> u32 {
+    return (head / params.group) % params.kv_heads;
+}
+
+// Where query head `head` of a token starts in q (and, in the same layout, in the output).
+fn head_start(token: u32, head: u32) -> u32 {
+    let row = token * params.slots + head / params.heads;
+    return row * params.q_quads + (head % params.heads) * params.head_quads;
+}
+
+// Where a key or value of a sequence starts in the cache.
+fn cache_start(sequence: u32, key: u32, kv_head: u32) -> u32 {
+    return (sequence * params.capacity + key) * params.cache_quads + kv_head * params.head_quads;
+}

@@ -1,0 +1,199 @@
+//! Finding an adapter and saying what it can do.
+
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// Which adapter to use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AdapterSelection {
+    /// The platform's choice, preferring a fast GPU and falling back to software.
+    #[default]
+    Auto,
+    /// A CPU rasteriser such as lavapipe, SwiftShader or WARP.
+    Software,
+    /// A GPU with memory of its own.
+    Discrete,
+    /// A GPU that shares the CPU's memory.
+    Integrated,
+    /// The first adapter whose name contains this text, ignoring case.
+    Name(String),
+}
+
+impl std::str::FromStr for AdapterSelection {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(match text {
+            "auto" | "" => Self::Auto,
+            "software" => Self::Software,
+            "discrete" => Self::Discrete,
+            "integrated" => Self::Integrated,
+            name => Self::Name(name.to_owned()),
+        })
+    }
+}
+
+impl std::fmt::Display for AdapterSelection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Software => "software",
+            Self::Discrete => "discrete",
+            Self::Integrated => "integrated",
+            Self::Name(name) => name,
+        })
+    }
+}
+
+/// What a device can do, in our own words: filled from wgpu natively and in the browser.
+#[derive(Clone, Debug, Serialize)]
+pub struct Capabilities {
+    /// Adapter name; browsers may leave it empty.
+    pub name: String,
+    /// Graphics API, e.g. `vulkan`, `metal`, `dx12`, `webgpu`.
+    pub backend: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// True for a CPU rasteriser, where register-tiled kernels beat workgroup memory.
+    pub software: bool,
+    /// Smallest and largest subgroup size, when kernels may use subgroup operations.
+    pub subgroups: Option<(u32, u32)>,
+    /// Kernels may use 16-bit floats. Weights stored as f16 do not need it.
+    pub shader_f16: bool,
+    /// Passes can be timed on the GPU.
+    pub timestamps: bool,
+    /// Largest part of a buffer one kernel can see, in bytes.
+    pub max_binding: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer: u64,
+    /// Storage buffers one kernel can see.
+    pub max_storage_buffers: u32,
+    /// Workgroup memory, in bytes.
+    pub max_workgroup_memory: u32,
+    /// Invocations in one workgroup.
+    pub max_workgroup_invocations: u32,
+}
+
+impl Capabilities {
+    /// Capabilities of a device made with `features` and `limits` on `adapter`.
+    pub(super) fn new(adapter: &wgpu::Adapter, features: wgpu::Features, limits: &wgpu::Limits) -> Self {
+        let info = adapter.get_info();
+        let subgroups = features
+            .contains(wgpu::Features::SUBGROUP)
+            .then_some((info.subgroup_min_size.max(1), info.subgroup_max_size.max(1)));
+        Self {
+            backend: info.backend.to_str().to_owned(),
+            kind: kind_of(info.device_type).to_owned(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            software: is_software(&info),
+            name: info.name,
+            subgroups,
+            shader_f16: features.contains(wgpu::Features::SHADER_F16),
+            timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            max_workgroup_memory: limits.max_compute_workgroup_storage_size,
+            max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+        }
+    }
+}
+
+/// One adapter of this machine, as `headwise adapters` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdapterReport {
+    /// What the adapter could give a device.
+    #[serde(flatten)]
+    pub capabilities: Capabilities,
+    /// The variant headwise would run of each kernel that has more than one.
+    pub kernels: Vec<(&'static str, &'static str)>,
+}
+
+/// The optional features headwise asks for where the adapter has them.
+pub(super) const WANTED_FEATURES: wgpu::Features =
+    wgpu::Features::SUBGROUP.union(wgpu::Features::SHADER_F16).union(wgpu::Features::TIMESTAMP_QUERY);
+
+/// An instance over every backend that was compiled in; `WGPU_BACKEND` narrows it.
+pub(super) fn instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env())
+}
+
+/// Every adapter of the machine. In a browser there is at most one.
+pub(super) async fn all(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
+    #[cfg(target_arch = "wasm32")]
+    let adapters = instance.request_adapter(&high_performance()).await.into_iter().collect();
+    #[cfg(not(target_arch = "wasm32"))]
+    let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    adapters
+}
+
+/// The adapter that fits `selection` best, or an error that lists what there is.
+pub(super) async fn select(
+    instance: &wgpu::Instance,
+    selection: &AdapterSelection,
+) -> Result<wgpu::Adapter> {
+    if *selection == AdapterSelection::Auto
+        && let Ok(adapter) = instance.request_adapter(&high_performance()).await
+    {
+        return Ok(adapter);
+    }
+    let mut adapters = all(instance).await;
+    let found: Vec<String> = adapters.iter().map(describe).collect();
+    let position = adapters.iter().position(|adapter| {
+        let info = adapter.get_info();
+        match selection {
+            AdapterSelection::Auto => true,
+            AdapterSelection::Software => is_software(&info),
+            AdapterSelection::Discrete => info.device_type == wgpu::DeviceType::DiscreteGpu,
+            AdapterSelection::Integrated => info.device_type == wgpu::DeviceType::IntegratedGpu,
+            AdapterSelection::Name(name) => info.name.to_lowercase().contains(&name.to_lowercase()),
+        }
+    });
+    match position {
+        Some(index) => Ok(adapters.swap_remove(index)),
+        None => Err(Error::NoAdapter {
+            wanted: selection.to_string(),
+            found: if found.is_empty() { NO_ADAPTER_ADVICE.to_owned() } else { found.join(", ") },
+        }),
+    }
+}
+
+const NO_ADAPTER_ADVICE: &str = if cfg!(target_arch = "wasm32") {
+    "none; this browser has no WebGPU adapter"
+} else {
+    "none; install a Vulkan driver (on Debian and Ubuntu, `apt-get install mesa-vulkan-drivers` \
+     brings a software one)"
+};
+
+fn high_performance() -> wgpu::RequestAdapterOptions<'static, 'static> {
+    wgpu::RequestAdapterOptions {
+        power_preference: wgpu::PowerPreference::HighPerformance,
+        ..Default::default()
+    }
+}
+
+fn describe(adapter: &wgpu::Adapter) -> String {
+    let info = adapter.get_info();
+    format!("{} ({}, {})", info.name, info.backend.to_str(), kind_of(info.device_type))
+}
+
+fn kind_of(device_type: wgpu::DeviceType) -> &'static str {
+    match device_type {
+        wgpu::DeviceType::DiscreteGpu => "discrete",
+        wgpu::DeviceType::IntegratedGpu => "integrated",
+        wgpu::DeviceType::VirtualGpu => "virtual",
+        wgpu::DeviceType::Cpu => "software",
+        wgpu::DeviceType::Other => "other",
+    }
+}
+
+/// Browsers report no device type, so SwiftShader is known by its name.
+fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    info.device_type == wgpu::DeviceType::Cpu
+        || ["swiftshader", "llvmpipe", "lavapipe"].iter().any(|software| {
+            info.name.to_lowercase().contains(software) || info.driver.to_lowercase().contains(software)
+        })
+}

@@ -1,0 +1,227 @@
+//! The device: one cheap handle that everything else clones.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::{AdapterReport, AdapterSelection, Capabilities, adapter, kernel::PipelineCache};
+use crate::{Error, Result};
+
+/// How to open a GPU.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    selection: AdapterSelection,
+    default_limits: bool,
+    kernels: KernelChoice,
+}
+
+/// Which shape of the hot kernels to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// By capability: register tiles on software adapters, workgroups and subgroups on GPUs.
+    #[default]
+    Auto,
+    /// The plain kernels everywhere: register tiles, no workgroup memory in the hot loops.
+    Plain,
+    /// The kernels that share work over a workgroup, without subgroup operations.
+    Workgroup,
+    /// As `Workgroup`, with subgroup operations where a kernel has them.
+    Subgroup,
+}
+
+impl GpuOptions {
+    /// Automatic choice of adapter and kernels, the adapter's own limits.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Chooses the adapter.
+    pub fn adapter(mut self, selection: AdapterSelection) -> Self {
+        self.selection = selection;
+        self
+    }
+
+    /// Opens the device with WebGPU's default limits even when the adapter offers more, as a browser on a
+    /// phone would.
+    pub fn default_limits(mut self, on: bool) -> Self {
+        self.default_limits = on;
+        self
+    }
+
+    /// Chooses the shape of the hot kernels.
+    pub fn kernels(mut self, kernels: KernelChoice) -> Self {
+        self.kernels = kernels;
+        self
+    }
+}
+
+/// An open GPU device. Cheap to clone; the device closes when the last clone and everything made from it
+/// are gone.
+#[derive(Clone)]
+pub struct Gpu(Arc<Inner>);
+
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    capabilities: Capabilities,
+    kernels: KernelChoice,
+    pipelines: PipelineCache,
+    /// Bytes of live [`super::Buffer`]s.
+    allocated: AtomicU64,
+    next_buffer_id: AtomicU64,
+    health: Arc<Health>,
+}
+
+/// What went wrong on the device, recorded by its callbacks and reported at the next check.
+#[derive(Default)]
+struct Health {
+    error: Mutex<Option<wgpu::Error>>,
+    lost: Mutex<Option<String>>,
+}
+
+impl Gpu {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] when none fits, [`Error::Gpu`] when the adapter refuses a device.
+    pub async fn new(options: GpuOptions) -> Result<Self> {
+        let adapter = adapter::select(&adapter::instance(), &options.selection).await?;
+        let limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("headwise"),
+            required_features: adapter.features() & adapter::WANTED_FEATURES,
+            required_limits: limits,
+            ..Default::default()
+        };
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| Error::Gpu {
+            during: format!("opening {}", adapter.get_info().name),
+            message: error.to_string(),
+        })?;
+
+        let health = Arc::new(Health::default());
+        let errors = health.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            tracing::error!(%error, "GPU error");
+            lock(&errors.error).get_or_insert(error);
+        }));
+        let losses = health.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            lock(&losses.lost).get_or_insert(format!("{reason:?}: {message}"));
+        });
+
+        let capabilities = Capabilities::new(&adapter, device.features(), &device.limits());
+        tracing::info!(adapter = capabilities.name, backend = capabilities.backend, "opened GPU");
+        Ok(Self(Arc::new(Inner {
+            pipelines: PipelineCache::default(),
+            kernels: options.kernels,
+            device,
+            queue,
+            capabilities,
+            allocated: AtomicU64::new(0),
+            next_buffer_id: AtomicU64::new(0),
+            health,
+        })))
+    }
+
+    /// Every adapter of this machine with what it can do and the kernel variants it would run.
+    pub async fn adapters() -> Vec<AdapterReport> {
+        adapter::all(&adapter::instance())
+            .await
+            .iter()
+            .map(|adapter| {
+                let features = adapter.features() & adapter::WANTED_FEATURES;
+                let capabilities = Capabilities::new(adapter, features, &adapter.limits());
+                let kernels = crate::ops::variants(KernelChoice::Auto, &capabilities);
+                AdapterReport { capabilities, kernels }
+            })
+            .collect()
+    }
+
+    /// What this device can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.0.capabilities
+    }
+
+    /// Bytes of GPU buffers that headwise holds on this device.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.0.allocated.load(Ordering::Relaxed)
+    }
+
+    /// Bytes the device can be expected to have left for buffers, where that can be known: on a software
+    /// adapter under Linux, the machine's available memory.
+    pub fn available_bytes(&self) -> Option<u64> {
+        if !self.0.capabilities.software {
+            return None;
+        }
+        let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+    }
+
+    /// The error the device reported since it was opened, if any. A device with an error stays unusable:
+    /// the buffers behind it can no longer be trusted.
+    pub fn check(&self, during: &str) -> Result<()> {
+        if let Some(reason) = lock(&self.0.health.lost).clone() {
+            return Err(Error::DeviceLost { reason });
+        }
+        match &*lock(&self.0.health.error) {
+            Some(error) => Err(Error::Gpu { during: during.to_owned(), message: error.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Destroys the device, as a driver reset would. Everything on it fails from here on.
+    pub fn destroy(&self) {
+        self.0.device.destroy();
+        lock(&self.0.health.lost).get_or_insert("destroyed by the application".to_owned());
+    }
+
+    /// Waits until the device has done all submitted work and freed what was dropped. Does nothing in a
+    /// browser, which does both by itself.
+    pub fn settle(&self) -> Result<()> {
+        match self.0.device.poll(wgpu::PollType::wait_indefinitely()) {
+            Ok(_) => self.check("waiting for the GPU"),
+            Err(error) => {
+                self.check("waiting for the GPU")?;
+                Err(Error::Gpu { during: "waiting for the GPU".to_owned(), message: error.to_string() })
+            }
+        }
+    }
+
+    /// The wgpu device below, for tests that look at its own accounts.
+    #[doc(hidden)]
+    pub fn wgpu_device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    pub fn kernel_choice(&self) -> KernelChoice {
+        self.0.kernels
+    }
+
+    pub(super) fn pipelines(&self) -> &PipelineCache {
+        &self.0.pipelines
+    }
+
+    pub(super) fn account(&self, bytes: u64) -> u64 {
+        self.0.allocated.fetch_add(bytes, Ordering::Relaxed);
+        self.0.next_buffer_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn release(&self, bytes: u64) {
+        self.0.allocated.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A poisoned lock only means another thread panicked between two assignments; the value is still whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,18 @@
+//! The GPU room: adapters and capabilities, buffers, pipelines, recording, readback.
+//!
+//! Nothing in here knows what attention is.
+
+mod adapter;
+mod buffer;
+mod device;
+mod kernel;
+mod readback;
+mod recorder;
+
+pub use adapter::{AdapterReport, AdapterSelection, Capabilities};
+pub use device::{Gpu, GpuOptions, KernelChoice};
+
+pub use buffer::Buffer;
+pub use kernel::{Access, Constants, Kernel};
+pub use readback::Pending;
+pub use recorder::{Counters, Dispatch, Recorder};

@@ -1,0 +1,181 @@
+//! Recording: ops push dispatches, one submission runs them all in one compute pass.
+
+use std::collections::HashMap;
+
+use encase::{ShaderType, UniformBuffer, internal::WriteInto};
+use serde::Serialize;
+
+use super::{Buffer, Constants, Gpu, Kernel, kernel::Pipeline};
+
+/// Exact counts of recorded work, for tests, `info` and benches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Kernel launches.
+    pub dispatches: u64,
+    /// Multiply-accumulates the chosen experts and attended keys need.
+    pub macs: u64,
+    /// Submissions to the queue, one compute pass each.
+    pub passes: u64,
+}
+
+/// One kernel launch.
+pub struct Dispatch<'a> {
+    pub kernel: &'static Kernel,
+    pub constants: Constants<'a>,
+    /// Storage buffers in the order of the kernel's bindings.
+    pub buffers: &'a [&'a Buffer],
+    /// Workgroups in x, y and z; a zero anywhere records nothing.
+    pub groups: [u32; 3],
+    /// Multiply-accumulates, for the counters.
+    pub macs: u64,
+}
+
+/// Collects dispatches and submits them. Bind groups and parameter memory are reused from one submission
+/// to the next, so keep one recorder per session.
+pub struct Recorder {
+    gpu: Gpu,
+    dispatches: Vec<Recorded>,
+    arenas: Vec<Arena>,
+    used_slots: usize,
+    slot_bytes: usize,
+    bind_groups: HashMap<BindGroupKey, wgpu::BindGroup>,
+    counters: Counters,
+}
+
+struct Recorded {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    offset: u32,
+    groups: [u32; 3],
+}
+
+/// Uniform memory for the parameters of [`ARENA_SLOTS`] dispatches.
+struct Arena {
+    buffer: Buffer,
+    bytes: Vec<u8>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct BindGroupKey {
+    pipeline: usize,
+    arena: usize,
+    buffers: Vec<u64>,
+}
+
+const ARENA_SLOTS: usize = 256;
+
+impl Recorder {
+    pub fn new(gpu: &Gpu) -> Self {
+        Self {
+            slot_bytes: gpu.device().limits().min_uniform_buffer_offset_alignment.max(256) as usize,
+            gpu: gpu.clone(),
+            dispatches: Vec::new(),
+            arenas: Vec::new(),
+            used_slots: 0,
+            bind_groups: HashMap::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Counts of everything recorded so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Adds a kernel launch with its parameters.
+    pub fn dispatch<P: ShaderType + WriteInto>(&mut self, params: &P, dispatch: Dispatch<'_>) {
+        debug_assert_eq!(dispatch.buffers.len(), dispatch.kernel.bindings.len(), "{}", dispatch.kernel.name);
+        if dispatch.groups.contains(&0) {
+            return;
+        }
+        let pipeline = dispatch.kernel.pipeline(&self.gpu, dispatch.constants);
+        let (arena, offset) = self.push_params(params);
+        let bind_group = self.bind_group(&pipeline, arena, dispatch.buffers);
+        self.counters.dispatches += 1;
+        self.counters.macs += dispatch.macs;
+        self.dispatches.push(Recorded {
+            pipeline: pipeline.raw,
+            bind_group,
+            offset,
+            groups: dispatch.groups,
+        });
+    }
+
+    /// Submits what was recorded as one compute pass.
+    pub fn submit(&mut self) {
+        self.submit_with(|_| {});
+    }
+
+    /// Submits what was recorded as one compute pass, followed by what `then` encodes.
+    pub(super) fn submit_with(&mut self, then: impl FnOnce(&mut wgpu::CommandEncoder)) -> wgpu::SubmissionIndex {
+        for (index, arena) in self.arenas.iter().enumerate() {
+            let slots = self.used_slots.saturating_sub(index * ARENA_SLOTS).min(ARENA_SLOTS);
+            arena.buffer.write(0, &arena.bytes[..slots * self.slot_bytes]);
+        }
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for recorded in self.dispatches.drain(..) {
+                let [x, y, z] = recorded.groups;
+                pass.set_pipeline(&recorded.pipeline);
+                pass.set_bind_group(0, &recorded.bind_group, &[recorded.offset]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        then(&mut encoder);
+        self.used_slots = 0;
+        self.counters.passes += 1;
+        self.gpu.queue().submit([encoder.finish()])
+    }
+
+    /// Writes parameters into the next arena slot; returns the arena's index and the slot's offset.
+    fn push_params<P: ShaderType + WriteInto>(&mut self, params: &P) -> (usize, u32) {
+        let (arena, slot) = (self.used_slots / ARENA_SLOTS, self.used_slots % ARENA_SLOTS);
+        self.used_slots += 1;
+        let arena_bytes = ARENA_SLOTS * self.slot_bytes;
+        if arena == self.arenas.len() {
+            let buffer = Buffer::uniform(&self.gpu, "params", arena_bytes as u64);
+            self.arenas.push(Arena { buffer, bytes: vec![0; arena_bytes] });
+        }
+        let offset = slot * self.slot_bytes;
+        let mut encoded = UniformBuffer::new(Vec::with_capacity(self.slot_bytes));
+        // Encoding into a growable Vec of a fixed-size struct cannot fail.
+        if encoded.write(params).is_ok() {
+            let encoded = encoded.into_inner();
+            self.arenas[arena].bytes[offset..offset + encoded.len()].copy_from_slice(&encoded);
+        }
+        (arena, offset as u32)
+    }
+
+    fn bind_group(&mut self, pipeline: &Pipeline, arena: usize, buffers: &[&Buffer]) -> wgpu::BindGroup {
+        let key =
+            BindGroupKey { pipeline: pipeline.id, arena, buffers: buffers.iter().map(|b| b.id()).collect() };
+        let (gpu, params, slot) = (&self.gpu, &self.arenas[arena].buffer, self.slot_bytes as u64);
+        let make = || {
+            let params = wgpu::BufferBinding {
+                buffer: params.raw(),
+                offset: 0,
+                size: std::num::NonZeroU64::new(slot),
+            };
+            let storage = buffers.iter().map(|buffer| buffer.raw().as_entire_buffer_binding());
+            let entries: Vec<_> = std::iter::once(params)
+                .chain(storage)
+                .zip(0..)
+                .map(|(buffer, binding)| wgpu::BindGroupEntry {
+                    binding,
+                    resource: wgpu::BindingResource::Buffer(buffer),
+                })
+                .collect();
+            gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &pipeline.layout,
+                entries: &entries,
+            })
+        };
+        self.bind_groups.entry(key).or_insert_with(make).clone()
+    }
+}

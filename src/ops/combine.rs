@@ -1,0 +1,51 @@
+//! The gate-weighted sum of each token's slots, added to the residual stream.
+
+use encase::ShaderType;
+
+use super::{Access, Kernel, Routes, padded, shaders};
+use crate::gpu::{Buffer, Dispatch, Recorder};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "combine",
+    source: shaders::COMBINE,
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
+};
+
+#[derive(ShaderType)]
+struct Params {
+    tokens: u32,
+    quads: u32,
+    slots: u32,
+    first: u32,
+}
+
+/// `x[t] += bias + Σ_s gates[t][s] · rows[t · slots + s]`
+pub struct Combine<'a> {
+    /// `[tokens · slots, width]`
+    pub rows: &'a Buffer,
+    pub routes: Routes<'a>,
+    pub bias: Option<&'a Buffer>,
+    /// `[tokens, width]`
+    pub x: &'a Buffer,
+    pub tokens: u32,
+    pub slots: u32,
+    pub width: u32,
+}
+
+impl Combine<'_> {
+    pub fn record(&self, recorder: &mut Recorder) {
+        let quads = padded(self.width) / 4;
+        let params =
+            Params { tokens: self.tokens, quads, slots: self.slots, first: self.routes.first };
+        recorder.dispatch(
+            &params,
+            Dispatch {
+                kernel: &KERNEL,
+                constants: &[("BIAS", f64::from(u8::from(self.bias.is_some())))],
+                buffers: &[self.rows, self.routes.gates, self.bias.unwrap_or(self.rows), self.x],
+                groups: [quads.div_ceil(64), self.tokens, 1],
+                macs: 0,
+            },
+        );
+    }
+}

@@ -1,0 +1,51 @@
+//! Token embedding: a row of the table for each token.
+
+use encase::ShaderType;
+
+use super::{Access, Kernel, Matrix, padded, shaders};
+use crate::gpu::{Buffer, Dispatch, Recorder};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "embedding",
+    source: shaders::EMBEDDING,
+    bindings: &[Access::Read, Access::Read, Access::Write],
+};
+
+#[derive(ShaderType)]
+struct Params {
+    tokens: u32,
+    blocks: u32,
+    first_row: u32,
+    part_rows: u32,
+}
+
+/// `x[t] = table[ids[t]]`
+pub struct Embedding<'a> {
+    /// `[tokens]` u32
+    pub ids: &'a Buffer,
+    /// One dense matrix, `[vocabulary, width]`.
+    pub table: &'a Matrix,
+    /// `[tokens, width]`
+    pub x: &'a Buffer,
+    pub tokens: u32,
+}
+
+impl Embedding<'_> {
+    pub fn record(&self, recorder: &mut Recorder) {
+        let blocks = padded(self.table.shape.inputs) / 8;
+        for part in &self.table.parts {
+            let params =
+                Params { tokens: self.tokens, blocks, first_row: part.first_row, part_rows: part.rows };
+            recorder.dispatch(
+                &params,
+                Dispatch {
+                    kernel: &KERNEL,
+                    constants: &[("WEIGHT_FORMAT", self.table.precision.format())],
+                    buffers: &[self.ids, &part.buffer, self.x],
+                    groups: [blocks.div_ceil(32), self.tokens, 1],
+                    macs: 0,
+                },
+            );
+        }
+    }
+}

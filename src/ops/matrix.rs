@@ -1,0 +1,180 @@
+//! Weight matrices on the GPU.
+
+use crate::{
+    Error, Result,
+    gpu::{Buffer, Gpu},
+    ops::padded,
+};
+
+/// How weights are stored on the GPU. Sums are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, unpacked in the kernels; needs no device feature.
+    F16,
+}
+
+impl Precision {
+    /// The `WEIGHT_FORMAT` of `shaders/shared/weights.wgsl`.
+    pub(super) fn format(self) -> f64 {
+        match self {
+            Self::F32 => 0.0,
+            Self::F16 => 1.0,
+        }
+    }
+
+    /// Bytes of one weight.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            other => Err(Error::argument("precision", other, "f32 or f16")),
+        }
+    }
+}
+
+/// The sizes of a stack of matrices, one for each expert.
+///
+/// In a file it is `[experts, halves · outputs, inputs]`, output-major. Two halves mean a gate and an up
+/// projection for SwiGLU, stacked along the outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixShape {
+    pub experts: u32,
+    pub halves: u32,
+    pub outputs: u32,
+    pub inputs: u32,
+}
+
+impl MatrixShape {
+    /// One dense matrix.
+    pub fn dense(outputs: u32, inputs: u32) -> Self {
+        Self { experts: 1, halves: 1, outputs, inputs }
+    }
+
+    /// Weights in all experts together.
+    pub fn parameters(&self) -> u64 {
+        [self.experts, self.halves, self.outputs, self.inputs].iter().map(|&n| u64::from(n)).product()
+    }
+
+    /// Multiply-accumulates of one row through one expert.
+    pub fn macs(&self) -> u64 {
+        [self.halves, self.outputs, self.inputs].iter().map(|&n| u64::from(n)).product()
+    }
+
+    /// Bytes on the GPU, with every row padded.
+    pub fn bytes(&self, precision: Precision) -> u64 {
+        self.bytes_of_rows(precision, self.outputs)
+    }
+
+    /// Bytes of `rows` output rows of every expert and half.
+    fn bytes_of_rows(&self, precision: Precision, rows: u32) -> u64 {
+        let row = u64::from(padded(self.inputs)) * precision.bytes();
+        u64::from(self.experts) * u64::from(self.halves) * u64::from(rows) * row
+    }
+
+    /// Output rows in each part when no binding may be larger than `max_binding` bytes.
+    ///
+    /// # Errors
+    /// When not even eight rows of every expert fit.
+    pub fn part_rows(&self, precision: Precision, max_binding: u64, name: &str) -> Result<u32> {
+        let whole = self.bytes(precision);
+        if whole <= max_binding {
+            return Ok(self.outputs.max(1));
+        }
+        let eight = self.bytes_of_rows(precision, 8);
+        let rows = (max_binding / eight * 8).min(u64::from(u32::MAX)) as u32;
+        if rows == 0 {
+            return Err(Error::TooLarge {
+                what: format!("eight rows of {name}"),
+                need: eight,
+                have: max_binding,
+                limit: "one storage binding of the adapter".to_owned(),
+            });
+        }
+        Ok(rows.min(self.outputs))
+    }
+}
+
+/// A stack of weight matrices, cut along the outputs so that every part fits one binding.
+///
+/// A part holds its output rows of every expert: `[experts, halves, part rows, padded inputs]`.
+pub struct Matrix {
+    pub shape: MatrixShape,
+    pub precision: Precision,
+    pub parts: Vec<Part>,
+}
+
+/// Consecutive output rows of a [`Matrix`].
+pub struct Part {
+    pub buffer: Buffer,
+    pub first_row: u32,
+    pub rows: u32,
+}
+
+impl Matrix {
+    /// Allocates a zeroed matrix.
+    ///
+    /// # Errors
+    /// As [`MatrixShape::part_rows`].
+    pub fn new(gpu: &Gpu, name: &str, shape: MatrixShape, precision: Precision) -> Result<Self> {
+        let capabilities = gpu.capabilities();
+        let max = capabilities.max_binding.min(capabilities.max_buffer);
+        let part_rows = shape.part_rows(precision, max, name)?;
+        let parts = (0..shape.outputs)
+            .step_by(part_rows as usize)
+            .map(|first_row| {
+                let rows = part_rows.min(shape.outputs - first_row);
+                let buffer = Buffer::new(gpu, name, shape.bytes_of_rows(precision, rows));
+                Part { buffer, first_row, rows }
+            })
+            .collect();
+        Ok(Self { shape, precision, parts })
+    }
+
+    /// Writes whole file rows, `first_row` counted over `[experts, halves · outputs]`; `bytes` holds them in
+    /// this matrix's precision with padded inputs.
+    pub fn write_rows(&self, first_row: u64, bytes: &[u8]) {
+        let row_bytes = u64::from(padded(self.shape.inputs)) * self.precision.bytes();
+        let outputs = u64::from(self.shape.outputs);
+        let (mut row, mut rest) = (first_row, bytes);
+        while !rest.is_empty() {
+            // `block` counts (expert, half) pairs; runs of rows inside one are contiguous in a part.
+            let (block, output) = (row / outputs, row % outputs);
+            let Some(part) = self.parts.iter().rfind(|part| u64::from(part.first_row) <= output) else {
+                return;
+            };
+            let in_part = output - u64::from(part.first_row);
+            let run = (u64::from(part.rows) - in_part).min(rest.len() as u64 / row_bytes);
+            if run == 0 {
+                return;
+            }
+            let (now, later) = rest.split_at((run * row_bytes) as usize);
+            part.buffer.write((block * u64::from(part.rows) + in_part) * row_bytes, now);
+            (row, rest) = (row + run, later);
+        }
+    }
+}
+
+impl Part {
+    /// The output quads this part owns (the last part owns the zero padding too) and its multiply-accumulates
+    /// for one assignment.
+    pub fn quads_and_macs(&self, shape: &MatrixShape) -> (u32, u64) {
+        let last = self.first_row + self.rows == shape.outputs;
+        let end = if last { padded(shape.outputs) } else { self.first_row + self.rows };
+        let macs = MatrixShape { outputs: self.rows, ..*shape }.macs();
+        ((end - self.first_row) / 4, macs)
+    }
+}

@@ -1,0 +1,120 @@
+//! The ops: one file per kernel family, with its parameters, bindings, dispatch arithmetic and choice of
+//! variant.
+//!
+//! Two rules hold for every activation buffer: a row is padded to a multiple of 8 floats ([`padded`]), and the
+//! padding is zero. Every kernel that writes a row keeps both.
+
+mod attention;
+mod combine;
+mod embedding;
+mod group;
+mod matrix;
+mod norm_router;
+mod rms_norm;
+mod rope_cache;
+mod routed_matmul;
+mod routed_matvec;
+mod sample;
+
+use crate::gpu::{Access, Kernel};
+use crate::gpu::{Buffer, Capabilities, Gpu, KernelChoice};
+
+pub use attention::{AttentionShape, DECODE_SPLIT_KEYS, DecodeAttention, MAX_HEAD_DIM, PrefillAttention};
+pub use combine::Combine;
+pub use embedding::Embedding;
+pub use group::{Group, GroupBuffers};
+pub use matrix::{Matrix, MatrixShape, Precision};
+pub use norm_router::{MAX_EXPERTS, NormRouter};
+pub use rms_norm::RmsNorm;
+pub use rope_cache::{RopeCache, rope_angles};
+pub use routed_matmul::{RoutedMatmul, tile_rows};
+pub use routed_matvec::RoutedMatvec;
+pub use sample::{Argmax, Sample};
+
+/// The WGSL texts, expanded by `build.rs`.
+mod shaders {
+    #![allow(dead_code)]
+    include!(concat!(env!("OUT_DIR"), "/shaders/mod.rs"));
+}
+
+/// Every kernel, variants included, for the tests that validate all of them.
+pub static KERNELS: &[&Kernel] = &[
+    &attention::DECODE,
+    &attention::MERGE,
+    &attention::PREFILL,
+    &combine::KERNEL,
+    &embedding::KERNEL,
+    &group::COUNT,
+    &group::SCAN,
+    &group::SCATTER,
+    &norm_router::KERNEL,
+    &rms_norm::KERNEL,
+    &rope_cache::KERNEL,
+    &routed_matmul::PLAIN,
+    &routed_matmul::WORKGROUP,
+    &routed_matvec::PLAIN,
+    &routed_matvec::WORKGROUP,
+    &routed_matvec::SUBGROUP,
+    &sample::ARGMAX,
+    &sample::SAMPLE,
+];
+
+/// A row's width in memory: the next multiple of 8 floats.
+pub fn padded(width: u32) -> u32 {
+    width.next_multiple_of(8)
+}
+
+/// The experts each token chose and their weights, as `norm_router` writes them.
+#[derive(Clone, Copy)]
+pub struct Routes<'a> {
+    /// `[.., tokens, k]` u32
+    pub chosen: &'a Buffer,
+    /// `[.., tokens, k]` f32
+    pub gates: &'a Buffer,
+    /// Index of the first assignment in both.
+    pub first: u32,
+}
+
+/// The shape of the hot kernels on one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Plain,
+    Workgroup,
+    Subgroup,
+}
+
+impl Shape {
+    fn choose(choice: KernelChoice, capabilities: &Capabilities) -> Self {
+        match choice {
+            KernelChoice::Plain => Self::Plain,
+            KernelChoice::Workgroup => Self::Workgroup,
+            KernelChoice::Auto if capabilities.software => Self::Plain,
+            KernelChoice::Auto | KernelChoice::Subgroup => match capabilities.subgroups {
+                Some(_) => Self::Subgroup,
+                None => Self::Workgroup,
+            },
+        }
+    }
+
+    fn of(gpu: &Gpu) -> Self {
+        Self::choose(gpu.kernel_choice(), gpu.capabilities())
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Workgroup => "workgroup",
+            Self::Subgroup => "subgroup",
+        }
+    }
+}
+
+/// The variant of each kernel that has more than one.
+pub fn variants(
+    choice: KernelChoice,
+    capabilities: &Capabilities,
+) -> Vec<(&'static str, &'static str)> {
+    let shape = Shape::choose(choice, capabilities);
+    let matmul = if shape == Shape::Plain { shape } else { Shape::Workgroup };
+    vec![("routed_matvec", shape.name()), ("routed_matmul", matmul.name())]
+}

@@ -1,0 +1,112 @@
+//! Routed linear for many rows: assignments grouped by expert, computed in tiles.
+
+use encase::ShaderType;
+
+use super::{Access, GroupBuffers, Kernel, Matrix, Shape, group::max_tiles, padded, shaders};
+use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
+
+const BINDINGS: &[Access] =
+    &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
+
+pub static PLAIN: Kernel =
+    Kernel { name: "routed_matmul", source: shaders::ROUTED_MATMUL, bindings: BINDINGS };
+
+pub static WORKGROUP: Kernel = Kernel {
+    name: "routed_matmul.workgroup",
+    source: shaders::ROUTED_MATMUL_WORKGROUP,
+    bindings: BINDINGS,
+};
+
+#[derive(ShaderType)]
+struct Params {
+    rows: u32,
+    src_div: u32,
+    in_blocks: u32,
+    out_quads: u32,
+    part_first: u32,
+    part_rows: u32,
+    part_quads: u32,
+    experts: u32,
+    tile_rows: u32,
+}
+
+/// Rows of a tile in this device's variant; grouping must cut tiles of this height.
+pub fn tile_rows(gpu: &Gpu) -> u32 {
+    match Shape::of(gpu) {
+        Shape::Plain => 8,
+        Shape::Workgroup | Shape::Subgroup => 32,
+    }
+}
+
+/// `dst[a] = W[expert(a)] · src[a / src_div] + bias` for every assignment `a`.
+///
+/// A matrix with two halves stores `silu(gate half) · (up half)` instead of the plain product.
+pub struct RoutedMatmul<'a> {
+    pub src: &'a Buffer,
+    pub matrix: &'a Matrix,
+    /// `None` for a dense matrix.
+    pub groups: Option<&'a GroupBuffers>,
+    pub bias: Option<&'a Buffer>,
+    pub dst: &'a Buffer,
+    /// Assignments, or rows of a dense matrix.
+    pub rows: u32,
+    /// Assignments that share one row of `src`.
+    pub src_div: u32,
+}
+
+impl RoutedMatmul<'_> {
+    pub fn record(&self, recorder: &mut Recorder) {
+        let shape = self.matrix.shape;
+        let tile_rows = tile_rows(recorder.gpu());
+        let kernel = match Shape::of(recorder.gpu()) {
+            Shape::Plain => &PLAIN,
+            Shape::Workgroup | Shape::Subgroup => &WORKGROUP,
+        };
+        // Both variants cover 16 output quads with a workgroup, half of them gates with SwiGLU.
+        let swiglu = shape.halves == 2;
+        let group_quads = 16 / shape.halves;
+        let tiles = match self.groups {
+            Some(_) => max_tiles(self.rows, shape.experts, tile_rows),
+            None => self.rows.div_ceil(tile_rows),
+        };
+        let constants = [
+            ("WEIGHT_FORMAT", self.matrix.precision.format()),
+            ("ROUTED", f64::from(u8::from(self.groups.is_some()))),
+            ("BIAS", f64::from(u8::from(self.bias.is_some()))),
+            ("SWIGLU", f64::from(u8::from(swiglu))),
+        ];
+        for part in &self.matrix.parts {
+            let (quads, macs) = part.quads_and_macs(&shape);
+            let params = Params {
+                rows: self.rows,
+                src_div: self.src_div,
+                in_blocks: padded(shape.inputs) / 8,
+                out_quads: padded(shape.outputs) / 4,
+                part_first: part.first_row,
+                part_rows: part.rows,
+                part_quads: quads,
+                experts: shape.experts,
+                tile_rows,
+            };
+            let (table, order) =
+                self.groups.map_or((self.src, self.src), |groups| (&groups.tiles, &groups.order));
+            recorder.dispatch(
+                &params,
+                Dispatch {
+                    kernel,
+                    constants: &constants,
+                    buffers: &[
+                        self.src,
+                        &part.buffer,
+                        table,
+                        order,
+                        self.bias.unwrap_or(self.src),
+                        self.dst,
+                    ],
+                    groups: [quads.div_ceil(group_quads), tiles, 1],
+                    macs: macs * u64::from(self.rows),
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Choosing the next token on the GPU.
+
+use encase::ShaderType;
+
+use super::{Access, Kernel, padded, shaders};
+use crate::gpu::{Buffer, Dispatch, Recorder};
+
+pub static ARGMAX: Kernel =
+    Kernel { name: "argmax", source: shaders::ARGMAX, bindings: &[Access::Read, Access::Write] };
+
+pub static SAMPLE: Kernel = Kernel {
+    name: "sample",
+    source: shaders::SAMPLE,
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
+};
+
+#[derive(ShaderType)]
+struct ArgmaxParams {
+    vocab: u32,
+    stride: u32,
+}
+
+#[derive(ShaderType)]
+struct SampleParams {
+    vocab: u32,
+    stride: u32,
+    top_k: u32,
+    seed_low: u32,
+    seed_high: u32,
+    top_p: f32,
+    temperature: f32,
+}
+
+/// `tokens[r] = argmax(logits[r])`, ties to the lower index.
+pub struct Argmax<'a> {
+    /// `[rows, vocab]`, rows padded
+    pub logits: &'a Buffer,
+    /// `[rows]` u32
+    pub tokens: &'a Buffer,
+    pub rows: u32,
+    pub vocab: u32,
+}
+
+impl Argmax<'_> {
+    pub fn record(&self, recorder: &mut Recorder) {
+        recorder.dispatch(
+            &ArgmaxParams { vocab: self.vocab, stride: padded(self.vocab) },
+            Dispatch {
+                kernel: &ARGMAX,
+                constants: &[],
+                buffers: &[self.logits, self.tokens],
+                groups: [1, self.rows, 1],
+                macs: 0,
+            },
+        );
+    }
+}
+
+/// Draws `tokens[r]` from `softmax(logits[r] / temperature)` cut to `top_k` and `top_p`; the exact rule stands
+/// in `shaders/sample.wgsl`.
+pub struct Sample<'a> {
+    /// `[rows, vocab]`, rows padded
+    pub logits: &'a Buffer,
+    /// `[tokens]` of (position, sequence)
+    pub spans: &'a Buffer,
+    /// `[rows]` u32: the token in `spans` each row belongs to
+    pub rows_of: &'a Buffer,
+    /// `[rows]` u32
+    pub tokens: &'a Buffer,
+    pub rows: u32,
+    pub vocab: u32,
+    /// Above 0.
+    pub temperature: f32,
+    /// At least 1; `vocab` or more keeps all.
+    pub top_k: u32,
+    /// In (0, 1]; 1 keeps all.
+    pub top_p: f32,
+    pub seed: u64,
+}
+
+impl Sample<'_> {
+    pub fn record(&self, recorder: &mut Recorder) {
+        let params = SampleParams {
+            vocab: self.vocab,
+            stride: padded(self.vocab),
+            top_k: self.top_k,
+            seed_low: self.seed as u32,
+            seed_high: (self.seed >> 32) as u32,
+            top_p: self.top_p,
+            temperature: self.temperature,
+        };
+        recorder.dispatch(
+            &params,
+            Dispatch {
+                kernel: &SAMPLE,
+                constants: &[],
+                buffers: &[self.logits, self.spans, self.rows_of, self.tokens],
+                groups: [1, self.rows, 1],
+                macs: 0,
+            },
+        );
+    }
+}

@@ -1,0 +1,64 @@
+/** The page's end of the worker: starts it, and tells when it has died or gone silent. */
+import type { Reply, Request } from './protocol';
+
+const PING_EVERY_MS = 5_000;
+const SILENT_AFTER_MS = 30_000;
+
+export interface Listener {
+  reply(reply: Reply): void;
+  /** The worker is gone; only `restart` helps. */
+  died(message: string): void;
+  /** The worker has not answered for a while, or answers again. */
+  silent(silent: boolean): void;
+}
+
+export class EngineWorker {
+  readonly #listener: Listener;
+  #worker: Worker | undefined;
+  #unanswered: number | undefined; // when the oldest ping without an answer was sent
+
+  constructor(listener: Listener) {
+    this.#listener = listener;
+    setInterval(() => this.#check(), PING_EVERY_MS);
+  }
+
+  /** Ends the worker, if any, with all it holds on the GPU, and loads a model in a new one. */
+  restart(base: string) {
+    this.#worker?.terminate();
+    this.#unanswered = undefined;
+    const worker = new Worker(new URL('./worker.ts', import.meta.url), { type: 'module' });
+    this.#worker = worker;
+    worker.addEventListener('message', ({ data }: MessageEvent<Reply>) => {
+      if (this.#unanswered !== undefined) this.#listener.silent(false);
+      this.#unanswered = undefined;
+      if (data.kind !== 'pong') this.#listener.reply(data);
+    });
+    worker.addEventListener('error', (event) => {
+      event.preventDefault();
+      this.stop();
+      this.#listener.died(event.message || 'its script could not be loaded');
+    });
+    this.send({ kind: 'load', base });
+  }
+
+  send(request: Request) {
+    this.#worker?.postMessage(request);
+  }
+
+  /** Ends the worker. */
+  stop() {
+    this.#worker?.terminate();
+    this.#worker = undefined;
+    this.#unanswered = undefined;
+  }
+
+  #check() {
+    if (!this.#worker) return;
+    if (this.#unanswered === undefined) {
+      this.#unanswered = Date.now();
+      this.send({ kind: 'ping' });
+    } else if (Date.now() - this.#unanswered > SILENT_AFTER_MS) {
+      this.#listener.silent(true);
+    }
+  }
+}

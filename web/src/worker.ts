@@ -1,0 +1,79 @@
+/** The engine's thread: loads the wasm module and answers the page's requests. */
+import init, { Engine } from '../pkg/headwise.js';
+import type { Lack, Options, Reply, Request, Token } from './protocol';
+
+let engine: Engine | undefined;
+let stopped = false;
+
+const reply = (message: Reply) => postMessage(message);
+const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
+
+async function lacking(): Promise<Lack | undefined> {
+  if (!navigator.gpu) return isSecureContext ? 'webgpu' : 'insecure';
+  return (await navigator.gpu.requestAdapter()) ? undefined : 'adapter';
+}
+
+async function load(base: string) {
+  const lack = await lacking();
+  if (lack) return reply({ kind: 'unsupported', lack });
+  await init();
+  engine = await Engine.load(base, (done: number, total: number) => reply({ kind: 'progress', done, total }));
+  reply({ kind: 'ready', info: JSON.parse(engine.info()) });
+}
+
+async function generate(prompt: string, options: Options) {
+  if (!engine) throw new Error('no model is loaded');
+  stopped = false;
+  const start = performance.now();
+  let first = start;
+  let last = start;
+  let fresh = 0;
+  const onToken = (json: string): boolean => {
+    const token: Token = JSON.parse(json);
+    if (!token.prompt) {
+      last = performance.now();
+      if (fresh++ === 0) first = last;
+    }
+    reply({ kind: 'token', token });
+    return !stopped;
+  };
+  const result = JSON.parse(await engine.generate(prompt, JSON.stringify(options), onToken));
+  const summary = {
+    promptTokens: result.prompt_tokens,
+    newTokens: result.new_tokens,
+    prefillMs: first - start,
+    decodeMs: last - first,
+    stopped,
+  };
+  reply({ kind: 'done', summary });
+}
+
+// A panic in wasm leaves a module that must not be called again, and a promise that never
+// settles: either way it ends as an `error` event of the worker, on which the page drops it.
+const die = (error: unknown) => {
+  setTimeout(() => {
+    throw error;
+  });
+};
+const failed = (error: unknown) => {
+  if (error instanceof WebAssembly.RuntimeError) die(error);
+  else reply({ kind: 'failed', message: messageOf(error) });
+};
+addEventListener('unhandledrejection', ({ reason }: PromiseRejectionEvent) => die(reason));
+
+addEventListener('message', ({ data }: MessageEvent<Request>) => {
+  switch (data.kind) {
+    case 'load':
+      load(data.base).catch(failed);
+      break;
+    case 'generate':
+      generate(data.prompt, data.options).catch(failed);
+      break;
+    case 'stop':
+      stopped = true;
+      break;
+    case 'ping':
+      reply({ kind: 'pong' });
+      break;
+  }
+});
