@@ -19,11 +19,11 @@ var<workgroup> best_index: array<u32, LANES>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let from = group.y * params.stride;
+    let start = group.y * params.stride;
     var value = -3.4e38;
     var index = 0u;
     for (var i = lane; i < params.vocab; i += LANES) {
-        let logit = logits[from + i];
+        let logit = logits[start + i];
         if logit > value {
             value = logit;
             index = i;

@@ -2,7 +2,7 @@
 //
 //     M = max_i m_i,   o = Σ_i exp(m_i − M) o_i / Σ_i exp(m_i − M) l_i
 //
-// partial [tokens, heads, splits, d] f32, stats [tokens, heads, splits] (m, l)     out in the layout of q
+// split_sums [tokens, heads, splits, d] f32, stats [tokens, heads, splits] (m, l)     out in the layout of q
 // grid    x: vec4s of all query heads, y: tokens
 
 struct Params {
@@ -15,7 +15,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> partial: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> split_sums: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> stats: array<vec2<f32>>;
 @group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
 
@@ -37,7 +37,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     for (var i = 0u; i < params.splits; i++) {
         let stat = stats[first + i];
         let share = exp(stat.x - highest);
-        sum += share * partial[(first + i) * params.head_quads + column];
+        sum += share * split_sums[(first + i) * params.head_quads + column];
         total += share * stat.y;
     }
     let row = token * params.slots + head / params.heads;

@@ -14,7 +14,7 @@ struct Params {
     quads: u32,
     width: u32,
     experts: u32,
-    active: u32,
+    top_k: u32,
     team: u32,
     first: u32,
     eps: f32,
@@ -35,16 +35,16 @@ var<workgroup> scores: array<f32, MAX_EXPERTS>;
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let token = group.y;
-    let from = token * params.quads;
+    let start = token * params.quads;
 
     var squares = 0.0;
     for (var i = lane; i < params.quads; i += LANES) {
-        let value = x[from + i];
+        let value = x[start + i];
         squares += dot(value, value);
     }
     let scale = inverseSqrt(workgroup_sum(lane, squares) / f32(params.width) + params.eps);
     for (var i = lane; i < params.quads; i += LANES) {
-        xn[from + i] = x[from + i] * scale * norm_weight[i];
+        xn[start + i] = x[start + i] * scale * norm_weight[i];
     }
 
     // Each lane normalises again what it needs instead of waiting for the others' xn.
@@ -55,7 +55,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         var score = 0.0;
         if expert < params.experts {
             for (var i = member; i < params.quads; i += params.team) {
-                score += dot(x[from + i] * scale * norm_weight[i], router[expert * params.quads + i]);
+                score += dot(x[start + i] * scale * norm_weight[i], router[expert * params.quads + i]);
             }
         }
         partial_sums[lane] = score;
@@ -71,7 +71,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     }
 
     if lane == 0u {
-        choose(params.first + token * params.active);
+        choose(params.first + token * params.top_k);
     }
 }
 
@@ -79,7 +79,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
 fn choose(to: u32) {
     var highest = 0.0;
     var sum = 0.0;
-    for (var slot = 0u; slot < params.active; slot++) {
+    for (var slot = 0u; slot < params.top_k; slot++) {
         var best = 0u;
         for (var expert = 1u; expert < params.experts; expert++) {
             if scores[expert] > scores[best] {
@@ -95,7 +95,7 @@ fn choose(to: u32) {
         gates[to + slot] = weight;
         scores[best] = -3.4e38;
     }
-    for (var slot = 0u; slot < params.active; slot++) {
+    for (var slot = 0u; slot < params.top_k; slot++) {
         gates[to + slot] /= sum;
     }
 }

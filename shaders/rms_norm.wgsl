@@ -22,14 +22,14 @@ struct Params {
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let row = group.y;
-    let from = min(rows[row], arrayLength(&x) / params.quads - 1u) * params.quads;
+    let start = min(rows[row], arrayLength(&x) / params.quads - 1u) * params.quads;
     var squares = 0.0;
     for (var i = lane; i < params.quads; i += LANES) {
-        let value = x[from + i];
+        let value = x[start + i];
         squares += dot(value, value);
     }
     let scale = inverseSqrt(workgroup_sum(lane, squares) / f32(params.width) + params.eps);
     for (var i = lane; i < params.quads; i += LANES) {
-        y[row * params.quads + i] = x[from + i] * scale * weight[i];
+        y[row * params.quads + i] = x[start + i] * scale * weight[i];
     }
 }

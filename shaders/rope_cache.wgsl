@@ -46,11 +46,11 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
 
     if head < query_heads {
         let row = token * params.slots + head / params.heads;
-        let from = row * params.q_row + (head % params.heads) * 2u * half + pair;
-        let a = q[from];
-        let b = q[from + half];
-        q[from] = a * angle.x - b * angle.y;
-        q[from + half] = b * angle.x + a * angle.y;
+        let start = row * params.q_row + (head % params.heads) * 2u * half + pair;
+        let a = q[start];
+        let b = q[start + half];
+        q[start] = a * angle.x - b * angle.y;
+        q[start + half] = b * angle.x + a * angle.y;
         return;
     }
 

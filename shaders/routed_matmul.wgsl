@@ -74,19 +74,19 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         // Columns of a matrix are weight rows, so vector · matrix is four dot products.
         let low_lo = mat4x4<f32>(e0.lo, e1.lo, e2.lo, e3.lo);
         let high_lo = mat4x4<f32>(e4.lo, e5.lo, e6.lo, e7.lo);
-        let from = 2u * block;
-        var x = src[x0 + from]; lo0 += x * low_lo; hi0 += x * high_lo;
-        x = src[x1 + from]; lo1 += x * low_lo; hi1 += x * high_lo;
-        x = src[x2 + from]; lo2 += x * low_lo; hi2 += x * high_lo;
-        x = src[x3 + from]; lo3 += x * low_lo; hi3 += x * high_lo;
-        x = src[x4 + from]; lo4 += x * low_lo; hi4 += x * high_lo;
-        x = src[x5 + from]; lo5 += x * low_lo; hi5 += x * high_lo;
-        x = src[x6 + from]; lo6 += x * low_lo; hi6 += x * high_lo;
-        x = src[x7 + from]; lo7 += x * low_lo; hi7 += x * high_lo;
+        let start = 2u * block;
+        var x = src[x0 + start]; lo0 += x * low_lo; hi0 += x * high_lo;
+        x = src[x1 + start]; lo1 += x * low_lo; hi1 += x * high_lo;
+        x = src[x2 + start]; lo2 += x * low_lo; hi2 += x * high_lo;
+        x = src[x3 + start]; lo3 += x * low_lo; hi3 += x * high_lo;
+        x = src[x4 + start]; lo4 += x * low_lo; hi4 += x * high_lo;
+        x = src[x5 + start]; lo5 += x * low_lo; hi5 += x * high_lo;
+        x = src[x6 + start]; lo6 += x * low_lo; hi6 += x * high_lo;
+        x = src[x7 + start]; lo7 += x * low_lo; hi7 += x * high_lo;
 
         let low_hi = mat4x4<f32>(e0.hi, e1.hi, e2.hi, e3.hi);
         let high_hi = mat4x4<f32>(e4.hi, e5.hi, e6.hi, e7.hi);
-        let next = from + 1u;
+        let next = start + 1u;
         x = src[x0 + next]; lo0 += x * low_hi; hi0 += x * high_hi;
         x = src[x1 + next]; lo1 += x * low_hi; hi1 += x * high_hi;
         x = src[x2 + next]; lo2 += x * low_hi; hi2 += x * high_hi;

@@ -4,15 +4,15 @@
 //!include "shared/routed_matvec.wgsl"
 
 // Rows row … row + 3 of an expert's half, times src row at vec4 index `from`.
-fn dot4(expert: u32, half: u32, row: u32, from: u32) -> vec4<f32> {
+fn dot4(expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
     let r0 = row_start(expert, half, row);
     let r1 = row_start(expert, half, row + 1u);
     let r2 = row_start(expert, half, row + 2u);
     let r3 = row_start(expert, half, row + 3u);
     var sum = vec4<f32>(0.0);
     for (var block = 0u; block < params.in_blocks; block++) {
-        let lo = src[from + 2u * block];
-        let hi = src[from + 2u * block + 1u];
+        let lo = src[start + 2u * block];
+        let hi = src[start + 2u * block + 1u];
         let w0 = weight8(r0 + block);
         let w1 = weight8(r1 + block);
         let w2 = weight8(r2 + block);
@@ -33,10 +33,10 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     for (var slot = 0u; slot < params.slots; slot++) {
         let assignment = row * params.slots + slot;
         let expert = expert_of(assignment);
-        let from = assignment / params.src_div * params.in_blocks * 2u;
-        var value = dot4(expert, 0u, 4u * quad, from);
+        let start = assignment / params.src_div * params.in_blocks * 2u;
+        var value = dot4(expert, 0u, 4u * quad, start);
         if SWIGLU {
-            value = silu(value) * dot4(expert, 1u, 4u * quad, from);
+            value = silu(value) * dot4(expert, 1u, 4u * quad, start);
         }
         sum += gate_of(assignment) * value;
     }

@@ -43,8 +43,8 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     var highest = LOWEST;
     var total = 0.0;
     var sum = vec4<f32>(0.0);
-    for (var from = first; from < end; from += LANES) {
-        let key = from + lane;
+    for (var start = first; start < end; start += LANES) {
+        let key = start + lane;
         var score = LOWEST;
         if key < end {
             let k_from = cache_start(sequence, key, kv_head);
@@ -56,7 +56,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         weight[lane] = score;
         workgroupBarrier();
 
-        let count = min(LANES, end - from);
+        let count = min(LANES, end - start);
         var new_highest = highest;
         for (var i = 0u; i < count; i++) {
             new_highest = max(new_highest, weight[i]);
@@ -74,7 +74,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         sum *= rescale;
         if team < teams {
             for (var i = team; i < count; i += teams) {
-                sum += weight[i] * v_cache[cache_start(sequence, from + i, kv_head) + column];
+                sum += weight[i] * v_cache[cache_start(sequence, start + i, kv_head) + column];
             }
         }
         workgroupBarrier();

@@ -77,8 +77,8 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
 
     var sum0a = vec4<f32>(0.0); var sum0b = vec4<f32>(0.0);
     var sum1a = vec4<f32>(0.0); var sum1b = vec4<f32>(0.0);
-    for (var from = 0u; from < keys; from += KEYS) {
-        let key = from + key_lane;
+    for (var start = 0u; start < keys; start += KEYS) {
+        let key = start + key_lane;
         var scores = vec4<f32>(LOWEST);
         if key < keys {
             let k_from = cache_start(sequence, key, kv_head);
@@ -98,7 +98,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         weight[to + 3u * KEYS] = scores.w;
         workgroupBarrier();
 
-        let visible = clamp(row_keys, from, from + KEYS) - from;
+        let visible = clamp(row_keys, start, start + KEYS) - start;
         let highest = row_highest[softmax_row];
         var new_highest = highest;
         for (var i = 0u; i < visible; i++) {
@@ -124,9 +124,9 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
 
         sum0a *= row_rescale[value_row]; sum0b *= row_rescale[value_row];
         sum1a *= row_rescale[value_row + 1u]; sum1b *= row_rescale[value_row + 1u];
-        let tile_keys = min(KEYS, keys - from);
+        let tile_keys = min(KEYS, keys - start);
         for (var i = 0u; i < tile_keys; i++) {
-            let v_from = cache_start(sequence, from + i, kv_head) + column;
+            let v_from = cache_start(sequence, start + i, kv_head) + column;
             let w0 = weight[value_row * KEYS + i];
             let w1 = weight[(value_row + 1u) * KEYS + i];
             if column < params.head_quads {

@@ -50,11 +50,11 @@ fn order_of(value: f32) -> u32 {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let from = group.y * params.stride;
+    let start = group.y * params.stride;
     // Each lane owns a run of tokens, so that lane order is token order.
     let run = (params.vocab + LANES - 1u) / LANES;
-    let first = from + min(lane * run, params.vocab);
-    let end = from + min((lane + 1u) * run, params.vocab);
+    let first = start + min(lane * run, params.vocab);
+    let end = start + min((lane + 1u) * run, params.vocab);
 
     var mine = -3.4e38;
     for (var i = first; i < end; i++) {
@@ -116,7 +116,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     var token = 0u;
     for (var i = first; i < end; i++) {
         if order_of(logits[i]) >= cut {
-            token = i - from;
+            token = i - start;
             before += weight_of(logits[i], highest);
             if before > wanted {
                 break;

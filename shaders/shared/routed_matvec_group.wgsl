@@ -2,15 +2,15 @@
 
 const LANES: u32 = 64u;
 
-fn lane_dot4(lane: u32, expert: u32, half: u32, row: u32, from: u32) -> vec4<f32> {
+fn lane_dot4(lane: u32, expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
     let r0 = row_start(expert, half, row);
     let r1 = row_start(expert, half, row + 1u);
     let r2 = row_start(expert, half, row + 2u);
     let r3 = row_start(expert, half, row + 3u);
     var sum = vec4<f32>(0.0);
     for (var block = lane; block < params.in_blocks; block += LANES) {
-        let lo = src[from + 2u * block];
-        let hi = src[from + 2u * block + 1u];
+        let lo = src[start + 2u * block];
+        let hi = src[start + 2u * block + 1u];
         let w0 = weight8(r0 + block);
         let w1 = weight8(r1 + block);
         let w2 = weight8(r2 + block);
@@ -27,11 +27,11 @@ fn group_row(lane: u32, row: u32, quad: u32) -> vec4<f32> {
     for (var slot = 0u; slot < params.slots; slot++) {
         let assignment = row * params.slots + slot;
         let expert = expert_of(assignment);
-        let from = assignment / params.src_div * params.in_blocks * 2u;
+        let start = assignment / params.src_div * params.in_blocks * 2u;
         let gate = gate_of(assignment);
-        let value = lane_dot4(lane, expert, 0u, 4u * quad, from);
+        let value = lane_dot4(lane, expert, 0u, 4u * quad, start);
         if SWIGLU {
-            let up = lane_dot4(lane, expert, 1u, 4u * quad, from);
+            let up = lane_dot4(lane, expert, 1u, 4u * quad, start);
             sum += gate * silu(group_sum(lane, value)) * group_sum(lane, up);
         } else {
             sum += gate * value;

@@ -14,6 +14,7 @@ pub struct GpuOptions {
     selection: AdapterSelection,
     default_limits: bool,
     kernels: KernelChoice,
+    memory_limit: Option<u64>,
 }
 
 /// Which shape of the hot kernels to run.
@@ -49,6 +50,12 @@ impl GpuOptions {
         self
     }
 
+    /// Refuses models and sessions that would take more than this many bytes together.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
     /// Chooses the shape of the hot kernels.
     pub fn kernels(mut self, kernels: KernelChoice) -> Self {
         self.kernels = kernels;
@@ -66,6 +73,7 @@ struct Inner {
     queue: wgpu::Queue,
     capabilities: Capabilities,
     kernels: KernelChoice,
+    memory_limit: Option<u64>,
     pipelines: PipelineCache,
     /// Bytes of live [`super::Buffer`]s.
     allocated: AtomicU64,
@@ -115,6 +123,7 @@ impl Gpu {
         Ok(Self(Arc::new(Inner {
             pipelines: PipelineCache::default(),
             kernels: options.kernels,
+            memory_limit: options.memory_limit,
             device,
             queue,
             capabilities,
@@ -148,9 +157,24 @@ impl Gpu {
         self.0.allocated.load(Ordering::Relaxed)
     }
 
+    /// Refuses `what` when its `need` of bytes is known not to fit.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] with need and have.
+    pub fn plan(&self, what: &str, need: u64) -> Result<()> {
+        let limited = self.0.memory_limit.map(|limit| limit.saturating_sub(self.allocated_bytes()));
+        let bounds = [(limited, "the memory limit"), (self.available_bytes(), "the machine")];
+        for (have, limit) in bounds {
+            if let Some(have) = have.filter(|&have| have < need) {
+                return Err(Error::TooLarge { what: what.to_owned(), need, have, limit: limit.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes the device can be expected to have left for buffers, where that can be known: on a software
     /// adapter under Linux, the machine's available memory.
-    pub fn available_bytes(&self) -> Option<u64> {
+    fn available_bytes(&self) -> Option<u64> {
         if !self.0.capabilities.software {
             return None;
         }
@@ -187,6 +211,12 @@ impl Gpu {
                 Err(Error::Gpu { during: "waiting for the GPU".to_owned(), message: error.to_string() })
             }
         }
+    }
+
+    /// Hands what was written so far to the device and lets it finish, so that staging memory is freed.
+    pub async fn flush(&self) -> Result<()> {
+        super::Recorder::new(self).submit();
+        self.settle()
     }
 
     /// The wgpu device below, for tests that look at its own accounts.

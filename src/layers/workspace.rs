@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     gpu::{Buffer, Gpu},
     layers::FEW_TOKENS,
-    ops::{AttentionShape, DECODE_SPLIT_KEYS, GroupBuffers, Routes, padded, tile_rows},
+    ops::{AttentionShape, GroupBuffers, Routes, padded, tile_rows},
 };
 
 /// The largest sizes a session needs, over all layers of its model.
@@ -83,10 +83,10 @@ impl Dimensions {
     fn buffers(&self) -> [(&'static str, u64); 17] {
         let (attention, mlp) = self.assignments();
         let floats = |rows: u32, width: u32| 4 * u64::from(rows) * u64::from(padded(width));
+        // One split needs no scratch.
         let splits = AttentionShape::splits(self.capacity - 1);
-        let few = FEW_TOKENS.min(self.tokens) * self.attention_active * self.heads * splits;
-        let (partial, stats) =
-            if self.capacity > DECODE_SPLIT_KEYS { (floats(few, self.head_dim), 8 * u64::from(few)) } else { (0, 0) };
+        let query_heads = FEW_TOKENS.min(self.tokens) * self.attention_active * self.heads;
+        let split_rows = if splits > 1 { u64::from(query_heads) * u64::from(splits) } else { 0 };
         let query_width = self.heads * self.head_dim;
         let words = |n: u32| 4 * u64::from(n);
         [
@@ -102,8 +102,8 @@ impl Dimensions {
             ("hidden", floats(mlp, self.mlp_hidden)),
             ("expert_rows", floats(attention.max(mlp), self.width)),
             ("routes", words(self.tokens) * u64::from(self.routes_per_token)),
-            ("partial", partial),
-            ("stats", stats),
+            ("partial", 4 * split_rows * u64::from(self.head_dim)),
+            ("stats", 8 * split_rows),
             ("last", floats(self.logit_rows, self.width)),
             ("logits", floats(self.logit_rows, self.vocab)),
             ("tokens", words(self.logit_rows)),

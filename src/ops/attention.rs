@@ -1,7 +1,5 @@
 //! Row attention: softmax over the keys a query row may see.
 
-use encase::ShaderType;
-
 use super::{Access, Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -46,31 +44,33 @@ const PREFILL_ROWS: u32 = 8;
 /// Channels of a head the kernels have room for.
 pub const MAX_HEAD_DIM: u32 = 128;
 
-#[derive(ShaderType)]
-struct Params {
-    tokens: u32,
-    slots: u32,
-    heads: u32,
-    kv_heads: u32,
-    group: u32,
-    head_quads: u32,
-    q_quads: u32,
-    cache_quads: u32,
-    capacity: u32,
-    sequences: u32,
-    splits: u32,
-    split_keys: u32,
-    scale: f32,
+uniform! {
+    struct Params {
+        tokens: u32,
+        slots: u32,
+        heads: u32,
+        kv_heads: u32,
+        group: u32,
+        head_quads: u32,
+        q_quads: u32,
+        cache_quads: u32,
+        capacity: u32,
+        sequences: u32,
+        splits: u32,
+        split_keys: u32,
+        scale: f32,
+    }
 }
 
-#[derive(ShaderType)]
-struct MergeParams {
-    tokens: u32,
-    slots: u32,
-    heads: u32,
-    head_quads: u32,
-    q_quads: u32,
-    splits: u32,
+uniform! {
+    struct MergeParams {
+        tokens: u32,
+        slots: u32,
+        heads: u32,
+        head_quads: u32,
+        q_quads: u32,
+        splits: u32,
+    }
 }
 
 /// The sizes of one attention: query head `h = slot · heads + j` of a token reads key/value head

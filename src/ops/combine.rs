@@ -1,7 +1,5 @@
 //! The gate-weighted sum of each token's slots, added to the residual stream.
 
-use encase::ShaderType;
-
 use super::{Access, Kernel, Routes, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -11,12 +9,13 @@ pub static KERNEL: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
 };
 
-#[derive(ShaderType)]
-struct Params {
-    tokens: u32,
-    quads: u32,
-    slots: u32,
-    first: u32,
+uniform! {
+    struct Params {
+        tokens: u32,
+        quads: u32,
+        slots: u32,
+        first: u32,
+    }
 }
 
 /// `x[t] += bias + Σ_s gates[t][s] · rows[t · slots + s]`

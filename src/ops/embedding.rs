@@ -1,7 +1,5 @@
 //! Token embedding: a row of the table for each token.
 
-use encase::ShaderType;
-
 use super::{Access, Kernel, Matrix, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -11,12 +9,13 @@ pub static KERNEL: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Write],
 };
 
-#[derive(ShaderType)]
-struct Params {
-    tokens: u32,
-    blocks: u32,
-    first_row: u32,
-    part_rows: u32,
+uniform! {
+    struct Params {
+        tokens: u32,
+        blocks: u32,
+        first_row: u32,
+        part_rows: u32,
+    }
 }
 
 /// `x[t] = table[ids[t]]`

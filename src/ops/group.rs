@@ -1,7 +1,5 @@
 //! Stable grouping of assignments by expert, without a readback: count, scan, scatter.
 
-use encase::ShaderType;
-
 use super::{Access, Kernel, Routes, shaders};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
@@ -26,14 +24,15 @@ pub static SCATTER: Kernel = Kernel {
 /// Assignments that one invocation counts; `CHUNK` of `shaders/shared/group.wgsl`.
 const CHUNK: u32 = 64;
 
-#[derive(ShaderType)]
-struct Params {
-    assignments: u32,
-    experts: u32,
-    chunks: u32,
-    first: u32,
-    tile_rows: u32,
-    max_tiles: u32,
+uniform! {
+    struct Params {
+        assignments: u32,
+        experts: u32,
+        chunks: u32,
+        first: u32,
+        tile_rows: u32,
+        max_tiles: u32,
+    }
 }
 
 /// Scratch and results of grouping.

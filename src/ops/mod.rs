@@ -4,6 +4,9 @@
 //! Two rules hold for every activation buffer: a row is padded to a multiple of 8 floats ([`padded`]), and the
 //! padding is zero. Every kernel that writes a row keeps both.
 
+#[macro_use]
+mod params;
+
 mod attention;
 mod combine;
 mod embedding;
@@ -23,8 +26,9 @@ pub use attention::{AttentionShape, DECODE_SPLIT_KEYS, DecodeAttention, MAX_HEAD
 pub use combine::Combine;
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers};
-pub use matrix::{Matrix, MatrixShape, Precision};
+pub use matrix::{Matrix, MatrixShape, Part, Precision};
 pub use norm_router::{MAX_EXPERTS, NormRouter};
+pub use params::ParamsLayout;
 pub use rms_norm::RmsNorm;
 pub use rope_cache::{RopeCache, rope_angles};
 pub use routed_matmul::{RoutedMatmul, tile_rows};
@@ -58,6 +62,30 @@ pub static KERNELS: &[&Kernel] = &[
     &sample::ARGMAX,
     &sample::SAMPLE,
 ];
+
+/// The uniform struct of each kernel, for the test that compares it with the WGSL.
+pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
+    vec![
+        (&attention::DECODE, attention::Params::layout()),
+        (&attention::MERGE, attention::MergeParams::layout()),
+        (&attention::PREFILL, attention::Params::layout()),
+        (&combine::KERNEL, combine::Params::layout()),
+        (&embedding::KERNEL, embedding::Params::layout()),
+        (&group::COUNT, group::Params::layout()),
+        (&group::SCAN, group::Params::layout()),
+        (&group::SCATTER, group::Params::layout()),
+        (&norm_router::KERNEL, norm_router::Params::layout()),
+        (&rms_norm::KERNEL, rms_norm::Params::layout()),
+        (&rope_cache::KERNEL, rope_cache::Params::layout()),
+        (&routed_matmul::PLAIN, routed_matmul::Params::layout()),
+        (&routed_matmul::WORKGROUP, routed_matmul::Params::layout()),
+        (&routed_matvec::PLAIN, routed_matvec::Params::layout()),
+        (&routed_matvec::WORKGROUP, routed_matvec::Params::layout()),
+        (&routed_matvec::SUBGROUP, routed_matvec::Params::layout()),
+        (&sample::ARGMAX, sample::ArgmaxParams::layout()),
+        (&sample::SAMPLE, sample::SampleParams::layout()),
+    ]
+}
 
 /// A row's width in memory: the next multiple of 8 floats.
 pub fn padded(width: u32) -> u32 {

@@ -1,7 +1,5 @@
 //! RMSNorm, linear router, top-k and softmax over the kept, in one kernel.
 
-use encase::ShaderType;
-
 use super::{Access, Kernel, Routes, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -24,15 +22,16 @@ pub const MAX_EXPERTS: u32 = 256;
 /// Lanes of the kernel's workgroup.
 const LANES: u32 = 64;
 
-#[derive(ShaderType)]
-struct Params {
-    quads: u32,
-    width: u32,
-    experts: u32,
-    active: u32,
-    team: u32,
-    first: u32,
-    eps: f32,
+uniform! {
+    struct Params {
+        quads: u32,
+        width: u32,
+        experts: u32,
+        top_k: u32,
+        team: u32,
+        first: u32,
+        eps: f32,
+    }
 }
 
 /// `xn = rms_norm(x)`, then the `active` best of `router · xn` with their softmax as gates.
@@ -60,7 +59,7 @@ impl NormRouter<'_> {
             quads: padded(self.width) / 4,
             width: self.width,
             experts: self.experts,
-            active: self.active,
+            top_k: self.active,
             team: LANES / self.experts.next_power_of_two().min(LANES),
             first: self.routes.first,
             eps: self.eps,

@@ -1,7 +1,5 @@
 //! RMSNorm of chosen rows.
 
-use encase::ShaderType;
-
 use super::{Access, Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -11,12 +9,13 @@ pub static KERNEL: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
 };
 
-#[derive(ShaderType)]
-struct Params {
-    count: u32,
-    quads: u32,
-    width: u32,
-    eps: f32,
+uniform! {
+    struct Params {
+        count: u32,
+        quads: u32,
+        width: u32,
+        eps: f32,
+    }
 }
 
 /// `y[i] = x[rows[i]] · rsqrt(mean(x²) + eps) · weight`

@@ -1,7 +1,5 @@
 //! Rotary positions for queries and keys, fused with the write to the key/value cache.
 
-use encase::ShaderType;
-
 use super::{Access, Kernel, attention::AttentionShape, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
@@ -18,18 +16,19 @@ pub static KERNEL: Kernel = Kernel {
     ],
 };
 
-#[derive(ShaderType)]
-struct Params {
-    tokens: u32,
-    slots: u32,
-    heads: u32,
-    kv_heads: u32,
-    half_dim: u32,
-    q_row: u32,
-    kv_row: u32,
-    cache_row: u32,
-    capacity: u32,
-    sequences: u32,
+uniform! {
+    struct Params {
+        tokens: u32,
+        slots: u32,
+        heads: u32,
+        kv_heads: u32,
+        half_dim: u32,
+        q_row: u32,
+        kv_row: u32,
+        cache_row: u32,
+        capacity: u32,
+        sequences: u32,
+    }
 }
 
 /// Rotates `q` in place and appends the rotated keys and the values of `kv` to the cache.

@@ -1,7 +1,5 @@
 //! Routed linear for many rows: assignments grouped by expert, computed in tiles.
 
-use encase::ShaderType;
-
 use super::{Access, GroupBuffers, Kernel, Matrix, Shape, group::max_tiles, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
@@ -17,17 +15,18 @@ pub static WORKGROUP: Kernel = Kernel {
     bindings: BINDINGS,
 };
 
-#[derive(ShaderType)]
-struct Params {
-    rows: u32,
-    src_div: u32,
-    in_blocks: u32,
-    out_quads: u32,
-    part_first: u32,
-    part_rows: u32,
-    part_quads: u32,
-    experts: u32,
-    tile_rows: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        src_div: u32,
+        in_blocks: u32,
+        out_quads: u32,
+        part_first: u32,
+        part_rows: u32,
+        part_quads: u32,
+        experts: u32,
+        tile_rows: u32,
+    }
 }
 
 /// Rows of a tile in this device's variant; grouping must cut tiles of this height.

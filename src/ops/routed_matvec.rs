@@ -1,7 +1,5 @@
 //! Routed linear for few rows: reads the expert id itself, touches each active weight once.
 
-use encase::ShaderType;
-
 use super::{Access, Kernel, Matrix, Routes, Shape, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -23,18 +21,19 @@ pub static SUBGROUP: Kernel = Kernel {
     bindings: BINDINGS,
 };
 
-#[derive(ShaderType)]
-struct Params {
-    rows: u32,
-    slots: u32,
-    src_div: u32,
-    in_blocks: u32,
-    out_quads: u32,
-    part_first: u32,
-    part_rows: u32,
-    part_quads: u32,
-    experts: u32,
-    first: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        slots: u32,
+        src_div: u32,
+        in_blocks: u32,
+        out_quads: u32,
+        part_first: u32,
+        part_rows: u32,
+        part_quads: u32,
+        experts: u32,
+        first: u32,
+    }
 }
 
 /// `dst[r] (+)= bias + Σ_s gate(a) · W[expert(a)] · src[a / src_div]` with assignment `a = r · slots + s`.

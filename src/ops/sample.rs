@@ -1,7 +1,5 @@
 //! Choosing the next token on the GPU.
 
-use encase::ShaderType;
-
 use super::{Access, Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -14,21 +12,23 @@ pub static SAMPLE: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
 };
 
-#[derive(ShaderType)]
-struct ArgmaxParams {
-    vocab: u32,
-    stride: u32,
+uniform! {
+    struct ArgmaxParams {
+        vocab: u32,
+        stride: u32,
+    }
 }
 
-#[derive(ShaderType)]
-struct SampleParams {
-    vocab: u32,
-    stride: u32,
-    top_k: u32,
-    seed_low: u32,
-    seed_high: u32,
-    top_p: f32,
-    temperature: f32,
+uniform! {
+    struct SampleParams {
+        vocab: u32,
+        stride: u32,
+        top_k: u32,
+        seed_low: u32,
+        seed_high: u32,
+        top_p: f32,
+        temperature: f32,
+    }
 }
 
 /// `tokens[r] = argmax(logits[r])`, ties to the lower index.

@@ -102,7 +102,8 @@ describe('shaders in Chromium', () => {
       // The prelude shares the first line, so that line numbers are the file's.
       const code = prelude(name).trimEnd() + text;
       const errors = await page.evaluate(compile, { name, code, features, entries, sets: permutations(source) });
-      if (errors.length) assert.fail(errors.join('\n'));
+      const message = errors.join('\n');
+      if (message) throw Object.assign(new Error(message), { stack: message }); // where in this file is no help
     });
   }
 });

@@ -1,0 +1,137 @@
+//! What a model is, from its files alone.
+
+use serde::Serialize;
+
+use crate::{
+    Result,
+    models::Blueprint,
+    ops::Precision,
+    weights::{Checkpoint, Dtype, Source},
+};
+
+/// A model's sizes and needs. Reading it takes the configuration and the tensors' headers, no GPU.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelInfo {
+    /// The model family, e.g. `jetmoe`.
+    pub family: String,
+    /// Tokens in the vocabulary.
+    pub vocab: u32,
+    /// Width of the residual stream.
+    pub width: u32,
+    /// Blocks of attention and MLP.
+    pub layers: u32,
+    /// Positions the model was trained for.
+    pub context: u32,
+    /// The attention of the first block; families may vary it by layer.
+    pub attention: AttentionInfo,
+    /// The MLP of the first block.
+    pub mlp: MlpInfo,
+    /// Weights in all.
+    pub parameters: u64,
+    /// Weights that one token uses.
+    pub active_parameters: u64,
+    /// Bytes on the GPU for each way to store the weights.
+    pub memory: Vec<PrecisionMemory>,
+    /// Bytes of key/value cache for each position of a sequence.
+    pub cache_bytes_per_token: u64,
+    /// The precision that loading chooses by itself: that of the files, bf16 becoming f16.
+    pub default_precision: Precision,
+    /// The token that ends a text, where the model has one.
+    pub eos: Vec<u32>,
+    /// The token that starts a text, where the model has one.
+    pub bos: Option<u32>,
+}
+
+/// A routed attention in numbers.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AttentionInfo {
+    /// Experts a router chooses from.
+    pub experts: u32,
+    /// Experts it chooses for each token.
+    pub active: u32,
+    /// Heads an expert brings.
+    pub heads_per_expert: u32,
+    /// Key/value heads, shared by all experts.
+    pub kv_heads: u32,
+    /// Channels of a head.
+    pub head_dim: u32,
+}
+
+/// A routed MLP in numbers.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct MlpInfo {
+    /// Experts a router chooses from.
+    pub experts: u32,
+    /// Experts it chooses for each token.
+    pub active: u32,
+    /// Hidden width of an expert.
+    pub hidden: u32,
+}
+
+/// Weight memory at one precision.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PrecisionMemory {
+    /// How the matrices are stored; norms, biases and routers stay f32.
+    pub precision: Precision,
+    /// Bytes of all weights on the GPU.
+    pub bytes: u64,
+}
+
+impl ModelInfo {
+    /// Reads what `source` holds.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its configuration or its tensors' headers.
+    pub async fn read(source: &Source) -> Result<Self> {
+        let checkpoint = Checkpoint::open(source).await?;
+        let blueprint = Blueprint::read(source, &checkpoint).await?;
+        Ok(Self::new(&blueprint, &checkpoint))
+    }
+
+    pub(super) fn new(blueprint: &Blueprint, checkpoint: &Checkpoint) -> Self {
+        let Blueprint { family, spec, names } = blueprint;
+        let requests = spec.requests(names);
+        let sum = |size: &dyn Fn(&crate::weights::Form) -> u64| -> u64 {
+            requests.iter().map(|request| size(&request.form)).sum()
+        };
+        // A spec has at least one block: the config reader refuses zero layers.
+        let block = &spec.blocks[0];
+        let all_f32 = requests
+            .iter()
+            .filter_map(|request| checkpoint.tensor(&request.name))
+            .all(|tensor| Dtype::of(tensor.stored) == Some(Dtype::F32));
+        Self {
+            family: (*family).to_owned(),
+            vocab: spec.vocab,
+            width: spec.width,
+            layers: spec.blocks.len() as u32,
+            context: spec.context,
+            attention: AttentionInfo {
+                experts: block.attention.router.experts,
+                active: block.attention.router.active(),
+                heads_per_expert: block.attention.heads_per_expert,
+                kv_heads: block.attention.kv_heads,
+                head_dim: block.attention.head_dim,
+            },
+            mlp: MlpInfo {
+                experts: block.mlp.router.experts,
+                active: block.mlp.router.active(),
+                hidden: block.mlp.hidden,
+            },
+            parameters: sum(&|form| form.parameters()),
+            active_parameters: spec.active_parameters(names),
+            memory: [Precision::F32, Precision::F16]
+                .map(|precision| PrecisionMemory { precision, bytes: sum(&|form| form.bytes(precision)) })
+                .to_vec(),
+            cache_bytes_per_token: spec.cache_bytes_per_token(),
+            default_precision: if all_f32 { Precision::F32 } else { Precision::F16 },
+            eos: spec.eos.clone(),
+            bos: spec.bos,
+        }
+    }
+
+    /// Bytes of all weights on the GPU at `precision`.
+    pub fn weight_bytes(&self, precision: Precision) -> u64 {
+        self.memory.iter().find(|memory| memory.precision == precision).map_or(0, |memory| memory.bytes)
+    }
+}

@@ -1,0 +1,108 @@
+//! Logits and routes of given tokens.
+
+use super::{Model, TokenRoutes, session::{Session, SessionLayout}};
+use crate::{Error, Result};
+
+/// Logits and routes of one sequence.
+#[derive(Clone, Debug)]
+pub struct Logits {
+    /// Size of the vocabulary.
+    pub vocab: usize,
+    /// `[tokens, vocab]`
+    pub values: Vec<f32>,
+    /// One for each token.
+    pub routes: Vec<TokenRoutes>,
+}
+
+/// Tokens of one step; bounds the logits buffer.
+const STEP_TOKENS: usize = 64;
+
+impl Model {
+    /// Logits and routes of every token of `sequences`, each its own text.
+    ///
+    /// # Errors
+    /// An empty sequence, one longer than the model's context, an id outside the vocabulary, and what the GPU
+    /// reports.
+    pub async fn logits(&self, sequences: &[&[u32]]) -> Result<Vec<Logits>> {
+        self.logits_in_steps(sequences, STEP_TOKENS).await
+    }
+
+    /// As [`Model::logits`], with at most `step_tokens` tokens in one step: 1 works as decoding does.
+    ///
+    /// # Errors
+    /// As [`Model::logits`].
+    pub async fn logits_in_steps(&self, sequences: &[&[u32]], step_tokens: usize) -> Result<Vec<Logits>> {
+        self.check_prompts(sequences)?;
+        if step_tokens == 0 {
+            return Err(Error::argument("step tokens", 0, "at least 1"));
+        }
+        let longest = sequences.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        let total: usize = sequences.iter().map(|ids| ids.len()).sum();
+        let step_tokens = step_tokens.min(total).min(STEP_TOKENS);
+        let layout = SessionLayout {
+            sequences: sequences.len() as u32,
+            capacity: longest as u32,
+            step_tokens: step_tokens as u32,
+            logit_rows: step_tokens as u32,
+        };
+        let mut session = Session::new(&self.gpu, &self.decoder, layout)?;
+        let vocab = self.info().vocab as usize;
+        let mut results: Vec<Logits> = sequences
+            .iter()
+            .map(|ids| Logits { vocab, values: Vec::with_capacity(ids.len() * vocab), routes: Vec::new() })
+            .collect();
+        for runs in steps(sequences, step_tokens) {
+            let rows: Vec<u32> = (0..runs.iter().map(|(_, ids)| ids.len() as u32).sum()).collect();
+            session.forward(&runs, &rows)?;
+            let (values, routes) = session.read_logits().await?;
+            let mut token = 0;
+            for (sequence, ids) in runs {
+                let result = &mut results[sequence as usize];
+                result.values.extend_from_slice(&values[token * vocab..(token + ids.len()) * vocab]);
+                result.routes.extend((token..token + ids.len()).map(|token| routes.token(token)));
+                token += ids.len();
+            }
+        }
+        Ok(results)
+    }
+
+    /// Refuses what cannot be a batch of prompts for this model.
+    pub(super) fn check_prompts(&self, prompts: &[&[u32]]) -> Result<()> {
+        let context = self.info().context;
+        if prompts.is_empty() {
+            return Err(Error::argument("prompts", "none", "at least one"));
+        }
+        for ids in prompts {
+            if ids.is_empty() {
+                return Err(Error::argument("prompt", "no tokens", "at least one token"));
+            }
+            if ids.len() > context as usize {
+                let found = format!("{} tokens", ids.len());
+                return Err(Error::argument("prompt", found, format!("at most the model's {context}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Cuts sequences into steps of at most `step_tokens` tokens, sequence after sequence.
+pub(super) fn steps<'a>(sequences: &[&'a [u32]], step_tokens: usize) -> Vec<Vec<(u32, &'a [u32])>> {
+    let mut steps = vec![Vec::new()];
+    let mut room = step_tokens;
+    for (index, sequence) in sequences.iter().enumerate() {
+        let mut rest = *sequence;
+        while !rest.is_empty() {
+            if room == 0 {
+                steps.push(Vec::new());
+                room = step_tokens;
+            }
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            if let Some(step) = steps.last_mut() {
+                step.push((index as u32, now));
+            }
+            room -= now.len();
+            rest = later;
+        }
+    }
+    steps
+}

@@ -1,0 +1,128 @@
+//! A loaded model.
+
+use std::sync::Arc;
+
+use super::ModelInfo;
+use crate::{
+    Error, Result,
+    gpu::Gpu,
+    models::{Blueprint, Decoder},
+    ops::Precision,
+    weights::{Checkpoint, Source, upload},
+};
+
+/// How to load a model.
+#[derive(Default)]
+pub struct LoadOptions<'a> {
+    precision: Option<Precision>,
+    progress: Option<Box<dyn FnMut(u64, u64) + 'a>>,
+}
+
+impl<'a> LoadOptions<'a> {
+    /// The files' own precision (bf16 becomes f16), no progress reports.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How to store the weights on the GPU.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = Some(precision);
+        self
+    }
+
+    /// Called with the bytes read so far and in all, from 0 to the end.
+    pub fn progress(mut self, progress: impl FnMut(u64, u64) + 'a) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+}
+
+/// A model on a GPU. Dropping it frees its memory.
+pub struct Model {
+    pub(super) gpu: Gpu,
+    pub(super) decoder: Arc<Decoder>,
+    info: ModelInfo,
+    #[cfg(feature = "tokenizer")]
+    tokenizer: Option<super::Tokenizer>,
+}
+
+impl Model {
+    /// Loads a model folder: `config.json`, safetensors in one file or several, and `tokenizer.json` if there
+    /// is one.
+    ///
+    /// Memory is planned before anything is allocated, and weights stream: host memory does not grow with the
+    /// model.
+    ///
+    /// # Errors
+    /// What is wrong with a file, naming it; [`Error::TooLarge`] when the model does not fit.
+    pub async fn load(gpu: &Gpu, source: &Source, options: LoadOptions<'_>) -> Result<Self> {
+        let checkpoint = Checkpoint::open(source).await?;
+        let blueprint = Blueprint::read(source, &checkpoint).await?;
+        let info = ModelInfo::new(&blueprint, &checkpoint);
+        #[cfg(feature = "tokenizer")]
+        let tokenizer = super::Tokenizer::read(source).await?;
+
+        let precision = options.precision.unwrap_or(info.default_precision);
+        gpu.plan("the model", info.weight_bytes(precision))?;
+        let requests = blueprint.spec.requests(&blueprint.names);
+        let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
+        let store = upload(gpu, source, &checkpoint, &requests, precision, &mut *progress).await?;
+        let decoder = Decoder::new(blueprint.spec, &blueprint.names, precision, store)?;
+        tracing::info!(family = info.family, parameters = info.parameters, ?precision, "loaded model");
+        Ok(Self {
+            gpu: gpu.clone(),
+            decoder: Arc::new(decoder),
+            info,
+            #[cfg(feature = "tokenizer")]
+            tokenizer,
+        })
+    }
+
+    /// Loads the model that ships with headwise: 10 M parameters, English prose of four kinds.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    #[cfg(feature = "demo-model")]
+    pub async fn demo(gpu: &Gpu) -> Result<Self> {
+        Self::load(gpu, &Source::demo(), LoadOptions::new()).await
+    }
+
+    /// What the model is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The GPU it is on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// How its weights are stored.
+    pub fn precision(&self) -> Precision {
+        self.decoder.precision
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// When the model folder has no `tokenizer.json`.
+    #[cfg(feature = "tokenizer")]
+    pub fn tokenizer(&self) -> Result<&super::Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            Error::bad_file("the model folder", "tokenizer.json", "nothing", "a tokenizer, to work with text")
+        })
+    }
+}
+
+#[cfg(feature = "demo-model")]
+impl Source {
+    /// The model embedded in this crate (feature `demo-model`).
+    pub fn demo() -> Self {
+        macro_rules! files {
+            ($($name:literal),*) => {
+                &[$(($name, include_bytes!(concat!("../../models/prose/", $name)))),*]
+            };
+        }
+        Self::embedded("models/prose", files!("config.json", "model.safetensors", "tokenizer.json"))
+    }
+}

@@ -1,0 +1,82 @@
+//! Text in and out.
+
+use tokenizers::{
+    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    tokenizer::DecodeStream,
+};
+
+use crate::{Error, Result, weights::Source};
+
+const FILE: &str = "tokenizer.json";
+/// The largest `tokenizer.json` that is read; the largest published ones have some 30 MB.
+const MAX_BYTES: u64 = 128 << 20;
+
+/// A model's tokenizer.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    file: String,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, if the folder has one.
+    pub(super) async fn read(source: &Source) -> Result<Option<Self>> {
+        let file = source.path_of(FILE);
+        let Some(json) = source.read_small(FILE, MAX_BYTES).await? else {
+            return Ok(None);
+        };
+        let inner = tokenizers::Tokenizer::from_bytes(&json)
+            .map_err(|error| Error::Tokenizer { file: file.clone(), message: error.to_string() })?;
+        Ok(Some(Self { inner, file }))
+    }
+
+    /// The ids of a text, with the special tokens that the tokenizer adds by itself.
+    ///
+    /// # Errors
+    /// What the tokenizer reports.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, true).map_err(|error| self.error(&error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of ids, without special tokens.
+    ///
+    /// # Errors
+    /// What the tokenizer reports.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|error| self.error(&error))
+    }
+
+    /// Decodes ids one at a time.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream { tokenizer: self, inner: self.inner.decode_stream(true) }
+    }
+
+    fn error(&self, error: &tokenizers::Error) -> Error {
+        Error::Tokenizer { file: self.file.clone(), message: error.to_string() }
+    }
+}
+
+/// Decodes ids as they come.
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    inner: DecodeStream<
+        'a,
+        ModelWrapper,
+        NormalizerWrapper,
+        PreTokenizerWrapper,
+        PostProcessorWrapper,
+        DecoderWrapper,
+    >,
+}
+
+impl TextStream<'_> {
+    /// Adds an id and returns the text that became certain: empty while a character is incomplete.
+    ///
+    /// # Errors
+    /// What the tokenizer reports.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        let text = self.inner.step(id).map_err(|error| self.tokenizer.error(&error))?;
+        Ok(text.unwrap_or_default())
+    }
+}

@@ -1,0 +1,274 @@
+//! The tensors of a model folder, over all its files.
+
+use super::header::{self, MAX_TENSORS, TensorInfo};
+use super::source::check_name;
+use super::stream::TensorStream;
+use super::{Dtype, Source, quote};
+use crate::{Error, Result};
+use serde::Deserialize;
+use serde::de::{self, MapAccess, Visitor};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+
+/// A checkpoint in one file.
+pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
+/// The list of files of a checkpoint in several.
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The most files of one checkpoint; the largest public ones have under 200.
+const MAX_FILES: usize = 512;
+/// The longest index that is read.
+const MAX_INDEX: u64 = 16 << 20;
+
+/// The headers of all files of a checkpoint.
+pub(crate) struct Checkpoint {
+    files: Vec<String>,
+    paths: Vec<String>,
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// Reads the headers of `model.safetensors`, or of the files that `model.safetensors.index.json` lists.
+    pub(crate) async fn open(source: &Source) -> Result<Self> {
+        let mut checkpoint =
+            Checkpoint { files: vec![], paths: vec![], tensors: vec![], by_name: HashMap::new() };
+        if let Some(reader) = source.find(WEIGHTS_FILE).await? {
+            checkpoint.add(WEIGHTS_FILE, reader).await?;
+            return Ok(checkpoint);
+        }
+        let Some(json) = source.read_small(INDEX_FILE, MAX_INDEX).await? else {
+            let expected = format!("{WEIGHTS_FILE} or {INDEX_FILE}");
+            return Err(Error::bad_file(source.path_of(""), "weights", "neither file", expected));
+        };
+        let index = source.path_of(INDEX_FILE);
+        let listed = parse_index(&json, &index)?;
+        for file in shards(&listed, &index)? {
+            checkpoint.add(file, source.open(file).await?).await?;
+        }
+        checkpoint.compare(&listed, &index)?;
+        Ok(checkpoint)
+    }
+
+    /// The tensor of this name.
+    pub(crate) fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.by_name.get(name).and_then(|&at| self.tensors.get(at))
+    }
+
+    /// All tensors, in the order of their bytes.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.tensors.iter()
+    }
+
+    /// The path or address of the file that holds a tensor.
+    pub(crate) fn path(&self, tensor: &TensorInfo) -> &str {
+        self.paths.get(tensor.file).map_or("", String::as_str)
+    }
+
+    /// The name of the file that holds a tensor.
+    pub(super) fn file(&self, tensor: &TensorInfo) -> &str {
+        self.files.get(tensor.file).map_or("", String::as_str)
+    }
+
+    /// The tensor of this name, which must have this shape and a type that can be read.
+    /// `why` says where the expected shape comes from.
+    pub(crate) fn require(&self, name: &str, shape: &[usize], why: &str) -> Result<&TensorInfo> {
+        let tensor = self.present(name, why)?;
+        match tensor.shape == shape {
+            true => Ok(tensor),
+            false => Err(self.misshaped(tensor, format!("{shape:?}"), why)),
+        }
+    }
+
+    /// Like [`require`](Self::require), for a shape of which some dimensions (`None`) are any positive number.
+    pub(crate) fn require_like(&self, name: &str, like: &[Option<usize>], why: &str) -> Result<&TensorInfo> {
+        let tensor = self.present(name, why)?;
+        let fits = |(&d, want): (&usize, &Option<usize>)| want.map_or(d > 0, |want| d == want);
+        if tensor.shape.len() == like.len() && tensor.shape.iter().zip(like).all(fits) {
+            return Ok(tensor);
+        }
+        let like: Vec<_> = like.iter().map(|d| d.map_or("any".to_owned(), |d| d.to_string())).collect();
+        Err(self.misshaped(tensor, format!("[{}]", like.join(", ")), why))
+    }
+
+    /// Refuses tensors that nothing asks for: they would change the model and not be applied.
+    ///
+    /// `ignorable` lists names that do no harm; one that starts with `*` stands for all names with that end.
+    pub(crate) fn refuse_unexpected(
+        &self,
+        known: impl Fn(&str) -> bool,
+        ignorable: &[&str],
+        expected: &str,
+    ) -> Result<()> {
+        let harmless = |name: &str| {
+            ignorable.iter().any(|pattern| match pattern.strip_prefix('*') {
+                Some(end) => name.ends_with(end),
+                None => name == *pattern,
+            })
+        };
+        match self.tensors.iter().find(|t| !known(&t.name) && !harmless(&t.name)) {
+            None => Ok(()),
+            Some(extra) => {
+                let field = format!("tensor {}", quote(&extra.name));
+                Err(Error::bad_file(self.path(extra), field, "an unknown tensor", expected))
+            }
+        }
+    }
+
+    /// Streams the bytes of some of this checkpoint's tensors, in the order in which the files hold them.
+    pub(crate) fn stream<'a>(&'a self, source: &'a Source, wanted: Vec<&'a TensorInfo>) -> TensorStream<'a> {
+        TensorStream::new(self, source, wanted)
+    }
+
+    /// All files of the checkpoint, for messages.
+    fn all_paths(&self) -> String {
+        match self.paths.as_slice() {
+            [one] => one.clone(),
+            [first, .., last] => format!("{first} … {last}"),
+            [] => String::new(),
+        }
+    }
+
+    async fn add(&mut self, file: &str, mut reader: super::Reader<'_>) -> Result<()> {
+        let tensors = header::read(&mut reader, self.files.len()).await?;
+        let path = reader.path().to_owned();
+        if self.tensors.len() + tensors.len() > MAX_TENSORS {
+            let found = self.tensors.len() + tensors.len();
+            return Err(Error::bad_file(
+                path,
+                "number of tensors so far",
+                found,
+                format!("at most {MAX_TENSORS}"),
+            ));
+        }
+        self.files.push(file.to_owned());
+        self.paths.push(path);
+        for tensor in tensors {
+            match self.by_name.entry(tensor.name.clone()) {
+                Entry::Vacant(place) => place.insert(self.tensors.len()),
+                Entry::Occupied(first) => {
+                    let first = self.tensors.get(*first.get()).map_or("", |t| self.path(t));
+                    let found = format!("the tensor a second time, after {first}");
+                    let field = format!("tensor {}", quote(&tensor.name));
+                    return Err(Error::bad_file(self.path(&tensor), field, found, "each tensor once"));
+                }
+            };
+            self.tensors.push(tensor);
+        }
+        Ok(())
+    }
+
+    /// The index and the files must tell the same.
+    fn compare(&self, listed: &HashMap<String, String>, index: &str) -> Result<()> {
+        for (name, file) in listed {
+            let found = match self.tensor(name) {
+                Some(tensor) if self.file(tensor) == file => continue,
+                Some(tensor) => format!("the tensor in {}", self.path(tensor)),
+                None => "no such tensor in any file".to_owned(),
+            };
+            let field = format!("weight_map, tensor {}", quote(name));
+            return Err(Error::bad_file(index, field, found, format!("it in {file}, as this index says")));
+        }
+        match self.tensors.iter().find(|t| !listed.contains_key(&t.name)) {
+            None => Ok(()),
+            Some(tensor) => {
+                let field = format!("weight_map, tensor {}", quote(&tensor.name));
+                Err(Error::bad_file(
+                    index,
+                    field,
+                    "no entry",
+                    format!("{}, which holds it", self.path(tensor)),
+                ))
+            }
+        }
+    }
+
+    fn present(&self, name: &str, why: &str) -> Result<&TensorInfo> {
+        let Some(tensor) = self.tensor(name) else {
+            let expected = format!("a tensor: {why}");
+            return Err(Error::bad_file(
+                self.all_paths(),
+                format!("tensor {}", quote(name)),
+                "none",
+                expected,
+            ));
+        };
+        match Dtype::of(tensor.stored) {
+            Some(_) => Ok(tensor),
+            None => Err(self.unreadable(tensor)),
+        }
+    }
+
+    pub(super) fn unreadable(&self, tensor: &TensorInfo) -> Error {
+        let field = format!("tensor {}, dtype", quote(&tensor.name));
+        Error::bad_file(self.path(tensor), field, tensor.stored, "F32, F16 or BF16")
+    }
+
+    fn misshaped(&self, tensor: &TensorInfo, expected: String, why: &str) -> Error {
+        let field = format!("tensor {}, shape", quote(&tensor.name));
+        Error::bad_file(self.path(tensor), field, format!("{:?}", tensor.shape), format!("{expected}: {why}"))
+    }
+}
+
+// -- the index -------------------------------------------------------------------------------------
+
+/// `{"weight_map": {tensor: file, …}, …}`
+fn parse_index(json: &[u8], path: &str) -> Result<HashMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: WeightMap,
+    }
+    let index: Index = serde_json::from_slice(json)
+        .map_err(|e| Error::bad_file(path, "weight_map", e, "JSON that maps each tensor to its file"))?;
+    Ok(index.weight_map.0)
+}
+
+/// The files that the index lists, in order of name.
+fn shards<'a>(listed: &'a HashMap<String, String>, index: &str) -> Result<Vec<&'a str>> {
+    for (tensor, file) in listed {
+        if let Err(found) = check_name(file) {
+            let field = format!("weight_map, tensor {}", quote(tensor));
+            return Err(Error::bad_file(index, field, found, "a plain file name in the same folder"));
+        }
+    }
+    let mut files: Vec<&str> = listed.values().map(String::as_str).collect();
+    files.sort_unstable();
+    files.dedup();
+    match files.len() {
+        0 => Err(Error::bad_file(index, "weight_map", "no tensors", "at least one")),
+        n if n > MAX_FILES => {
+            Err(Error::bad_file(index, "weight_map", format!("{n} files"), format!("at most {MAX_FILES}")))
+        }
+        _ => Ok(files),
+    }
+}
+
+struct WeightMap(HashMap<String, String>);
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = WeightMap;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object that maps tensor names to file names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WeightMap, A::Error> {
+                let mut listed = HashMap::new();
+                while let Some((tensor, file)) = map.next_entry::<String, String>()? {
+                    if listed.len() == MAX_TENSORS {
+                        return Err(de::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+                    }
+                    let name = quote(&tensor);
+                    if listed.insert(tensor, file).is_some() {
+                        return Err(de::Error::custom(format!("tensor {name} twice")));
+                    }
+                }
+                Ok(WeightMap(listed))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}

@@ -1,0 +1,164 @@
+//! Element types of weights, and their conversion to what a GPU buffer holds.
+
+use super::quote;
+use crate::{Error, Result};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// An element type that weights may be stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dtype {
+    /// 32-bit float.
+    F32,
+    /// 16-bit IEEE float.
+    F16,
+    /// The upper half of a 32-bit float.
+    Bf16,
+}
+
+/// The smallest magnitude that rounds to infinity as f16: halfway from the largest f16, 65504, to 2^16.
+const F16_OVERFLOW: f32 = 65_520.0;
+
+impl Dtype {
+    /// The readable type for a stored one, if there is one.
+    pub(crate) fn of(stored: safetensors::Dtype) -> Option<Self> {
+        match stored {
+            safetensors::Dtype::F32 => Some(Dtype::F32),
+            safetensors::Dtype::F16 => Some(Dtype::F16),
+            safetensors::Dtype::BF16 => Some(Dtype::Bf16),
+            _ => None,
+        }
+    }
+
+    /// Bytes of one element.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::Bf16 => 2,
+        }
+    }
+
+    /// Converts little-endian elements to f32, exactly. Replaces the content of `out`.
+    pub(crate) fn to_f32(self, bytes: &[u8], out: &mut Vec<f32>) {
+        out.clear();
+        match self {
+            Dtype::F32 => out.extend(quads(bytes)),
+            Dtype::F16 => out.extend(pairs(bytes).map(|bits| f16::from_bits(bits).to_f32())),
+            Dtype::Bf16 => out.extend(pairs(bytes).map(|bits| bf16::from_bits(bits).to_f32())),
+        }
+    }
+
+    /// Converts little-endian elements to f16 bits, rounding to nearest. Replaces the content of `out`.
+    ///
+    /// A finite value that f16 cannot hold is an error that names the tensor: infinity would spoil every token.
+    pub(crate) fn to_f16(self, bytes: &[u8], out: &mut Vec<u16>, file: &str, tensor: &str) -> Result<()> {
+        // Small enough for the stack, long enough for the vector units.
+        const BLOCK: usize = 256;
+        out.clear();
+        if self == Dtype::F16 {
+            out.extend(pairs(bytes));
+            return Ok(());
+        }
+        let (mut wide, mut narrow) = ([0.0f32; BLOCK], [f16::ZERO; BLOCK]);
+        for chunk in bytes.chunks(BLOCK * self.size()) {
+            let count = chunk.len() / self.size();
+            let wide = &mut wide[..count];
+            match self {
+                Dtype::F32 => wide.iter_mut().zip(quads(chunk)).for_each(|(w, x)| *w = x),
+                _ => {
+                    wide.iter_mut().zip(pairs(chunk)).for_each(|(w, x)| *w = bf16::from_bits(x).to_f32());
+                }
+            }
+            if let Some(value) = wide.iter().find(|v| v.is_finite() && v.abs() >= F16_OVERFLOW) {
+                let expected = "magnitudes below 65520 for f16 storage (`--precision f32` keeps this value)";
+                return Err(Error::bad_file(file, format!("tensor {}", quote(tensor)), value, expected));
+            }
+            narrow[..count].convert_from_f32_slice(wide);
+            out.extend(narrow[..count].iter().map(|v| v.to_bits()));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses NaN and infinity: one such router weight would send tokens to experts at random.
+pub(crate) fn check_finite(tensor: &str, file: &str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(at) => {
+            let found = format!("{} at element {at}", values[at]);
+            Err(Error::bad_file(file, format!("tensor {}", quote(tensor)), found, "finite numbers"))
+        }
+    }
+}
+
+fn quads(bytes: &[u8]) -> impl Iterator<Item = f32> {
+    bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b))
+}
+
+fn pairs(bytes: &[u8]) -> impl Iterator<Item = u16> {
+    bytes.as_chunks::<2>().0.iter().map(|&b| u16::from_le_bytes(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn le(values: &[f32], dtype: Dtype) -> Vec<u8> {
+        let bytes = |&v: &f32| match dtype {
+            Dtype::F32 => v.to_le_bytes().to_vec(),
+            Dtype::F16 => f16::from_f32(v).to_le_bytes().to_vec(),
+            Dtype::Bf16 => bf16::from_f32(v).to_le_bytes().to_vec(),
+        };
+        values.iter().flat_map(bytes).collect()
+    }
+
+    #[test]
+    fn values_that_every_type_holds_survive() {
+        let values: Vec<f32> = (-600..600).map(|i| i as f32 / 8.0).filter(|v| v.abs() < 16.0).collect();
+        let halves: Vec<u16> = values.iter().map(|&v| f16::from_f32(v).to_bits()).collect();
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+            let (bytes, mut wide, mut narrow) = (le(&values, dtype), vec![1.0], vec![1]);
+            dtype.to_f32(&bytes, &mut wide);
+            dtype.to_f16(&bytes, &mut narrow, "f", "t").unwrap();
+            assert_eq!((wide, narrow), (values.clone(), halves.clone()), "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn rounding_to_f16_is_to_nearest_even() {
+        let mut out = Vec::new();
+        Dtype::F32
+            .to_f16(&le(&[1.0 + 1.0 / 2048.0, 1e-8, 65_519.0], Dtype::F32), &mut out, "f", "t")
+            .unwrap();
+        assert_eq!(out, [0x3c00, 0, 0x7bff]);
+    }
+
+    #[test]
+    fn overflow_of_f16_names_the_tensor_and_the_way_out() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let mut values = vec![0.5; 1000];
+            values[777] = -70_144.0;
+            let error =
+                dtype.to_f16(&le(&values, dtype), &mut Vec::new(), "m.safetensors", "a.b").unwrap_err();
+            let error = error.to_string();
+            for part in ["m.safetensors", "a.b", "-70144", "--precision f32"] {
+                assert!(error.contains(part), "{error}");
+            }
+        }
+        assert!(Dtype::F32.to_f16(&le(&[65_520.0], Dtype::F32), &mut Vec::new(), "f", "t").is_err());
+        // Not an overflow: the file says so itself.
+        Dtype::F32.to_f16(&le(&[f32::INFINITY, f32::NAN], Dtype::F32), &mut Vec::new(), "f", "t").unwrap();
+    }
+
+    #[test]
+    fn nan_and_infinity_are_found() {
+        check_finite("t", "f", &[0.0, -1.0, f32::MAX]).unwrap();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = check_finite("r.weight", "m.safetensors", &[0.0, bad]).unwrap_err().to_string();
+            assert!(
+                error.contains("m.safetensors: tensor \"r.weight\"") && error.contains("element 1"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A `config.json` read field by field, where one fact may go by several names.
+
+use super::quote;
+use crate::{Error, Result};
+use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
+
+/// The most token ids that one field lists.
+const MAX_TOKENS: usize = 64;
+
+/// The fields of a config. A field that is `null` counts as absent.
+///
+/// Methods take all names of one fact; a name with a dot looks inside an object. If several are present they
+/// must agree, and the error names both.
+pub(crate) struct Fields<'a> {
+    json: Map<String, Value>,
+    file: &'a str,
+}
+
+impl<'a> Fields<'a> {
+    /// Parses a config. `file` is its path, for messages.
+    pub(crate) fn parse(json: &[u8], file: &'a str) -> Result<Self> {
+        match serde_json::from_slice(json) {
+            Ok(json) => Ok(Fields { json, file }),
+            Err(e) => Err(Error::bad_file(file, "JSON", e, "a JSON object")),
+        }
+    }
+
+    /// The field's value and the name it goes by here.
+    pub(crate) fn get(&self, names: &[&'static str]) -> Result<Option<(&'static str, &Value)>> {
+        let mut present = names.iter().filter_map(|&name| Some((name, self.find(name)?)));
+        let Some((first, value)) = present.next() else { return Ok(None) };
+        match present.find(|(_, other)| !same(value, other)) {
+            None => Ok(Some((first, value))),
+            Some((second, other)) => {
+                let found = format!("{} and {}", shown(value), shown(other));
+                Err(self.bad(&format!("{first} and {second}"), found, "the same value in both"))
+            }
+        }
+    }
+
+    /// A count of 1 to `most`, if present.
+    pub(crate) fn optional_size(&self, names: &[&'static str], most: usize) -> Result<Option<usize>> {
+        let Some((name, value)) = self.get(names)? else { return Ok(None) };
+        match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+            Some(n) if (1..=most).contains(&n) => Ok(Some(n)),
+            _ => Err(self.bad(name, shown(value), format!("a whole number from 1 to {most}"))),
+        }
+    }
+
+    /// A count of 1 to `most`.
+    pub(crate) fn size(&self, names: &[&'static str], most: usize) -> Result<usize> {
+        self.optional_size(names, most)?.ok_or_else(|| self.missing(names))
+    }
+
+    /// A number in a range, if present.
+    pub(crate) fn optional_number(
+        &self,
+        names: &[&'static str],
+        range: RangeInclusive<f64>,
+    ) -> Result<Option<f32>> {
+        let Some((name, value)) = self.get(names)? else { return Ok(None) };
+        match value.as_f64() {
+            Some(n) if range.contains(&n) => Ok(Some(n as f32)),
+            _ => {
+                let expected = format!("a number from {:e} to {:e}", range.start(), range.end());
+                Err(self.bad(name, shown(value), expected))
+            }
+        }
+    }
+
+    /// A number in a range.
+    pub(crate) fn number(&self, names: &[&'static str], range: RangeInclusive<f64>) -> Result<f32> {
+        self.optional_number(names, range)?.ok_or_else(|| self.missing(names))
+    }
+
+    /// A flag, if present.
+    pub(crate) fn flag(&self, name: &'static str) -> Result<Option<bool>> {
+        match self.find(name) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(value) => Err(self.bad(name, shown(value), "true or false")),
+        }
+    }
+
+    /// Token ids: one number, a list, or nothing.
+    pub(crate) fn tokens(&self, name: &'static str) -> Result<Vec<u32>> {
+        let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+        let ids = match self.find(name) {
+            None => Some(Vec::new()),
+            Some(Value::Array(list)) if list.len() <= MAX_TOKENS => list.iter().map(id).collect(),
+            Some(value) => id(value).map(|id| vec![id]),
+        };
+        ids.ok_or_else(|| {
+            let value = self.find(name).map(shown).unwrap_or_default();
+            self.bad(name, value, format!("a token id or a list of at most {MAX_TOKENS}"))
+        })
+    }
+
+    /// Refuses a field that is present with any other value than the one that headwise runs.
+    pub(crate) fn only(&self, names: &[&'static str], run: &Value, why: &str) -> Result<()> {
+        match self.get(names)? {
+            Some((name, value)) if !same(value, run) => {
+                Err(self.unsupported(format!("{name} = {}", shown(value)), why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An [`Error::BadFile`] about a field.
+    pub(crate) fn bad(&self, field: &str, found: impl ToString, expected: impl ToString) -> Error {
+        Error::bad_file(self.file, field, found, expected)
+    }
+
+    /// An [`Error::Unsupported`] about a field.
+    pub(crate) fn unsupported(&self, field: impl Into<String>, why: impl Into<String>) -> Error {
+        Error::Unsupported { file: self.file.to_owned(), field: field.into(), why: why.into() }
+    }
+
+    /// The error for a field that must be there and is not.
+    pub(crate) fn missing(&self, names: &[&'static str]) -> Error {
+        self.bad(&names.join(" or "), "no such field", "a value")
+    }
+
+    fn find(&self, name: &str) -> Option<&Value> {
+        let (first, inner) = name.split_once('.').map_or((name, None), |(first, inner)| (first, Some(inner)));
+        let value = self.json.get(first)?;
+        let value = inner.map_or(Some(value), |inner| value.get(inner))?;
+        (!value.is_null()).then_some(value)
+    }
+}
+
+/// Equal as values: 10000 is 10000.0.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        _ => a == b,
+    }
+}
+
+/// A value, cut to a length fit for an error message.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => quote(text),
+        Value::Array(list) => format!("a list of {}", list.len()),
+        Value::Object(_) => "an object".to_owned(),
+        plain => plain.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(json: &str) -> Fields<'_> {
+        Fields::parse(json.as_bytes(), "c.json").unwrap()
+    }
+
+    #[test]
+    fn aliases_agree_or_are_both_named() {
+        let f = fields(r#"{"a": 3, "b": 3.0, "c": 4, "d": null, "o": {"a": 3}}"#);
+        assert_eq!(f.size(&["a", "b", "d", "o.a", "o.x", "a.x"], 9).unwrap(), 3);
+        assert_eq!(f.optional_size(&["d", "e"], 9).unwrap(), None);
+        let error = f.size(&["a", "c"], 9).unwrap_err().to_string();
+        assert_eq!(error, "c.json: a and c: found 3 and 4, expected the same value in both");
+        let error = f.size(&["d", "e"], 9).unwrap_err().to_string();
+        assert_eq!(error, "c.json: d or e: found no such field, expected a value");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        let json = r#"{"zero": 0, "ten": 10, "minus": -1, "half": 0.5, "text": "x", "huge": 1e300,
+            "vast": 18446744073709551616, "list": [1, 2], "mixed": [1, "x"], "flag": true, "object": {}}"#;
+        let f = fields(json);
+        for name in ["zero", "ten", "minus", "half", "text", "huge", "vast", "list", "flag", "object"] {
+            let error = f.size(&[name], 9).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("c.json: {name}: found")) && error.contains("1 to 9"),
+                "{error}"
+            );
+        }
+        assert_eq!(f.number(&["half"], 0.0..=1.0).unwrap(), 0.5);
+        for name in ["huge", "minus", "text", "flag"] {
+            assert!(f.number(&[name], 0.0..=1.0).is_err(), "{name}");
+        }
+        assert_eq!(f.tokens("ten").unwrap(), [10]);
+        assert_eq!(f.tokens("list").unwrap(), [1, 2]);
+        assert!(f.tokens("none").unwrap().is_empty());
+        for name in ["minus", "half", "text", "vast", "mixed", "flag"] {
+            assert!(f.tokens(name).is_err(), "{name}");
+        }
+        let many = format!(r#"{{"ids": {:?}}}"#, [1; MAX_TOKENS + 1]);
+        assert!(fields(&many).tokens("ids").is_err());
+        assert!(f.flag("zero").is_err());
+        assert_eq!(f.flag("flag").unwrap(), Some(true));
+    }
+
+    #[test]
+    fn text_that_is_no_object_is_refused() {
+        let nested = "[".repeat(100_000);
+        for json in ["", "1", "[]", "{", "{} {}", &nested, "{\"a\": \"\u{7}\"}"] {
+            let error = Fields::parse(json.as_bytes(), "c.json").err().unwrap().to_string();
+            assert!(error.starts_with("c.json: JSON: found"), "{error}");
+        }
+        assert!(Fields::parse(b"{\"a\": \"\xff\"}", "c.json").is_err());
+        let deep = format!("{{\"a\": {}{}}}", "[".repeat(1000), "]".repeat(1000));
+        assert!(Fields::parse(deep.as_bytes(), "c.json").is_err());
+    }
+}

@@ -1,0 +1,41 @@
+//! Weights in and out: where files come from, safetensors headers, streaming, element types.
+//!
+//! Nothing here trusts a file. A length, count, offset or product that a file states is compared with the
+//! bytes that exist before it is used, and no allocation is larger than the bytes that justify it.
+
+mod checkpoint;
+mod dtype;
+mod fields;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod fuzzing;
+mod header;
+#[cfg(target_arch = "wasm32")]
+mod http;
+mod reader;
+mod source;
+mod stream;
+#[cfg(all(test, not(target_arch = "wasm32")))]
+pub(crate) mod testing;
+mod upload;
+#[cfg(not(target_arch = "wasm32"))]
+mod write;
+
+pub(crate) use checkpoint::Checkpoint;
+pub(crate) use dtype::{Dtype, check_finite};
+pub(crate) use fields::Fields;
+pub(crate) use header::TensorInfo;
+use reader::Reader;
+pub use source::Source;
+pub(crate) use stream::Chunk;
+pub(crate) use upload::{Form, Progress, Request, Store, upload};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use write::{TensorData, write_safetensors};
+
+/// Text from a file, quoted, escaped and cut to a length fit for an error message.
+pub(crate) fn quote(text: &str) -> String {
+    const MOST: usize = 120;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}

@@ -1,0 +1,206 @@
+//! Where the files of a model come from: a folder, memory or, on the web, an address.
+
+use super::reader::{Bytes, Reader};
+use crate::{Error, Result};
+use std::borrow::Cow;
+use std::fmt;
+#[cfg(not(target_arch = "wasm32"))]
+use std::path::{Path, PathBuf};
+
+/// Where a model's files come from.
+///
+/// A model is a folder with `config.json` and `model.safetensors` (or several shards and
+/// `model.safetensors.index.json`), the layout in which models are published.
+pub struct Source(Kind);
+
+enum Kind {
+    #[cfg(not(target_arch = "wasm32"))]
+    Folder(PathBuf),
+    Memory {
+        name: String,
+        files: Vec<(Cow<'static, str>, Cow<'static, [u8]>)>,
+    },
+    #[cfg(target_arch = "wasm32")]
+    Http(String),
+}
+
+impl Source {
+    /// A folder on disk.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn folder(path: impl AsRef<Path>) -> Self {
+        Source(Kind::Folder(path.as_ref().to_owned()))
+    }
+
+    /// Files compiled into the program, as `(file name, bytes)`. `name` stands for the folder in messages.
+    pub fn embedded(name: &'static str, files: &'static [(&'static str, &'static [u8])]) -> Self {
+        let files = files.iter().map(|&(file, bytes)| (Cow::Borrowed(file), Cow::Borrowed(bytes))).collect();
+        Source(Kind::Memory { name: name.to_owned(), files })
+    }
+
+    /// Files held in memory, as `(file name, bytes)`. `name` stands for the folder in messages.
+    pub fn memory(name: impl Into<String>, files: Vec<(String, Vec<u8>)>) -> Self {
+        let files = files.into_iter().map(|(file, bytes)| (Cow::Owned(file), Cow::Owned(bytes))).collect();
+        Source(Kind::Memory { name: name.into(), files })
+    }
+
+    /// Files below an address, on any static host: each file is one plain `GET`, read as it arrives.
+    ///
+    /// The address is a folder: no query and no fragment.
+    #[cfg(target_arch = "wasm32")]
+    pub fn http(base_url: impl Into<String>) -> Self {
+        let mut base = base_url.into();
+        if !base.ends_with('/') {
+            base.push('/');
+        }
+        Source(Kind::Http(base))
+    }
+
+    /// A small file, whole: `None` if there is no such file, an error if it is longer than `cap` bytes.
+    pub(crate) async fn read_small(&self, name: &str, cap: u64) -> Result<Option<Vec<u8>>> {
+        let Some(mut reader) = self.find(name).await? else { return Ok(None) };
+        let too_long = |found: String| {
+            let expected = format!("at most {}", crate::error::bytes(cap));
+            Error::bad_file(self.path_of(name), "file length", found, expected)
+        };
+        match reader.len() {
+            Some(len) if len > cap => Err(too_long(crate::error::bytes(len))),
+            _ => match reader.read_to_end(cap).await? {
+                Some(bytes) => Ok(Some(bytes)),
+                None => Err(too_long("more".to_owned())),
+            },
+        }
+    }
+
+    /// Opens a file for sequential reading; an absent file is an error.
+    pub(crate) async fn open(&self, name: &str) -> Result<Reader<'_>> {
+        self.find(name).await?.ok_or_else(|| self.absent(name))
+    }
+
+    /// The error for a file that must be there and is not.
+    pub(crate) fn absent(&self, name: &str) -> Error {
+        Error::Io { path: self.path_of(name), source: std::io::ErrorKind::NotFound.into() }
+    }
+
+    /// Opens a file for sequential reading, or says that it is absent.
+    pub(crate) async fn find(&self, name: &str) -> Result<Option<Reader<'_>>> {
+        check_name(name).map_err(|found| {
+            let expected = "a plain file name of letters, digits, '.', '_' and '-'";
+            Error::bad_file(self.path_of("."), "file name", found, expected)
+        })?;
+        let path = self.path_of(name);
+        let (bytes, len) = match &self.0 {
+            #[cfg(not(target_arch = "wasm32"))]
+            Kind::Folder(folder) => match open_regular(&folder.join(name), &path)? {
+                Some((file, len)) => (Bytes::File(file), Some(len)),
+                None => return Ok(None),
+            },
+            Kind::Memory { files, .. } => match files.iter().find(|(file, _)| file == name) {
+                Some((_, bytes)) => (Bytes::Memory(bytes), Some(bytes.len() as u64)),
+                None => return Ok(None),
+            },
+            #[cfg(target_arch = "wasm32")]
+            Kind::Http(_) => match super::http::Body::get(&path).await? {
+                Some(body) => {
+                    let len = body.len();
+                    (Bytes::Http(body), len)
+                }
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Reader::new(path, len, bytes)))
+    }
+
+    /// The path or address of a file, for messages.
+    pub(crate) fn path_of(&self, name: &str) -> String {
+        match &self.0 {
+            #[cfg(not(target_arch = "wasm32"))]
+            Kind::Folder(folder) => folder.join(name).display().to_string(),
+            Kind::Memory { name: folder, .. } => format!("{folder}/{name}"),
+            #[cfg(target_arch = "wasm32")]
+            Kind::Http(base) => format!("{base}{name}"),
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({})", self.path_of(""))
+    }
+}
+
+/// Accepts only names that stay inside the folder on every system and in every address:
+/// no separators, no drive letters, no hidden files, no escapes. `Err` is the name, fit for a message.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let good = !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.chars().all(plain);
+    if good { Ok(()) } else { Err(super::quote(name)) }
+}
+
+/// Opens a regular file; a device or a pipe could deliver bytes without end.
+#[cfg(not(target_arch = "wasm32"))]
+fn open_regular(path: &Path, shown: &str) -> Result<Option<(std::fs::File, u64)>> {
+    let io = |source| Error::Io { path: shown.to_owned(), source };
+    // Asked before opening, too: opening a pipe would wait for a writer.
+    let regular = |is_file: bool| match is_file {
+        true => Ok(()),
+        false => Err(Error::bad_file(shown, "file type", "a folder, pipe or device", "a regular file")),
+    };
+    match std::fs::metadata(path) {
+        Ok(data) => regular(data.is_file())?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io(e)),
+    }
+    let file = std::fs::File::open(path).map_err(io)?;
+    let data = file.metadata().map_err(io)?;
+    regular(data.is_file())?;
+    Ok(Some((file, data.len())))
+}
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use super::*;
+    use pollster::block_on;
+
+    #[test]
+    fn names_that_leave_the_folder_are_refused() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "a\\b",
+            "/etc/passwd",
+            "C:x",
+            "a\0b",
+            ".hidden",
+            "a%2fb",
+            "a?b",
+            "é",
+        ] {
+            assert!(check_name(name).is_err(), "{name:?}");
+            assert!(block_on(Source::memory("m", vec![]).find(name)).is_err(), "{name:?}");
+        }
+        assert!(check_name(&"a".repeat(256)).is_err());
+        for name in ["model.safetensors", "model-00001-of-00004.safetensors", "a..b", "x_Y-9"] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn small_files_respect_their_cap() {
+        let source = Source::memory("m", vec![("a.json".into(), vec![7; 10])]);
+        assert_eq!(block_on(source.read_small("a.json", 10)).unwrap(), Some(vec![7; 10]));
+        assert_eq!(block_on(source.read_small("b.json", 10)).unwrap(), None);
+        let error = block_on(source.read_small("a.json", 9)).unwrap_err().to_string();
+        assert!(error.contains("m/a.json") && error.contains("10 B") && error.contains("9 B"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_is_not_a_file() {
+        let error = block_on(Source::folder("/").find("tmp")).err().unwrap().to_string();
+        assert!(error.contains("regular file"), "{error}");
+        assert!(block_on(Source::folder("/no/such/folder").find("a")).unwrap().is_none());
+        assert!(block_on(Source::folder("/no/such/folder").open("a")).is_err());
+    }
+}

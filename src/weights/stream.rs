@@ -1,0 +1,232 @@
+//! Tensors' bytes as a stream of row blocks, through one buffer.
+
+use super::header::TensorInfo;
+use super::reader::Reader;
+use super::{Checkpoint, Dtype, Source, quote};
+use crate::{Error, Result};
+
+/// The size of a chunk, unless one row is longer.
+const CHUNK: u64 = 4 << 20;
+/// The longest row: the largest width that any family accepts, in f32.
+const MAX_ROW: u64 = 4 << 24;
+
+/// Some rows of one tensor.
+#[derive(Debug)]
+pub(crate) struct Chunk<'a> {
+    /// The tensor.
+    pub tensor: &'a TensorInfo,
+    /// The path or address of its file.
+    pub file: &'a str,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// The first of the rows. A row is the last dimension; all others are one count of rows.
+    pub first_row: u64,
+    /// How many rows.
+    pub rows: u64,
+    /// Their bytes, little-endian as in the file.
+    pub bytes: &'a [u8],
+}
+
+impl Chunk<'_> {
+    /// The values as f32, exactly. Replaces the content of `out`.
+    pub(crate) fn to_f32(&self, out: &mut Vec<f32>) {
+        self.dtype.to_f32(self.bytes, out);
+    }
+
+    /// The values as f16 bits; one that f16 cannot hold is an error. Replaces the content of `out`.
+    pub(crate) fn to_f16(&self, out: &mut Vec<u16>) -> Result<()> {
+        self.dtype.to_f16(self.bytes, out, self.file, &self.tensor.name)
+    }
+
+    /// Whether these are the tensor's last rows.
+    pub(crate) fn is_last(&self) -> bool {
+        self.first_row + self.rows == rows(self.tensor)
+    }
+}
+
+/// Reads tensors file by file and front to back. Host memory does not depend on the tensors' sizes.
+pub(crate) struct TensorStream<'a> {
+    checkpoint: &'a Checkpoint,
+    source: &'a Source,
+    /// What is still to come; the next tensor last.
+    wanted: Vec<&'a TensorInfo>,
+    row: u64,
+    open: Option<(usize, Reader<'a>)>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> TensorStream<'a> {
+    pub(super) fn new(
+        checkpoint: &'a Checkpoint,
+        source: &'a Source,
+        mut wanted: Vec<&'a TensorInfo>,
+    ) -> TensorStream<'a> {
+        wanted.sort_by_key(|t| std::cmp::Reverse((t.file, t.offset, t.bytes)));
+        wanted.dedup_by_key(|t| (t.file, t.offset, t.bytes));
+        TensorStream { checkpoint, source, wanted, row: 0, open: None, buffer: Vec::new() }
+    }
+
+    /// The next rows, or `None` after the last tensor. A tensor without elements has no rows.
+    pub(crate) async fn next(&mut self) -> Result<Option<Chunk<'_>>> {
+        while let Some(&tensor) = self.wanted.last() {
+            if self.row < rows(tensor) {
+                return self.rows_of(tensor).await.map(Some);
+            }
+            self.wanted.pop();
+            self.row = 0;
+        }
+        self.open = None;
+        Ok(None)
+    }
+
+    async fn rows_of(&mut self, tensor: &'a TensorInfo) -> Result<Chunk<'_>> {
+        let dtype = Dtype::of(tensor.stored).ok_or_else(|| self.checkpoint.unreadable(tensor))?;
+        let file = self.checkpoint.path(tensor);
+        let row_bytes = tensor.bytes / rows(tensor);
+        if row_bytes > MAX_ROW {
+            let field = format!("tensor {}, bytes of a row", quote(&tensor.name));
+            return Err(Error::bad_file(file, field, row_bytes, format!("at most {MAX_ROW}")));
+        }
+        let what = format!("tensor {}", quote(&tensor.name));
+        let first_row = self.row;
+        let count = (CHUNK / row_bytes).max(1).min(rows(tensor) - first_row);
+        // Both products are at most `tensor.bytes`, and `length` at most CHUNK or MAX_ROW.
+        let (start, length) = (tensor.offset + first_row * row_bytes, (count * row_bytes) as usize);
+
+        let reader = match &mut self.open {
+            Some((open, reader)) if *open == tensor.file && reader.position() <= start => reader,
+            place => {
+                // Closes the last file before the next one opens.
+                *place = None;
+                let reader = self.source.open(self.checkpoint.file(tensor)).await?;
+                &mut place.insert((tensor.file, reader)).1
+            }
+        };
+        reader.skip(start - reader.position(), &what).await?;
+        if self.buffer.len() < length {
+            self.buffer.resize(length, 0);
+        }
+        let bytes = &mut self.buffer[..length];
+        reader.read_exact(bytes, &what).await?;
+        self.row += count;
+        Ok(Chunk { tensor, file, dtype, first_row, rows: count, bytes })
+    }
+}
+
+/// A tensor's rows: the elements over the last dimension; a single number is one row.
+fn rows(tensor: &TensorInfo) -> u64 {
+    match tensor.shape.split_last() {
+        None => 1,
+        Some((0, _)) => 0,
+        // Part of a product that the header's check has computed.
+        Some((_, outer)) => outer.iter().map(|&d| d as u64).product(),
+    }
+}
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use super::*;
+    use pollster::block_on;
+
+    /// `(name, dtype, shape, bytes)` as a safetensors file.
+    fn file(tensors: &[(&str, &str, &[usize], Vec<u8>)]) -> Vec<u8> {
+        let (mut entries, mut data) = (Vec::new(), Vec::new());
+        for (name, dtype, shape, bytes) in tensors {
+            let (from, to) = (data.len(), data.len() + bytes.len());
+            entries.push(format!(
+                r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{from},{to}]}}"#
+            ));
+            data.extend(bytes);
+        }
+        let json = format!("{{{}}}", entries.join(","));
+        [&(json.len() as u64).to_le_bytes(), json.as_bytes(), &data].concat()
+    }
+
+    fn counting(bytes: usize) -> Vec<u8> {
+        (0..bytes).map(|i| (i % 251) as u8).collect()
+    }
+
+    type Seen = (String, u64, u64, Vec<u8>);
+
+    async fn collect(source: &Source, names: &[&str]) -> Result<Vec<Seen>> {
+        let checkpoint = Checkpoint::open(source).await?;
+        let wanted = names.iter().map(|n| checkpoint.tensor(n).unwrap()).collect();
+        let mut stream = checkpoint.stream(source, wanted);
+        let mut seen = Vec::new();
+        while let Some(c) = stream.next().await? {
+            assert_eq!(c.is_last(), c.first_row + c.rows == rows(c.tensor));
+            seen.push((c.tensor.name.clone(), c.first_row, c.rows, c.bytes.to_vec()));
+        }
+        Ok(seen)
+    }
+
+    #[test]
+    fn files_and_offsets_are_visited_in_order_and_the_rest_is_skipped() {
+        let one = file(&[
+            ("a", "F16", &[2, 3], counting(12)),
+            ("b", "I64", &[5], counting(40)),
+            ("c", "F32", &[], counting(4)),
+        ]);
+        let two = file(&[("d", "BF16", &[0, 4], vec![]), ("e", "BF16", &[4], counting(8))]);
+        let index = r#"{"weight_map":{"e":"2.safetensors","d":"2.safetensors","a":"1.safetensors","b":"1.safetensors","c":"1.safetensors"}}"#;
+        let source = Source::memory(
+            "m",
+            vec![
+                ("1.safetensors".into(), one),
+                ("2.safetensors".into(), two),
+                ("model.safetensors.index.json".into(), index.into()),
+            ],
+        );
+        let seen = block_on(collect(&source, &["e", "d", "c", "a", "a"])).unwrap();
+        let expected: Vec<Seen> = vec![
+            ("a".into(), 0, 2, counting(12)),
+            ("c".into(), 0, 1, counting(4)),
+            ("e".into(), 0, 1, counting(8)),
+        ];
+        assert_eq!(seen, expected);
+        let error = block_on(collect(&source, &["a", "b"])).unwrap_err().to_string();
+        assert!(error.contains("m/1.safetensors: tensor \"b\", dtype: found I64"), "{error}");
+    }
+
+    #[test]
+    fn large_tensors_come_in_whole_rows_through_a_small_buffer() {
+        let (wide, tall) = (counting(3 * (5 << 20)), counting(7000 * 1000));
+        let model = file(&[
+            ("wide", "F32", &[3, 5 << 18], wide.clone()),
+            ("tall", "F16", &[70, 100, 500], tall.clone()),
+        ]);
+        let source = Source::memory("m", vec![("model.safetensors".into(), model)]);
+        let seen = block_on(collect(&source, &["wide", "tall"])).unwrap();
+        let shape: Vec<_> =
+            seen.iter().map(|(n, first, rows, b)| (n.as_str(), *first, *rows, b.len())).collect();
+        assert_eq!(
+            shape,
+            [
+                ("wide", 0, 1, 5 << 20),
+                ("wide", 1, 1, 5 << 20),
+                ("wide", 2, 1, 5 << 20),
+                ("tall", 0, 4194, 4_194_000),
+                ("tall", 4194, 2806, 2_806_000),
+            ]
+        );
+        let bytes = |name| seen.iter().filter(|s| s.0 == name).flat_map(|s| s.3.clone()).collect::<Vec<_>>();
+        assert!(bytes("wide") == wide && bytes("tall") == tall);
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_read_is_an_error() {
+        let folder = std::env::temp_dir().join(format!("headwise-shrinks-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("model.safetensors");
+        std::fs::write(&path, file(&[("a", "F32", &[100], counting(400))])).unwrap();
+        let source = Source::folder(&folder);
+        let error = block_on(async {
+            let checkpoint = Checkpoint::open(&source).await.unwrap();
+            let mut stream = checkpoint.stream(&source, checkpoint.tensors().collect());
+            std::fs::File::options().write(true).open(&path).unwrap().set_len(200).unwrap();
+            stream.next().await.unwrap_err().to_string()
+        });
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(error.contains("model.safetensors: tensor \"a\": found the end"), "{error}");
+    }
+}
