@@ -8,6 +8,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let root = env::var("CARGO_MANIFEST_DIR")?;
     let shaders = Path::new(&root).join("shaders");
     let out = Path::new(&env::var("OUT_DIR")?).join("shaders");
+    // From scratch, so that a deleted shader does not linger for the tests that read this folder.
+    let _ = fs::remove_dir_all(&out);
     fs::create_dir_all(&out)?;
     println!("cargo::rerun-if-changed=shaders");
 

@@ -1,23 +1,62 @@
-//! headwise runs transformers whose attention heads are routed.
-#![allow(dead_code, unused_imports)]
+//! headwise runs transformers whose attention heads are **routed**: a router picks a few of many attention
+//! experts for every token, all of them share one set of keys and values, and the output is their gate-weighted
+//! sum. It does so in WGSL over WebGPU, so one crate runs on Vulkan, Metal, DX12 and in any browser with WebGPU.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use headwise::{Generate, Gpu, GpuOptions, Model};
+//!
+//! # fn main() -> headwise::Result<()> {
+//! headwise::block_on(async {
+//!     let gpu = Gpu::new(GpuOptions::new()).await?;
+//!     let model = Model::demo(&gpu).await?;
+//!     model
+//!         .generate("The king shall", &Generate::new().max_new(32), |token| {
+//!             print!("{}", token.text);
+//!             ControlFlow::Continue(())
+//!         })
+//!         .await
+//! })?;
+//! # Ok(()) }
+//! ```
+//!
+//! # What to read next
+//! - [`Gpu`] opens a device, [`Model`] loads a folder in Hugging Face layout (or the demo model) on it.
+//! - [`Model::generate`] streams text, [`Model::generate_ids`] continues a batch of token sequences,
+//!   [`Model::logits`] returns logits and the experts each token chose.
+//! - [`Error`] is the one error type; GPU errors, lost devices and hostile files come back as values.
+//!
+//! # Features
+//! - `cli` (default): the `headwise` command; brings the other two.
+//! - `tokenizer`: text in and out.
+//! - `demo-model`: embeds the 20 MB demo model.
+// In a browser everything lives on one thread, and wgpu's handles say so.
+#![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
+
 mod error;
-#[allow(missing_docs)]
+#[allow(missing_docs)] // documented where it matters, public to this crate's own tests only
 mod gpu;
 mod layers;
 mod models;
-#[allow(missing_docs)]
+#[allow(missing_docs)] // likewise
 mod ops;
 mod tasks;
+#[cfg(all(target_arch = "wasm32", feature = "tokenizer"))]
+pub mod web;
 mod weights;
 
 pub use error::{Error, Result};
 pub use gpu::{AdapterReport, AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelChoice};
 pub use ops::Precision;
 pub use tasks::*;
-pub use weights::Source;
 #[cfg(not(target_arch = "wasm32"))]
 #[doc(hidden)]
 pub use weights::fuzzing;
+pub use weights::Source;
+
+/// Runs one of the async functions to its end, for programs without an async runtime.
+#[cfg(not(target_arch = "wasm32"))]
+pub use pollster::block_on;
 
 /// The rooms below the public ones, open to this crate's own tests and benches. Not a stable interface.
 #[doc(hidden)]

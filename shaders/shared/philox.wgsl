@@ -7,7 +7,7 @@ fn mul_high(a: u32, b: u32) -> u32 {
     let a_hi = a >> 16u;
     let b_lo = b & 0xffffu;
     let b_hi = b >> 16u;
-    let middle = a_hi * b_lo + (a_lo * b_lo >> 16u);
+    let middle = a_hi * b_lo + ((a_lo * b_lo) >> 16u);
     let carry = (middle & 0xffffu) + a_lo * b_hi;
     return a_hi * b_hi + (middle >> 16u) + (carry >> 16u);
 }

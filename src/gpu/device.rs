@@ -84,7 +84,7 @@ struct Inner {
 /// What went wrong on the device, recorded by its callbacks and reported at the next check.
 #[derive(Default)]
 struct Health {
-    error: Mutex<Option<wgpu::Error>>,
+    error: Mutex<Option<String>>,
     lost: Mutex<Option<String>>,
 }
 
@@ -111,7 +111,7 @@ impl Gpu {
         let errors = health.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             tracing::error!(%error, "GPU error");
-            lock(&errors.error).get_or_insert(error);
+            lock(&errors.error).get_or_insert(error.to_string());
         }));
         let losses = health.clone();
         device.set_device_lost_callback(move |reason, message| {
@@ -190,7 +190,7 @@ impl Gpu {
             return Err(Error::DeviceLost { reason });
         }
         match &*lock(&self.0.health.error) {
-            Some(error) => Err(Error::Gpu { during: during.to_owned(), message: error.to_string() }),
+            Some(message) => Err(Error::Gpu { during: during.to_owned(), message: message.clone() }),
             None => Ok(()),
         }
     }

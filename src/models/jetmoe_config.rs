@@ -327,3 +327,6 @@ impl Shapes {
         .into_iter()
     }
 }
+
+#[cfg(test)]
+mod tests;

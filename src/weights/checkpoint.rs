@@ -272,3 +272,56 @@ impl<'de> Deserialize<'de> for WeightMap {
         deserializer.deserialize_map(Pairs)
     }
 }
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use super::*;
+    use crate::weights::testing::file;
+    use pollster::block_on;
+
+    fn source() -> Source {
+        let bytes = |n| vec![0; n];
+        let model = file(&[
+            ("a", "BF16", &[2, 3], bytes(12)),
+            ("b", "I8", &[3], bytes(3)),
+            ("c", "F32", &[0, 4], bytes(0)),
+            ("x.inv_freq", "F32", &[1], bytes(4)),
+        ]);
+        Source::memory("m", vec![(WEIGHTS_FILE.into(), model)])
+    }
+
+    #[test]
+    fn a_required_tensor_has_its_shape_and_a_readable_type() {
+        let checkpoint = block_on(Checkpoint::open(&source())).unwrap();
+        assert_eq!(checkpoint.tensors().count(), 4);
+        assert_eq!(checkpoint.require("a", &[2, 3], "why").unwrap().elements(), 6);
+        assert_eq!(checkpoint.require_like("a", &[None, Some(3)], "why").unwrap().name, "a");
+        for (error, expected) in [
+            (checkpoint.require("a", &[3, 2], "w"), "\"a\", shape: found [2, 3], expected [3, 2]: w"),
+            (checkpoint.require("b", &[3], "w"), "\"b\", dtype: found I8, expected F32, F16 or BF16"),
+            (checkpoint.require("d", &[3], "w"), "\"d\": found none, expected a tensor: w"),
+            (checkpoint.require_like("a", &[None], "w"), "\"a\", shape: found [2, 3], expected [any]: w"),
+            (checkpoint.require_like("c", &[None, Some(4)], "w"), "found [0, 4], expected [any, 4]: w"),
+        ] {
+            let error = error.unwrap_err().to_string();
+            assert!(
+                error.starts_with("m/model.safetensors: tensor ") && error.ends_with(expected),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn tensors_that_nothing_asks_for_are_refused() {
+        let checkpoint = block_on(Checkpoint::open(&source())).unwrap();
+        let refuse = |known: &[&str], ignorable: &[&str]| {
+            checkpoint.refuse_unexpected(|name| known.contains(&name), ignorable, "only these")
+        };
+        refuse(&["a", "b", "c"], &["*.inv_freq"]).unwrap();
+        refuse(&["a", "b"], &["*.inv_freq", "c"]).unwrap();
+        let error = refuse(&["a", "b", "c"], &["inv_freq", ".inv_freq"]).unwrap_err().to_string();
+        let expected =
+            "m/model.safetensors: tensor \"x.inv_freq\": found an unknown tensor, expected only these";
+        assert_eq!(error, expected);
+    }
+}

@@ -126,21 +126,8 @@ fn rows(tensor: &TensorInfo) -> u64 {
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
+    use crate::weights::testing::file;
     use pollster::block_on;
-
-    /// `(name, dtype, shape, bytes)` as a safetensors file.
-    fn file(tensors: &[(&str, &str, &[usize], Vec<u8>)]) -> Vec<u8> {
-        let (mut entries, mut data) = (Vec::new(), Vec::new());
-        for (name, dtype, shape, bytes) in tensors {
-            let (from, to) = (data.len(), data.len() + bytes.len());
-            entries.push(format!(
-                r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{from},{to}]}}"#
-            ));
-            data.extend(bytes);
-        }
-        let json = format!("{{{}}}", entries.join(","));
-        [&(json.len() as u64).to_le_bytes(), json.as_bytes(), &data].concat()
-    }
 
     fn counting(bytes: usize) -> Vec<u8> {
         (0..bytes).map(|i| (i % 251) as u8).collect()

@@ -57,7 +57,7 @@ pub(crate) fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, Ten
     };
     let written = write();
     drop(out);
-    written.and_then(|()| partial.rename(path)).map_err(io)
+    written.and_then(|()| std::fs::rename(&partial.0, path)).map_err(io)
 }
 
 /// The JSON header, padded with spaces so that the data is aligned.
@@ -91,40 +91,28 @@ fn header(path: &Path, tensors: &[(String, Vec<usize>, TensorData)]) -> Result<V
     Ok(json)
 }
 
-/// A file that is removed again unless it is renamed.
-struct Partial {
-    path: Option<PathBuf>,
-}
+/// A file under a name of its own, removed at the end unless it was renamed.
+struct Partial(PathBuf);
 
 impl Partial {
-    /// Creates a file beside `target` under a name of its own: a rename inside one folder is atomic.
+    /// Creates a file beside `target`: a rename inside one folder is atomic.
     fn create(target: &Path) -> std::io::Result<(Self, File)> {
         let name = target.file_name().ok_or(std::io::ErrorKind::InvalidInput)?.to_string_lossy();
         for attempt in 0..100 {
             let path = target.with_file_name(format!(".{name}.{}-{attempt}.partial", std::process::id()));
             match File::create_new(&path) {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                created => return created.map(|file| (Partial { path: Some(path) }, file)),
+                created => return created.map(|file| (Partial(path), file)),
             }
         }
         Err(std::io::ErrorKind::AlreadyExists.into())
-    }
-
-    fn rename(mut self, target: &Path) -> std::io::Result<()> {
-        if let Some(path) = &self.path {
-            std::fs::rename(path, target)?;
-        }
-        self.path = None;
-        Ok(())
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // Best effort: there is nobody left to tell.
-            let _ = std::fs::remove_file(path);
-        }
+        // Fails after the rename, when there is nothing to remove; otherwise there is nobody left to tell.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

@@ -1,0 +1,119 @@
+//! A checkpoint in several files, and the index that names them.
+
+use super::build::{Folder, INDEX, Model, refused};
+use headwise::fuzzing::check_source;
+use headwise::{Error, Source};
+use serde_json::{Value, json};
+
+/// The small model in two shards.
+fn sharded() -> (Value, [Vec<u8>; 2]) {
+    let mut halves = [Model::small(), Model::small()];
+    halves[0].tensors.truncate(5);
+    halves[1].tensors.drain(..5);
+    let mut map = serde_json::Map::new();
+    for (half, name) in halves.iter().zip(["1.safetensors", "2.safetensors"]) {
+        map.extend(half.tensors.iter().map(|t| (t.0.clone(), json!(name))));
+    }
+    (json!({"metadata": {"total_size": 1}, "weight_map": map}), halves.map(|half| half.weights()))
+}
+
+fn check_sharded(index: &str, shards: &[Vec<u8>; 2]) -> Result<(), Error> {
+    let files = [("1.safetensors", &shards[0]), ("2.safetensors", &shards[1])];
+    let mut files: Vec<_> = files.iter().map(|(name, bytes)| (name.to_string(), bytes.to_vec())).collect();
+    files.push(("config.json".into(), Model::small().config()));
+    files.push(("model.safetensors.index.json".into(), index.into()));
+    check_source(&Source::memory("m", files))
+}
+
+#[test]
+fn an_index_must_agree_with_its_files() {
+    let (index, shards) = sharded();
+    check_sharded(&index.to_string(), &shards).unwrap();
+    let with = |edit: &dyn Fn(&mut Value)| {
+        let mut index = index.clone();
+        edit(&mut index["weight_map"]);
+        check_sharded(&index.to_string(), &shards)
+    };
+    let (first, last) = ("model.embed_tokens.weight", "model.layers.0.mlp.bias");
+    refused(
+        with(&|map| map[first] = json!("2.safetensors")),
+        &[INDEX, first, "2.safetensors", "1.safetensors"],
+    );
+    refused(with(&|map| map["ghost"] = json!("1.safetensors")), &[INDEX, "\"ghost\"", "no such tensor"]);
+    refused(with(&|map| map[last] = json!("3.safetensors")), &["m/3.safetensors", "not found"]);
+    let unlisted = with(&|map| drop(map.as_object_mut().unwrap().remove(last)));
+    refused(unlisted, &[INDEX, last, "found no entry", "2.safetensors"]);
+
+    let same = [shards[0].clone(), shards[0].clone()];
+    refused(check_sharded(&index.to_string(), &same), &["2.safetensors", "a second time, after m/1."]);
+    let twice =
+        index.to_string().replacen("{\"model.", &format!("{{\"{first}\":\"1.safetensors\",\"model."), 1);
+    refused(check_sharded(&twice, &shards), &[INDEX, first, "twice"]);
+    let cut = [shards[0].clone(), shards[1][..shards[1].len() - 1].to_vec()];
+    refused(
+        check_sharded(&index.to_string(), &cut),
+        &["m/2.safetensors: tensor \"model.layers.0.mlp.bias\""],
+    );
+}
+
+#[test]
+fn an_index_cannot_name_files_outside_the_folder() {
+    // Files that would be good, if only they were inside.
+    let outer = Folder::new("outside").with("good.safetensors", Model::small().weights());
+    let inner = outer.0.join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("config.json"), Model::small().config()).unwrap();
+    let absolute = outer.0.join("good.safetensors").display().to_string();
+    for name in [
+        "../good.safetensors",
+        "..\\good.safetensors",
+        "./../good.safetensors",
+        "inner/../../good.safetensors",
+        "%2e%2e%2fgood.safetensors",
+        "good.safetensors\0",
+        "https://example.com/good.safetensors",
+        "C:good.safetensors",
+        "..",
+        ".",
+        "",
+        &absolute,
+    ] {
+        let map: serde_json::Map<_, _> =
+            Model::small().tensors.iter().map(|t| (t.0.clone(), json!(name))).collect();
+        let index = json!({"weight_map": map}).to_string();
+        std::fs::write(inner.join("model.safetensors.index.json"), &index).unwrap();
+        refused(check_source(&Source::folder(&inner)), &[INDEX, "weight_map, tensor", "plain file name"]);
+        refused(check_sharded(&index, &sharded().1), &[INDEX, "weight_map, tensor", "plain file name"]);
+    }
+}
+
+#[test]
+fn text_that_is_not_an_index_is_refused() {
+    let (index, shards) = sharded();
+    let deep = format!("{{\"weight_map\":{}", "[".repeat(200_000));
+    let twice = r#"{"weight_map":{"a":"1.safetensors","a":"2.safetensors"}}"#;
+    for text in [
+        "",
+        "{}",
+        "[]",
+        r#"{"weight_map":[]}"#,
+        r#"{"weight_map":{"a":1}}"#,
+        "{\"weight_map\":{}}",
+        &deep,
+        twice,
+    ] {
+        refused(check_sharded(text, &shards), &[INDEX, "weight_map"]);
+    }
+    let many: serde_json::Map<_, _> = (0..70_000).map(|i| (i.to_string(), json!("1.safetensors"))).collect();
+    refused(
+        check_sharded(&json!({"weight_map": many}).to_string(), &shards),
+        &[INDEX, "more than 65536 tensors"],
+    );
+    let files: serde_json::Map<_, _> =
+        (0..1000).map(|i| (i.to_string(), json!(format!("{i}.safetensors")))).collect();
+    refused(check_sharded(&json!({"weight_map": files}).to_string(), &shards), &[INDEX, "1000 files"]);
+    let text = index.to_string();
+    for end in (0..text.len()).step_by(7) {
+        refused(check_sharded(&text[..end], &shards), &[INDEX, "weight_map"]);
+    }
+}

@@ -1,0 +1,31 @@
+//! What the tests run on.
+
+use headwise::internal::KernelChoice;
+
+use crate::support::{CHOICES, gpu};
+
+#[test]
+fn devices_have_the_default_limits() {
+    for choice in CHOICES {
+        let limits = gpu(choice).device().limits();
+        let default = wgpu::Limits::default();
+        assert_eq!(limits.max_storage_buffer_binding_size, default.max_storage_buffer_binding_size);
+        assert_eq!(limits.max_storage_buffers_per_shader_stage, default.max_storage_buffers_per_shader_stage);
+        assert_eq!(limits.max_compute_workgroup_storage_size, default.max_compute_workgroup_storage_size);
+        assert_eq!(
+            limits.max_compute_invocations_per_workgroup,
+            default.max_compute_invocations_per_workgroup
+        );
+    }
+}
+
+/// Else a run that says it tests another subgroup size would test the same one again.
+#[test]
+fn subgroups_have_the_size_the_environment_asks_for() {
+    let capabilities = gpu(KernelChoice::Subgroup).capabilities();
+    let Ok(width) = std::env::var("LP_NATIVE_VECTOR_WIDTH") else { return };
+    if capabilities.name.starts_with("llvmpipe") {
+        let lanes = width.parse::<u32>().expect("LP_NATIVE_VECTOR_WIDTH is a number of bits") / 32;
+        assert_eq!(capabilities.subgroups, Some((lanes, lanes)), "LP_NATIVE_VECTOR_WIDTH={width}");
+    }
+}

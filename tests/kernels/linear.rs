@@ -1,0 +1,352 @@
+//! Routed linear in both forms, `routed_matvec` and `routed_matmul`, in every variant.
+
+use headwise::internal::{
+    Buffer, Counters, Gpu, Group, GroupBuffers, KernelChoice, MatrixShape, Precision, RoutedMatmul,
+    RoutedMatvec, Routes, tile_rows,
+};
+use proptest::prelude::*;
+
+use crate::{
+    reference::routed_linear::{RoutedLinear, routed_linear},
+    support::{
+        CHOICES, Guarded, assert_close, assert_repeatable, check, gpu, hash, matrix, noise, precision, run,
+        size, stored, upload,
+    },
+};
+
+/// A routed linear map of random numbers.
+#[derive(Clone, Copy, Debug)]
+struct Linear {
+    shape: MatrixShape,
+    precision: Precision,
+    /// Rows of a part of the matrix.
+    part_rows: u32,
+    /// Rows of the result, and assignments summed into each.
+    rows: u32,
+    slots: u32,
+    src_div: u32,
+    /// Experts that any assignment chose; absent for a dense matrix.
+    used: Option<u32>,
+    /// Where the routes start.
+    first: u32,
+    gated: bool,
+    bias: bool,
+    residual: bool,
+    seed: u64,
+}
+
+/// A dense or routed matrix; a stack of several experts that is not routed does not exist.
+fn any_linear(max_rows: u32, max_slots: u32) -> impl Strategy<Value = Linear> {
+    let shape = (size(9), 1..=2u32, size(150), size(200));
+    let rows = (size(max_rows), size(max_slots), size(5));
+    let switches = any::<(bool, bool, bool, bool)>();
+    let rest = (precision(), 1..=12u32, any::<u32>(), size(7), any::<u64>());
+    (shape, rows, switches, rest).prop_map(
+        |(
+            (experts, halves, outputs, inputs),
+            (rows, slots, src_div),
+            (routed, gated, bias, residual),
+            (precision, part_blocks, used, first, seed),
+        )| {
+            let experts = if routed { experts } else { 1 };
+            Linear {
+                shape: MatrixShape { experts, halves, outputs, inputs },
+                precision,
+                part_rows: 8 * part_blocks,
+                rows,
+                slots,
+                src_div,
+                used: routed.then_some(1 + used % experts),
+                first: if routed || gated { first - 1 } else { 0 },
+                // Gates come with routes.
+                gated: gated && routed,
+                bias,
+                residual,
+                seed,
+            }
+        },
+    )
+}
+
+/// The numbers of a [`Linear`].
+struct Operands {
+    weights: Vec<f64>,
+    src: Vec<f64>,
+    chosen: Vec<u32>,
+    gates: Vec<f64>,
+    bias: Vec<f64>,
+    residual: Vec<f64>,
+}
+
+impl Linear {
+    fn assignments(&self) -> usize {
+        (self.rows * self.slots) as usize
+    }
+
+    fn operands(&self) -> Operands {
+        let MatrixShape { experts, outputs, inputs, .. } = self.shape;
+        let out = (self.rows * outputs) as usize;
+        let sources = self.assignments().div_ceil(self.src_div as usize);
+        let used = u64::from(self.used.unwrap_or(1));
+        // Any `used` neighbours, so that the experts before and after them are empty.
+        let expert = |i| (hash(self.seed + 1, i) % used + self.seed % 97) % u64::from(experts);
+        Operands {
+            weights: stored(&noise(self.seed + 2, self.shape.parameters() as usize), self.precision),
+            src: noise(self.seed + 3, sources * inputs as usize),
+            chosen: (0..self.assignments()).map(|i| expert(i) as u32).collect(),
+            gates: noise(self.seed + 4, self.assignments()),
+            bias: noise(self.seed + 5, outputs as usize),
+            residual: noise(self.seed + 6, out),
+        }
+    }
+
+    fn oracle(&self, operands: &Operands) -> Vec<f64> {
+        routed_linear(&RoutedLinear {
+            weight: &operands.weights,
+            out_rows: (self.shape.halves * self.shape.outputs) as usize,
+            in_width: self.shape.inputs as usize,
+            experts: &operands.chosen,
+            gates: self.gated.then_some(&operands.gates[..]),
+            slots: self.slots as usize,
+            src: &operands.src,
+            src_div: self.src_div as usize,
+            bias: self.bias.then_some(&operands.bias[..]),
+            residual: self.residual.then_some(&operands.residual[..]),
+            swiglu: self.shape.halves == 2,
+        })
+    }
+
+    /// Multiply-accumulates, by the definition.
+    fn macs(&self) -> u64 {
+        let MatrixShape { halves, outputs, inputs, .. } = self.shape;
+        self.assignments() as u64 * u64::from(halves) * u64::from(outputs) * u64::from(inputs)
+    }
+
+    /// Chosen experts and gates on the GPU, after `first` other entries.
+    fn routes(&self, gpu: &Gpu, operands: &Operands) -> (Buffer, Buffer) {
+        let gates: Vec<f32> = operands.gates.iter().map(|&gate| gate as f32).collect();
+        let chosen = Guarded::holding(gpu, self.first as usize, &operands.chosen);
+        let gates = Guarded::holding(gpu, self.first as usize, &gates);
+        (chosen.buffer, gates.buffer)
+    }
+
+    fn matvec(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
+        let MatrixShape { outputs, inputs, .. } = self.shape;
+        let (chosen, gates) = self.routes(gpu, operands);
+        let dst = match self.residual {
+            true => Guarded::holding(gpu, 0, &crate::support::pad(&operands.residual, outputs)),
+            false => Guarded::rows(gpu, self.rows as usize, outputs),
+        };
+        let bias = self.bias.then(|| upload(gpu, &operands.bias, outputs));
+        let src = upload(gpu, &operands.src, inputs);
+        let matrix = matrix(gpu, self.shape, self.precision, self.part_rows, &operands.weights);
+        let counters = run(gpu, |recorder| {
+            RoutedMatvec {
+                src: &src,
+                matrix: &matrix,
+                routes: self.used.map(|_| Routes { chosen: &chosen, gates: &gates, first: self.first }),
+                gated: self.gated,
+                bias: bias.as_ref(),
+                dst: &dst.buffer,
+                residual: self.residual,
+                rows: self.rows,
+                slots: self.slots,
+                src_div: self.src_div,
+            }
+            .record(recorder);
+        });
+        (dst.read_rows(outputs), counters)
+    }
+
+    /// Only for `slots` = 1, without gates or residual.
+    fn matmul(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
+        let MatrixShape { experts, outputs, inputs, .. } = self.shape;
+        let (chosen, gates) = self.routes(gpu, operands);
+        let groups =
+            self.used.map(|_| GroupBuffers::new(gpu, self.rows, experts, tile_rows(gpu)));
+        let dst = Guarded::rows(gpu, self.rows as usize, outputs);
+        let bias = self.bias.then(|| upload(gpu, &operands.bias, outputs));
+        let src = upload(gpu, &operands.src, inputs);
+        let matrix = matrix(gpu, self.shape, self.precision, self.part_rows, &operands.weights);
+        let counters = run(gpu, |recorder| {
+            if let Some(groups) = &groups {
+                Group {
+                    routes: Routes { chosen: &chosen, gates: &gates, first: self.first },
+                    assignments: self.rows,
+                    experts,
+                    tile_rows: tile_rows(gpu),
+                    into: groups,
+                }
+                .record(recorder);
+            }
+            RoutedMatmul {
+                src: &src,
+                matrix: &matrix,
+                groups: groups.as_ref(),
+                bias: bias.as_ref(),
+                dst: &dst.buffer,
+                rows: self.rows,
+                src_div: self.src_div,
+            }
+            .record(recorder);
+        });
+        (dst.read_rows(outputs), counters)
+    }
+}
+
+#[test]
+fn routed_matvec_sums_the_gated_experts_of_each_row() {
+    check(64, any_linear(7, 6), |linear| {
+        let operands = linear.operands();
+        let expected = linear.oracle(&operands);
+        for choice in CHOICES {
+            let (got, counters) = linear.matvec(gpu(choice), &operands);
+            assert_close(&got, &expected, choice);
+            assert_eq!(counters.macs, linear.macs());
+        }
+    });
+}
+
+#[test]
+fn routed_matmul_multiplies_each_assignment_by_its_expert() {
+    check(64, any_linear(150, 1), |linear| {
+        let linear = Linear { slots: 1, gated: false, residual: false, ..linear };
+        let operands = linear.operands();
+        let expected = linear.oracle(&operands);
+        for choice in CHOICES {
+            let (got, counters) = linear.matmul(gpu(choice), &operands);
+            assert_close(&got, &expected, choice);
+            assert_eq!(counters.macs, linear.macs());
+        }
+    });
+}
+
+/// 40 tokens that use 3 of 5 experts, of a matrix in three parts.
+const TYPICAL: Linear = Linear {
+    shape: MatrixShape { experts: 5, halves: 2, outputs: 100, inputs: 72 },
+    precision: Precision::F32,
+    part_rows: 40,
+    rows: 120,
+    slots: 1,
+    src_div: 3,
+    used: Some(4),
+    first: 6,
+    gated: false,
+    bias: true,
+    residual: false,
+    seed: 11,
+};
+
+#[test]
+fn routed_linear_gives_the_same_bits_every_time() {
+    let operands = TYPICAL.operands();
+    let gated = Linear { rows: 30, slots: 4, gated: true, residual: true, ..TYPICAL };
+    let gated_operands = gated.operands();
+    for choice in CHOICES {
+        let gpu = gpu(choice);
+        assert_repeatable(|| TYPICAL.matmul(gpu, &operands).0);
+        assert_repeatable(|| TYPICAL.matvec(gpu, &operands).0);
+        assert_repeatable(|| gated.matvec(gpu, &gated_operands).0);
+    }
+}
+
+#[test]
+fn a_row_gives_the_same_bits_alone_and_in_a_batch() {
+    let operands = TYPICAL.operands();
+    let outputs = TYPICAL.shape.outputs as usize;
+    let inputs = TYPICAL.shape.inputs as usize;
+    for choice in CHOICES {
+        let gpu = gpu(choice);
+        let batches = [TYPICAL.matmul(gpu, &operands).0, TYPICAL.matvec(gpu, &operands).0];
+        for row in [0, 50, 119] {
+            let alone = Linear { rows: 1, ..TYPICAL };
+            let token = row / TYPICAL.src_div as usize;
+            let operands = Operands {
+                chosen: vec![operands.chosen[row]],
+                gates: vec![operands.gates[row]],
+                src: operands.src[token * inputs..][..inputs].to_vec(),
+                ..TYPICAL.operands()
+            };
+            let alone = [alone.matmul(gpu, &operands).0, alone.matvec(gpu, &operands).0];
+            for (batch, alone) in batches.iter().zip(&alone) {
+                assert_eq!(batch[row * outputs..][..outputs], alone[..], "{choice:?}, row {row}");
+            }
+        }
+    }
+}
+
+/// Routing is sparse in the work that is counted, exactly: k experts of E cost k/E of all E.
+#[test]
+fn k_of_e_experts_cost_k_parts_in_e_of_all() {
+    let gpu = gpu(KernelChoice::Plain);
+    let macs = |k: u32| {
+        let linear = Linear { rows: 20 * k, src_div: k, used: Some(5), ..TYPICAL };
+        let matvec = Linear { rows: 20, slots: k, src_div: 1, ..linear };
+        let few = matvec.matvec(gpu, &matvec.operands()).1;
+        let many = linear.matmul(gpu, &linear.operands()).1;
+        [few.macs, many.macs]
+    };
+    let all = macs(5);
+    assert_eq!(all, [20 * 5 * 2 * 100 * 72; 2]);
+    for k in 1..5 {
+        assert_eq!(macs(k).map(|macs| macs * 5), all.map(|all| all * u64::from(k)), "{k} of 5");
+    }
+}
+
+#[test]
+fn an_expert_out_of_range_spoils_only_its_own_row() {
+    for wild in [TYPICAL.shape.experts, 1 << 31, u32::MAX] {
+        let mut operands = TYPICAL.operands();
+        let outputs = TYPICAL.shape.outputs as usize;
+        let row = 57;
+        // `routed_matvec` takes the last expert instead.
+        operands.chosen[row] = TYPICAL.shape.experts - 1;
+        let expected = TYPICAL.oracle(&operands);
+        operands.chosen[row] = wild;
+        for choice in CHOICES {
+            let (got, _) = TYPICAL.matvec(gpu(choice), &operands);
+            assert_close(&got, &expected, (choice, wild));
+
+            // Grouping leaves the assignment out, so nobody writes its row.
+            let (mut got, _) = TYPICAL.matmul(gpu(choice), &operands);
+            let row = row * outputs..(row + 1) * outputs;
+            assert!(got[row.clone()].iter().copied().all(Guarded::is_untouched), "{choice:?}, {wild}");
+            got[row.clone()].copy_from_slice(&expected[row]);
+            assert_close(&got, &expected, (choice, wild));
+        }
+    }
+}
+
+/// Garbage where `group_scan` and `group_scatter` write must not make `routed_matmul` write elsewhere.
+#[test]
+fn routed_matmul_survives_a_garbage_tile_table() {
+    let operands = TYPICAL.operands();
+    let MatrixShape { experts, outputs, inputs, .. } = TYPICAL.shape;
+    for choice in CHOICES {
+        let gpu = gpu(choice);
+        let groups = GroupBuffers::new(gpu, TYPICAL.rows, experts, tile_rows(gpu));
+        let src = upload(gpu, &operands.src, inputs);
+        let matrix = matrix(gpu, TYPICAL.shape, TYPICAL.precision, TYPICAL.part_rows, &operands.weights);
+        for seed in 0..8 {
+            let garbage = |count: u64| -> Vec<u32> {
+                (0..count as usize).map(|i| (hash(seed, i) >> (32 + hash(seed, i) % 30)) as u32).collect()
+            };
+            groups.order.write(0, &garbage(groups.order.bytes() / 4));
+            groups.tiles.write(0, &garbage(groups.tiles.bytes() / 4));
+            let dst = Guarded::rows(gpu, TYPICAL.rows as usize, outputs);
+            run(gpu, |recorder| {
+                RoutedMatmul {
+                    src: &src,
+                    matrix: &matrix,
+                    groups: Some(&groups),
+                    bias: None,
+                    dst: &dst.buffer,
+                    rows: TYPICAL.rows,
+                    src_div: TYPICAL.src_div,
+                }
+                .record(recorder);
+            });
+            assert!(dst.read::<f32>().iter().all(|value| value.is_finite()));
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Choosing tokens: `argmax`, `sample`.
+
+use std::cell::Cell;
+
+use headwise::internal::{Argmax, Buffer, Gpu, KernelChoice, Sample};
+use proptest::prelude::*;
+
+use crate::{
+    reference::sample::{Sampling, argmax, distribution, philox4x32_10, sample, uniform},
+    support::{Guarded, assert_repeatable, check, gpu, hash, noise, run, size, upload},
+};
+
+fn device() -> &'static Gpu {
+    gpu(KernelChoice::Plain)
+}
+
+fn argmax_of(logits: &[f64], vocab: u32) -> Vec<u32> {
+    let gpu = device();
+    let rows = logits.len() / vocab as usize;
+    let logits = upload(gpu, logits, vocab);
+    let tokens = Guarded::new(gpu, 0, rows);
+    run(gpu, |recorder| {
+        Argmax { logits: &logits, tokens: &tokens.buffer, rows: rows as u32, vocab }.record(recorder);
+    });
+    tokens.read()
+}
+
+/// Logits in ±`scale`, rounded to multiples of 1/`levels` so that ties abound; 0 keeps them apart.
+fn some_logits(seed: u64, count: u32, scale: f64, levels: u32) -> Vec<f64> {
+    let level = |logit: f64| match levels {
+        0 => logit,
+        levels => (logit * f64::from(levels)).round() / f64::from(levels),
+    };
+    noise(seed, count as usize).into_iter().map(|x| f64::from((level(x) * scale) as f32)).collect()
+}
+
+fn vocabulary() -> impl Strategy<Value = u32> {
+    prop_oneof![3 => size(3000), 1 => Just(64), 1 => Just(50_257)]
+}
+
+fn levels() -> impl Strategy<Value = u32> {
+    prop_oneof![2 => Just(0), 1 => 1..=5u32]
+}
+
+#[test]
+fn argmax_is_exact_and_gives_ties_to_the_lower_index() {
+    check(64, (size(9), vocabulary(), levels(), any::<u64>()), |(rows, vocab, levels, seed)| {
+        let logits = some_logits(seed, rows * vocab, 8.0, levels);
+        let expected: Vec<u32> = logits.chunks_exact(vocab as usize).map(argmax).collect();
+        assert_eq!(argmax_of(&logits, vocab), expected);
+    });
+}
+
+#[test]
+fn argmax_never_chooses_what_is_no_number() {
+    let nan = f64::NAN;
+    let inf = f64::INFINITY;
+    assert_eq!(argmax_of(&[nan, 1.0, 2.0, nan, 2.0, nan, -5.0, nan, nan, nan], 5), [2, 1]);
+    assert_eq!(argmax_of(&[-inf, -1e38, -inf, 0.0, inf, 1.0], 3), [1, 1]);
+    assert_eq!(argmax_of(&[nan; 7], 7), [0], "some token, for want of a better one");
+}
+
+#[test]
+fn argmax_gives_the_same_bits_every_time() {
+    let logits = some_logits(1, 9 * 3000, 8.0, 5);
+    assert_repeatable(|| argmax_of(&logits, 3000).into_iter().map(f64::from).collect());
+}
+
+#[derive(Clone, Debug)]
+struct Draw {
+    vocab: u32,
+    /// (position, sequence) of tokens, and which of them the rows belong to.
+    spans: Vec<[u32; 2]>,
+    rows: Vec<u32>,
+    temperature: f32,
+    top_k: u32,
+    top_p: f32,
+    seed: u64,
+}
+
+impl Draw {
+    fn run(&self, logits: &[f64]) -> Vec<u32> {
+        let gpu = device();
+        let logits = upload(gpu, logits, self.vocab);
+        let spans = Buffer::with_data(gpu, "test.spans", &self.spans);
+        let rows_of = Buffer::with_data(gpu, "test.rows", &self.rows);
+        let tokens = Guarded::new(gpu, 0, self.rows.len());
+        run(gpu, |recorder| {
+            Sample {
+                logits: &logits,
+                spans: &spans,
+                rows_of: &rows_of,
+                tokens: &tokens.buffer,
+                rows: self.rows.len() as u32,
+                vocab: self.vocab,
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                seed: self.seed,
+            }
+            .record(recorder);
+        });
+        tokens.read()
+    }
+
+    /// How the oracle says it.
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: f64::from(self.temperature),
+            top_k: Some(self.top_k as usize),
+            top_p: Some(f64::from(self.top_p)),
+        }
+    }
+}
+
+/// One draw after another: rows 0, 1, … are the positions 0, 1, … of sequence 0.
+fn draws(vocab: u32, count: u32, seed: u64) -> Draw {
+    Draw {
+        vocab,
+        spans: (0..count).map(|position| [position, 0]).collect(),
+        rows: (0..count).collect(),
+        temperature: 1.0,
+        top_k: vocab,
+        top_p: 1.0,
+        seed,
+    }
+}
+
+fn any_draw() -> impl Strategy<Value = (Draw, Vec<f64>)> {
+    let temperature = prop_oneof![Just(1.0f32), 0.05..2.0f32];
+    let top_k = prop_oneof![Just(1), Just(u32::MAX), 1..60u32];
+    let top_p = prop_oneof![2 => Just(1.0f32), 3 => 0.05..1.0f32, 1 => Just(1e-6f32)];
+    (vocabulary(), size(9), temperature, top_k, top_p, levels(), any::<u64>()).prop_map(
+        |(vocab, rows, temperature, top_k, top_p, levels, seed)| {
+            let any = |i| hash(seed, i) as u32;
+            let draw = Draw {
+                vocab,
+                spans: (0..20).map(|i| [any(2 * i), any(2 * i + 1)]).collect(),
+                rows: (0..rows as usize).map(|i| any(100 + i) % 20).collect(),
+                temperature,
+                top_k,
+                top_p,
+                seed,
+            };
+            (draw, some_logits(seed, rows * vocab, 8.0, levels))
+        },
+    )
+}
+
+#[test]
+fn sample_draws_what_the_oracle_draws() {
+    let (drawn, skipped) = (Cell::new(0), Cell::new(0));
+    check(128, any_draw(), |(draw, logits)| {
+        let got = draw.run(&logits);
+        for ((row, logits), &token) in draw.rows.iter().zip(logits.chunks_exact(draw.vocab as usize)).zip(&got)
+        {
+            // The token that a position's logits choose is the next position's.
+            let [position, sequence] = draw.spans[*row as usize];
+            let expected = sample(logits, &draw.sampling(), draw.seed, position.wrapping_add(1), sequence);
+            drawn.set(drawn.get() + 1);
+            if token != expected.token {
+                assert!(expected.gap() < 1e-5, "drew {token}, expected {expected:?}");
+                skipped.set(skipped.get() + 1);
+            }
+        }
+    });
+    assert!(skipped.get() * 100 <= drawn.get(), "{} of {} draws differ", skipped.get(), drawn.get());
+}
+
+/// Of equal logits over 2¹⁶ tokens, the token is the first 16 bits of the generator's output.
+#[test]
+fn sample_uses_philox() {
+    let vocab = 1 << 16;
+    let ends = [[0, 0], [u32::MAX, 0], [u32::MAX - 1, u32::MAX], [0xffff, 0x10000], [0x7fff_ffff, 5]];
+    for seed in [0, 1, u64::MAX, 0x299f_31d0_a409_3822, 0x8000_0000_7fff_ffff] {
+        let draw = Draw { spans: ends.to_vec(), ..draws(vocab, ends.len() as u32, seed) };
+        let got = draw.run(&vec![0.0; ends.len() * vocab as usize]);
+        for (token, [position, sequence]) in got.into_iter().zip(ends) {
+            let counter = [position.wrapping_add(1), sequence, 0, 0];
+            assert_eq!(token, philox4x32_10(counter, [seed as u32, (seed >> 32) as u32])[0] >> 16);
+            assert_eq!(token, (uniform(seed, counter[0], sequence) * f64::from(vocab)) as u32);
+            if counter == [0; 4] && seed == 0 {
+                assert_eq!(token, 0x6627, "Random123's known answer");
+            }
+        }
+    }
+}
+
+/// χ² over many positions, for the whole distribution and for a cut one.
+#[test]
+fn samples_follow_the_distribution() {
+    let count = 20_000;
+    let logits: Vec<f64> = [2.0, -1.0, 0.5, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5].to_vec();
+    let repeated = logits.repeat(count as usize);
+    for (top_k, top_p, temperature) in [(9, 1.0, 1.0), (6, 1.0, 0.5), (9, 0.8, 2.0)] {
+        let draw = Draw { top_k, top_p, temperature, ..draws(9, count, 1234) };
+        let mut counts = [0.0; 9];
+        for token in draw.run(&repeated) {
+            counts[token as usize] += 1.0;
+        }
+        let probabilities = distribution(&logits, &draw.sampling()).probabilities;
+        let mut chi_square = 0.0;
+        for (count_of, probability) in counts.iter().zip(probabilities) {
+            let expected = probability * f64::from(count);
+            match expected {
+                0.0 => assert_eq!(*count_of, 0.0, "a token that was cut"),
+                expected => chi_square += (count_of - expected).powi(2) / expected,
+            }
+        }
+        // Eight degrees of freedom exceed 26 once in a thousand.
+        assert!(chi_square < 26.0, "χ² = {chi_square}");
+    }
+}
+
+/// Where f32 leaves a token no mass it is never drawn, whatever the rounding of sums.
+#[test]
+fn a_token_without_mass_is_never_drawn() {
+    let count = 20_000;
+    // Every fourth token may be drawn; e^(−200) is 0 in f32.
+    let logits: Vec<f64> = (0..130).map(|i| if i % 4 == 1 { 0.3 } else { -199.7 }).collect();
+    let got = draws(130, count, 99).run(&logits.repeat(count as usize));
+    assert!(got.iter().all(|token| token % 4 == 1));
+}
+
+#[test]
+fn sample_gives_the_same_bits_every_time() {
+    let logits = some_logits(1, 9 * 3000, 8.0, 0);
+    let draw = Draw { top_k: 500, top_p: 0.9, ..draws(3000, 9, 77) };
+    assert_repeatable(|| draw.run(&logits).into_iter().map(f64::from).collect());
+}

@@ -1,0 +1,20 @@
+//! Every kernel, in every variant, computes what its f64 oracle in `tests/reference/` says: within 1e-5, see
+//! [`support::assert_close`], over random shapes, on a device with WebGPU's default limits.
+//!
+//! Weights stored as f16 are rounded before the oracle sees them, so the same tolerance holds. Besides the
+//! values, every kernel is held to its manners: rows that are not its own stay untouched, the padding of its
+//! rows is zero, ids out of range do no harm, and the same input gives the same bits.
+//!
+//! On lavapipe, `LP_NATIVE_VECTOR_WIDTH` = 128, 256 or 512 makes subgroups of 4, 8 or 16.
+
+mod reference;
+mod support;
+
+mod kernels {
+    mod attention;
+    mod device;
+    mod linear;
+    mod rows;
+    mod routing;
+    mod sampling;
+}

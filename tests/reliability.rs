@@ -1,0 +1,269 @@
+//! The promise: the same input gives the same bits, nothing leaks, and what goes wrong comes back as an error.
+
+use std::{ops::ControlFlow, path::Path};
+
+use headwise::{
+    Cancel, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision, Source, StopReason,
+    block_on,
+};
+
+fn gpu(options: GpuOptions) -> Gpu {
+    block_on(Gpu::new(options)).expect("these tests need a GPU adapter: scripts/setup vulkan")
+}
+
+fn plain_gpu() -> Gpu {
+    gpu(GpuOptions::new().default_limits(true))
+}
+
+fn tiny() -> Source {
+    Source::folder(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jetmoe_tiny"))
+}
+
+fn load(gpu: &Gpu, source: &Source) -> Result<Model, Error> {
+    block_on(Model::load(gpu, source, LoadOptions::new()))
+}
+
+fn ids(model: &Model, prompt: &[u32], options: &Generate) -> Result<Vec<u32>, Error> {
+    let generation = block_on(model.generate_ids(&[prompt], options, |_| ControlFlow::Continue(())))?;
+    Ok(generation.ids[0].clone())
+}
+
+#[test]
+fn twenty_repeats_give_the_same_bits() {
+    for kernels in [KernelChoice::Plain, KernelChoice::Workgroup, KernelChoice::Subgroup] {
+        let gpu = gpu(GpuOptions::new().default_limits(true).kernels(kernels));
+        let model = load(&gpu, &tiny()).unwrap();
+        let prompt: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 101).collect();
+        let sampled = Generate::new().temperature(1.0).top_p(0.9).seed(7).max_new(16);
+        let run = || {
+            let logits = block_on(model.logits(&[&prompt])).unwrap().remove(0);
+            let bits: Vec<u32> = logits.values.iter().map(|value| value.to_bits()).collect();
+            let gates: Vec<u32> = logits
+                .routes
+                .iter()
+                .flat_map(|token| &token.layers)
+                .flat_map(|layer| layer.attention.iter().chain(&layer.mlp))
+                .map(|choice| choice.gate.to_bits())
+                .collect();
+            (bits, gates, ids(&model, &prompt, &sampled).unwrap())
+        };
+        let first = run();
+        for repeat in 1..20 {
+            assert!(run() == first, "{kernels:?}: repeat {repeat} differs");
+        }
+    }
+}
+
+#[test]
+fn a_seed_decides_the_text() {
+    let model = load(&plain_gpu(), &tiny()).unwrap();
+    let text = |seed| ids(&model, &[1, 7, 42], &Generate::new().temperature(2.0).top_k(None).seed(seed).max_new(24));
+    assert_eq!(text(3).unwrap(), text(3).unwrap());
+    assert_ne!(text(3).unwrap(), text(4).unwrap());
+    // The high half counts too.
+    assert_ne!(text(3).unwrap(), text(3 + (1 << 32)).unwrap());
+}
+
+#[test]
+fn loading_generating_and_dropping_thirty_times_leaves_no_memory_behind() {
+    let gpu = plain_gpu();
+    let device_bytes = || {
+        gpu.settle().unwrap();
+        gpu.wgpu_device().generate_allocator_report().map(|report| report.total_allocated_bytes)
+    };
+    let round = || {
+        let model = load(&gpu, &Source::demo()).unwrap();
+        ids(&model, &[1, 2, 3], &Generate::new().with_routes().max_new(4)).unwrap();
+    };
+    round(); // the first keeps its compiled pipelines
+    let (ours, device) = (gpu.allocated_bytes(), device_bytes());
+    assert_eq!(ours, 0, "headwise's own account");
+    assert!(device.is_some(), "the backend reports no allocations: nothing to measure");
+    for _ in 0..30 {
+        round();
+    }
+    assert_eq!(gpu.allocated_bytes(), ours);
+    assert_eq!(device_bytes(), device, "the device's account");
+}
+
+#[test]
+fn a_device_lost_in_the_middle_of_a_generation_is_an_error_and_a_fresh_load_works() {
+    let lost = plain_gpu();
+    let model = load(&lost, &tiny()).unwrap();
+    let mut seen = 0;
+    let options = Generate::new().greedy().max_new(40);
+    let result = block_on(model.generate_ids(&[&[1, 7, 42]], &options, |_| {
+        seen += 1;
+        if seen == 5 {
+            lost.destroy();
+        }
+        ControlFlow::Continue(())
+    }));
+    assert!(matches!(result, Err(Error::DeviceLost { .. })), "{result:?}");
+    assert!((5..40).contains(&seen), "{seen} tokens");
+    // Everything on the lost device keeps failing with the same error.
+    assert!(matches!(load(&lost, &tiny()), Err(Error::DeviceLost { .. })));
+    assert!(matches!(block_on(model.logits(&[&[1]])), Err(Error::DeviceLost { .. })));
+
+    let model = load(&plain_gpu(), &tiny()).unwrap();
+    assert_eq!(ids(&model, &[1, 7, 42], &options).unwrap().len(), 40);
+}
+
+#[test]
+fn cancelling_ends_a_generation_with_what_it_has() {
+    let model = load(&plain_gpu(), &tiny()).unwrap();
+    let cancel = Cancel::new();
+    let options = Generate::new().greedy().max_new(60).cancel(&cancel);
+    let mut seen = Vec::new();
+    let generation = block_on(model.generate_ids(&[&[1, 7, 42]], &options, |token| {
+        seen.push(token.id);
+        if seen.len() == 3 {
+            cancel.cancel();
+        }
+        ControlFlow::Continue(())
+    }))
+    .unwrap();
+    assert_eq!(seen.len(), 3);
+    assert_eq!(generation.stopped, [StopReason::Cancelled]);
+    assert_eq!(generation.ids[0][..3], seen);
+
+    let broken = block_on(model.generate_ids(&[&[1, 7, 42]], &Generate::new().greedy(), |_| ControlFlow::Break(())));
+    assert_eq!(broken.unwrap().stopped, [StopReason::Cancelled]);
+}
+
+#[test]
+fn generation_ends_at_the_limit_the_stop_token_and_the_context() {
+    let model = load(&plain_gpu(), &tiny()).unwrap();
+    let prompt = [1, 7, 42];
+    for routes in [false, true] {
+        let run = |options: Generate| {
+            let options = if routes { options.with_routes() } else { options };
+            let mut told = 0;
+            let mut routed = 0;
+            let result = block_on(model.generate_ids(&[&prompt], &options.greedy(), |token| {
+                told += usize::from(!token.prompt);
+                routed += usize::from(!token.prompt && token.routes.is_some());
+                ControlFlow::Continue(())
+            }));
+            let generation = result.unwrap();
+            assert_eq!(told, generation.ids[0].len(), "every token is told once");
+            (generation.ids[0].clone(), generation.stopped[0], routed)
+        };
+        let (free, why, routed) = run(Generate::new().max_new(10));
+        assert_eq!((free.len(), why), (10, StopReason::MaxNew));
+        assert_eq!(routed, if routes { 10 } else { 0 });
+
+        let stop = free[6];
+        let first = free.iter().position(|&id| id == stop).unwrap();
+        let (stopped, why, _) = run(Generate::new().max_new(10).stop_at([stop]));
+        assert_eq!((stopped.as_slice(), why), (&free[..=first], StopReason::StopToken));
+
+        // 64 positions: 3 of the prompt, then tokens up to the end of the context.
+        let (full, why, routed) = run(Generate::new().max_new(1000));
+        assert_eq!((full.len(), why), (61, StopReason::Context));
+        assert_eq!(routed, if routes { 61 } else { 0 });
+
+        assert_eq!(run(Generate::new().max_new(0)), (Vec::new(), StopReason::MaxNew, 0));
+    }
+}
+
+#[test]
+fn a_batch_of_unequal_prompts_fills_each_context() {
+    let model = load(&plain_gpu(), &tiny()).unwrap();
+    let long: Vec<u32> = (0..60).collect();
+    let prompts: [&[u32]; 2] = [&long, &[5, 6]];
+    let options = Generate::new().greedy().max_new(1000);
+    let batch = block_on(model.generate_ids(&prompts, &options, |_| ControlFlow::Continue(()))).unwrap();
+    for (prompt, found) in prompts.iter().zip(&batch.ids) {
+        assert_eq!(prompt.len() + found.len(), 64);
+        assert_eq!(*found, ids(&model, prompt, &options).unwrap());
+    }
+}
+
+/// The message of an argument error.
+fn refusal(result: Result<Vec<u32>, Error>) -> String {
+    match result {
+        Err(error @ Error::Argument { .. }) => error.to_string(),
+        other => panic!("expected an argument error, got {other:?}"),
+    }
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    let model = load(&plain_gpu(), &tiny()).unwrap();
+    let options = Generate::new();
+    let long: Vec<u32> = vec![1; 65];
+    for (prompt, expected) in [
+        (&[][..], "prompt: found no tokens, expected at least one token"),
+        (&long, "prompt: found 65 tokens, expected at most the model's 64"),
+        (&[1, 101], "token id: found 101, expected below the vocabulary size 101"),
+    ] {
+        assert_eq!(refusal(ids(&model, prompt, &options)), expected);
+    }
+    for (options, name) in [
+        (Generate::new().temperature(-1.0), "temperature"),
+        (Generate::new().temperature(f32::NAN), "temperature"),
+        (Generate::new().temperature(f32::INFINITY), "temperature"),
+        (Generate::new().top_k(0), "top-k"),
+        (Generate::new().top_p(0.0), "top-p"),
+        (Generate::new().top_p(1.5), "top-p"),
+        (Generate::new().top_p(f32::NAN), "top-p"),
+    ] {
+        let message = refusal(ids(&model, &[1], &options));
+        assert!(message.starts_with(name), "{message}");
+    }
+    // The model still works.
+    assert_eq!(ids(&model, &[1], &Generate::new().max_new(2)).unwrap().len(), 2);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_is_allocated() {
+    let gpu = gpu(GpuOptions::new().memory_limit(1 << 20));
+    match load(&gpu, &Source::demo()) {
+        Err(Error::TooLarge { need, have, .. }) => {
+            let planned = block_on(headwise::ModelInfo::read(&Source::demo())).unwrap();
+            assert_eq!(need, planned.weight_bytes(Precision::F16));
+            assert_eq!(have, 1 << 20);
+        }
+        other => panic!("expected TooLarge, got {:?}", other.map(|_| "a model")),
+    }
+    assert_eq!(gpu.allocated_bytes(), 0);
+}
+
+#[test]
+fn the_plan_is_what_is_allocated() {
+    for precision in [Precision::F32, Precision::F16] {
+        let gpu = plain_gpu();
+        let options = LoadOptions::new().precision(precision);
+        let model = block_on(Model::load(&gpu, &Source::demo(), options)).unwrap();
+        assert_eq!(gpu.allocated_bytes(), model.info().weight_bytes(precision));
+    }
+}
+
+#[test]
+fn a_decoded_token_takes_at_most_ten_dispatches_per_layer_and_one_pass() {
+    let model = load(&plain_gpu(), &Source::demo()).unwrap();
+    let counters = |max_new| {
+        let options = Generate::new().greedy().max_new(max_new);
+        block_on(model.generate_ids(&[&[1, 2, 3]], &options, |_| ControlFlow::Continue(()))).unwrap().counters
+    };
+    let (short, long) = (counters(10), counters(30));
+    let tokens = 20;
+    assert_eq!(long.passes - short.passes, tokens);
+    let per_token = (long.dispatches - short.dispatches) as f64 / tokens as f64;
+    // Embedding, final norm, output head and argmax come once.
+    let per_layer = (per_token - 4.0) / f64::from(model.info().layers);
+    assert!(per_layer <= 10.0, "{per_layer} dispatches per layer and token");
+    assert_eq!(per_layer.fract(), 0.0, "{per_token} dispatches per token");
+}
+
+#[test]
+fn f32_and_f16_storage_write_the_same_text() {
+    let text = |precision| {
+        let options = LoadOptions::new().precision(precision);
+        let model = block_on(Model::load(&plain_gpu(), &Source::demo(), options)).unwrap();
+        ids(&model, &[1, 200, 30], &Generate::new().greedy().max_new(16)).unwrap()
+    };
+    // The file is f16, so f32 holds the same numbers.
+    assert_eq!(text(Precision::F32), text(Precision::F16));
+}

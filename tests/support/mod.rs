@@ -1,0 +1,258 @@
+//! What tests on a GPU share: devices, guarded buffers, matrices, seeded numbers, tolerances, property runs.
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::{
+    fmt::Debug,
+    io::Write,
+    sync::{Once, OnceLock},
+};
+
+use bytemuck::{NoUninit, Pod};
+use half::f16;
+use headwise::internal::{
+    Buffer, Counters, Gpu, GpuOptions, KernelChoice, Matrix, MatrixShape, Part, Precision, Recorder, padded,
+};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngSeed, TestRunner},
+};
+
+/// Every shape of the hot kernels.
+pub const CHOICES: [KernelChoice; 3] = [KernelChoice::Plain, KernelChoice::Workgroup, KernelChoice::Subgroup];
+
+/// The device that runs `choice` under WebGPU's default limits: one for the whole process.
+///
+/// Panics without an adapter: a machine that cannot run these tests must not pass them.
+pub fn gpu(choice: KernelChoice) -> &'static Gpu {
+    static GPUS: [OnceLock<Gpu>; CHOICES.len()] = [const { OnceLock::new() }; CHOICES.len()];
+    let index = CHOICES.iter().position(|&one| one == choice).expect("one of CHOICES");
+    GPUS[index].get_or_init(|| {
+        let options = GpuOptions::new().default_limits(true).kernels(choice);
+        let gpu = pollster::block_on(Gpu::new(options))
+            .unwrap_or_else(|error| panic!("these tests need a GPU or a software adapter: {error}"));
+        announce(&gpu);
+        gpu
+    })
+}
+
+/// Says once what the tests run on, past the test harness, which would swallow it.
+fn announce(gpu: &Gpu) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let it = gpu.capabilities();
+        let (name, backend, driver) = (&it.name, &it.backend, &it.driver);
+        let subgroups = it.subgroups.map_or("none".to_owned(), |(low, high)| format!("{low} to {high}"));
+        let line = format!("adapter: {name} ({backend}, {driver}), subgroups: {subgroups}\n");
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    });
+}
+
+/// Runs what `record` records. Buffers must outlive the call: they are freed when dropped, recorded or not.
+pub fn run(gpu: &Gpu, record: impl FnOnce(&mut Recorder)) -> Counters {
+    let mut recorder = Recorder::new(gpu);
+    record(&mut recorder);
+    recorder.submit();
+    recorder.counters()
+}
+
+/// The first `count` elements of a buffer.
+pub fn read<T: Pod>(gpu: &Gpu, buffer: &Buffer, count: usize) -> Vec<T> {
+    let bytes = (count * size_of::<T>()) as u64;
+    let pending = Recorder::new(gpu).submit_and_read(&[(buffer, 0, bytes)]);
+    let bytes = pollster::block_on(pending.wait("a test")).unwrap_or_else(|error| panic!("{error}"));
+    bytemuck::pod_collect_to_vec(&bytes)
+}
+
+/// Words that a kernel may write, between words that it must not.
+pub struct Guarded {
+    pub buffer: Buffer,
+    gpu: Gpu,
+    before: usize,
+    words: usize,
+}
+
+impl Guarded {
+    /// A word that nothing computes by chance.
+    const MARK: u32 = 777.777_f32.to_bits();
+    const AFTER: usize = 64;
+
+    /// `words` marked words for a kernel to overwrite, from index `before` of the buffer.
+    pub fn new(gpu: &Gpu, before: usize, words: usize) -> Self {
+        Self::holding(gpu, before, &vec![Self::MARK; words])
+    }
+
+    /// As `new`, for rows of `width` floats.
+    pub fn rows(gpu: &Gpu, rows: usize, width: u32) -> Self {
+        Self::new(gpu, 0, rows * padded(width) as usize)
+    }
+
+    /// Words with a value, for kernels that change them or write only some.
+    pub fn holding<T: NoUninit>(gpu: &Gpu, before: usize, values: &[T]) -> Self {
+        let words: &[u32] = bytemuck::cast_slice(values);
+        let mut all = vec![Self::MARK; before + words.len() + Self::AFTER];
+        all[before..before + words.len()].copy_from_slice(words);
+        let buffer = Buffer::with_data(gpu, "test.guarded", &all);
+        Self { buffer, gpu: gpu.clone(), before, words: words.len() }
+    }
+
+    /// The words; panics if any around them changed.
+    pub fn read<T: Pod>(&self) -> Vec<T> {
+        let all: Vec<u32> = read(&self.gpu, &self.buffer, self.before + self.words + Self::AFTER);
+        let (before, rest) = all.split_at(self.before);
+        let (words, after) = rest.split_at(self.words);
+        let untouched = before.iter().chain(after).all(|&word| word == Self::MARK);
+        assert!(untouched, "the kernel wrote outside its rows: {before:?} … {after:?}");
+        bytemuck::pod_collect_to_vec(words)
+    }
+
+    /// The words as rows of `width` floats without their padding, which must be zero.
+    pub fn read_rows(&self, width: u32) -> Vec<f64> {
+        unpad(&self.read::<f32>(), width)
+    }
+
+    /// Whether a value is the mark, that is: was never written.
+    pub fn is_untouched(value: f64) -> bool {
+        value == f64::from(f32::from_bits(Self::MARK))
+    }
+}
+
+/// Rows of `width` as the GPU holds them: f32, each row padded with zeros.
+pub fn pad(values: &[f64], width: u32) -> Vec<f32> {
+    let (width, stride) = (width as usize, padded(width) as usize);
+    let mut rows = vec![0.0; values.len() / width * stride];
+    for (row, values) in rows.chunks_exact_mut(stride).zip(values.chunks_exact(width)) {
+        for (to, from) in row.iter_mut().zip(values) {
+            *to = *from as f32;
+        }
+    }
+    rows
+}
+
+/// The reverse of [`pad`]; panics if the padding is not zero. Rows that were never written keep any padding.
+fn unpad(values: &[f32], width: u32) -> Vec<f64> {
+    let untouched = |row: &[f32]| row.iter().all(|&value| Guarded::is_untouched(f64::from(value)));
+    let mut rows = Vec::new();
+    for row in values.chunks_exact(padded(width) as usize) {
+        let (row, padding) = row.split_at(width as usize);
+        let clean = padding.iter().all(|&value| value == 0.0) || (untouched(row) && untouched(padding));
+        assert!(clean, "padding is {padding:?}");
+        rows.extend(row.iter().copied().map(f64::from));
+    }
+    rows
+}
+
+/// A buffer of rows of `width` floats.
+pub fn upload(gpu: &Gpu, values: &[f64], width: u32) -> Buffer {
+    Buffer::with_data(gpu, "test.rows", &pad(values, width))
+}
+
+/// Values as they are after storage in `precision`.
+pub fn stored(values: &[f64], precision: Precision) -> Vec<f64> {
+    let round = |&value: &f64| match precision {
+        Precision::F32 => f64::from(value as f32),
+        Precision::F16 => f16::from_f64(value).to_f64(),
+    };
+    values.iter().map(round).collect()
+}
+
+/// A matrix of `values`, in the order of a file, cut into parts of `part_rows` (a multiple of 8).
+pub fn matrix(
+    gpu: &Gpu,
+    shape: MatrixShape,
+    precision: Precision,
+    part_rows: u32,
+    values: &[f64],
+) -> Matrix {
+    let part = |first_row| {
+        let rows = part_rows.min(shape.outputs - first_row);
+        let weights = [shape.experts, shape.halves, rows, padded(shape.inputs)];
+        let bytes = weights.iter().map(|&n| u64::from(n)).product::<u64>() * precision.bytes();
+        Part { buffer: Buffer::new(gpu, "test.weights", bytes), first_row, rows }
+    };
+    let parts = (0..shape.outputs).step_by(part_rows as usize).map(part).collect();
+    let matrix = Matrix { shape, precision, parts };
+
+    let rows = pad(values, shape.inputs);
+    let bytes: Vec<u8> = match precision {
+        Precision::F32 => bytemuck::cast_slice(&rows).to_vec(),
+        Precision::F16 => rows.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+    };
+    // In two pieces, as a stream of chunks would come.
+    let row_bytes = padded(shape.inputs) as usize * precision.bytes() as usize;
+    let file_rows = bytes.len() / row_bytes;
+    let (head, tail) = bytes.split_at(file_rows / 3 * row_bytes);
+    matrix.write_rows(0, head);
+    matrix.write_rows((file_rows / 3) as u64, tail);
+    matrix
+}
+
+/// A well-mixed number for each seed and index (the finaliser of SplitMix64).
+pub fn hash(seed: u64, index: usize) -> u64 {
+    let mut z = seed.wrapping_mul(0xD134_2543_DE82_EF95) ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Reproducible values in [−1, 1), each exact in f32.
+pub fn noise(seed: u64, count: usize) -> Vec<f64> {
+    (0..count).map(|i| (hash(seed, i) >> 40) as f64 / f64::from(1 << 23) - 1.0).collect()
+}
+
+/// Panics unless every value is within 1e-5 of the oracle's, relative to the largest of the oracle's values, or
+/// to 1 where that is larger. Inputs are in [−1, 1), so 1 is what a single term of a sum may be.
+#[track_caller]
+pub fn assert_close(got: &[f64], expected: &[f64], what: impl Debug) {
+    assert_eq!(got.len(), expected.len(), "{what:?}: lengths");
+    let scale = expected.iter().fold(1.0, |scale: f64, value| scale.max(value.abs()));
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (got - expected).abs() / scale;
+        // Written so that a NaN fails.
+        assert!(error <= 1e-5, "{what:?}: element {i} is {got}, not {expected}: {error:e} of {scale}");
+    }
+}
+
+/// Runs a test twenty times; panics unless it gives the same bits each time.
+#[track_caller]
+pub fn assert_repeatable(test: impl Fn() -> Vec<f64>) {
+    let bits = || test().into_iter().map(f64::to_bits).collect::<Vec<u64>>();
+    let first = bits();
+    for repeat in 1..20 {
+        assert!(bits() == first, "repeat {repeat} gave other bits");
+    }
+}
+
+/// Tries `test` on `cases` values of `strategy`, the same ones in every run, and shrinks the first that fails.
+///
+/// `HEADWISE_TEST_SCALE=10` tries ten times as many.
+#[track_caller]
+pub fn check<S: Strategy>(cases: u32, strategy: S, test: impl Fn(S::Value))
+where
+    S::Value: Debug,
+{
+    let scale = std::env::var("HEADWISE_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let config = Config {
+        cases: cases * scale,
+        rng_seed: RngSeed::Fixed(0x4ead),
+        failure_persistence: None,
+        max_shrink_iters: 300,
+        ..Config::default()
+    };
+    let result = TestRunner::new(config).run(&strategy, |case| {
+        test(case);
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
+
+/// A size from 1 to `max`, often small, often 1.
+pub fn size(max: u32) -> impl Strategy<Value = u32> {
+    prop_oneof![1 => Just(1), 2 => 1..=max.min(12), 3 => 1..=max]
+}
+
+/// How weights are stored.
+pub fn precision() -> impl Strategy<Value = Precision> {
+    prop_oneof![Just(Precision::F32), Just(Precision::F16)]
+}
