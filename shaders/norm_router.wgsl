@@ -29,8 +29,10 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> gates: array<f32>;
 
 //!include "shared/reduce.wgsl"
+//!include "shared/order.wgsl"
 
 var<workgroup> scores: array<f32, MAX_EXPERTS>;
+var<workgroup> ranks: array<u32, MAX_EXPERTS>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
@@ -70,32 +72,40 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         workgroupBarrier();
     }
 
-    if lane == 0u {
-        choose(params.first + token * params.top_k);
+    choose(lane, params.first + token * params.top_k);
+}
+
+// Writes the experts that fewer than k others beat at `to` plus their rank, and the softmax of their scores.
+// Each lane ranks its own experts against all; ranks differ even where scores are equal or no numbers.
+fn choose(lane: u32, to: u32) {
+    var highest = scores[0];
+    for (var expert = 1u; expert < params.experts; expert++) {
+        highest = max(highest, scores[expert]);
+    }
+    var kept = 0.0;
+    for (var expert = lane; expert < params.experts; expert += LANES) {
+        ranks[expert] = rank_of(expert);
+        if ranks[expert] < params.top_k {
+            kept += exp(scores[expert] - highest);
+        }
+    }
+    let sum = workgroup_sum(lane, kept);
+    for (var expert = lane; expert < params.experts; expert += LANES) {
+        let rank = ranks[expert];
+        if rank < params.top_k {
+            chosen[to + rank] = expert;
+            gates[to + rank] = exp(scores[expert] - highest) / sum;
+        }
     }
 }
 
-// Writes the k best experts and the softmax of their scores at `to`. Destroys `scores`.
-fn choose(to: u32) {
-    var highest = 0.0;
-    var sum = 0.0;
-    for (var slot = 0u; slot < params.top_k; slot++) {
-        var best = 0u;
-        for (var expert = 1u; expert < params.experts; expert++) {
-            if scores[expert] > scores[best] {
-                best = expert;
-            }
-        }
-        if slot == 0u {
-            highest = scores[best];
-        }
-        let weight = exp(scores[best] - highest);
-        sum += weight;
-        chosen[to + slot] = best;
-        gates[to + slot] = weight;
-        scores[best] = -3.4e38;
+// How many experts come before this one: those with a higher score, and the lower ones with the same.
+fn rank_of(expert: u32) -> u32 {
+    let own = order_of(scores[expert]);
+    var rank = 0u;
+    for (var other = 0u; other < params.experts; other++) {
+        let order = order_of(scores[other]);
+        rank += u32(order > own || (order == own && other < expert));
     }
-    for (var slot = 0u; slot < params.top_k; slot++) {
-        gates[to + slot] /= sum;
-    }
+    return rank;
 }

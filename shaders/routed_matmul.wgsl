@@ -4,6 +4,8 @@
 
 //!include "shared/routed_matmul.wgsl"
 
+@group(0) @binding(6) var<storage, read_write> dst: array<vec4<f32>>;
+
 // Finishes one row: `lo` and `hi` are the two quads, or the gate and up halves of one.
 fn finish(tile: Tile, row: u32, assignment: u32, column_block: u32, lo: vec4<f32>, hi: vec4<f32>) {
     if row >= tile.rows {
@@ -105,4 +107,18 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     finish(tile, 5u, a5, column_block, lo5, hi5);
     finish(tile, 6u, a6, column_block, lo6, hi6);
     finish(tile, 7u, a7, column_block, lo7, hi7);
+}
+
+// Stores outputs 4·quad … of this part for one assignment; columns past the part are zero padding.
+fn store(assignment: u32, quad: u32, sum: vec4<f32>) {
+    if quad >= params.part_quads {
+        return;
+    }
+    let columns = 4u * quad + vec4<u32>(0u, 1u, 2u, 3u);
+    var value = select(vec4<f32>(0.0), sum, columns < vec4<u32>(params.part_rows));
+    let column = params.part_first / 4u + quad;
+    if BIAS {
+        value += bias[column];
+    }
+    dst[assignment * params.out_quads + column] = value;
 }

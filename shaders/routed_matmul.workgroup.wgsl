@@ -5,6 +5,9 @@
 
 //!include "shared/routed_matmul.wgsl"
 
+// Not vec4s: writing one component of a vector may touch the others, which other lanes write.
+@group(0) @binding(6) var<storage, read_write> dst: array<f32>;
+
 const TILE_ROWS: u32 = 32u;
 const TILE_COLUMNS: u32 = 64u;
 
@@ -76,18 +79,18 @@ fn finish(tile: Tile, row: u32, column: u32, sum: vec4<f32>) {
         let up = sum.zw;
         let gate = sum.xy;
         let value = gate / (1.0 + exp(-gate)) * up;
-        store_one(assignment, column, value.x);
-        store_one(assignment, column + 16u, value.y);
+        store(assignment, column, value.x);
+        store(assignment, column + 16u, value.y);
     } else {
-        store_one(assignment, column, sum.x);
-        store_one(assignment, column + 16u, sum.y);
-        store_one(assignment, column + 32u, sum.z);
-        store_one(assignment, column + 48u, sum.w);
+        store(assignment, column, sum.x);
+        store(assignment, column + 16u, sum.y);
+        store(assignment, column + 32u, sum.z);
+        store(assignment, column + 48u, sum.w);
     }
 }
 
-// As store, for one column.
-fn store_one(assignment: u32, column: u32, sum: f32) {
+// Stores one output of this part for one assignment; columns past the part are zero padding.
+fn store(assignment: u32, column: u32, sum: f32) {
     if column >= 4u * params.part_quads {
         return;
     }
@@ -96,5 +99,5 @@ fn store_one(assignment: u32, column: u32, sum: f32) {
     if BIAS {
         value += bias[to / 4u][to % 4u];
     }
-    dst[assignment * params.out_quads + to / 4u][to % 4u] = value;
+    dst[assignment * params.out_quads * 4u + to] = value;
 }

@@ -6,6 +6,10 @@
 //
 // ranges  [sequences] (first token, tokens of this step)
 // out     in the layout of q
+//
+// Mesa's llvmpipe ends an invocation after 65,535 turns of all its loops together (LP_MAX_TGSI_LOOP_ITERATIONS),
+// silently. A tile of keys takes 101 turns and one for each vec4 of a head: there, 15,000 keys are the most.
+//
 // grid    x: tiles of 8 rows, y: key/value heads, z: sequences; one workgroup each
 
 //!include "shared/row_attention.wgsl"

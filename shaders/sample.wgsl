@@ -19,81 +19,47 @@ struct Params {
 }
 
 const LANES: u32 = 64u;
+const LOWEST: f32 = -3.4e38;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> logits: array<f32>;
+@group(0) @binding(1) var<storage, read> logits: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> spans: array<vec2<u32>>;
 @group(0) @binding(3) var<storage, read> rows: array<u32>;
 @group(0) @binding(4) var<storage, read_write> tokens: array<u32>;
 
+//!include "shared/order.wgsl"
 //!include "shared/philox.wgsl"
 
-var<workgroup> partial_sums: array<f32, LANES>;
+var<workgroup> partial_sums: array<vec3<f32>, LANES>;
 
-// Every lane gets the same sum.
-fn workgroup_sum(lane: u32, value: f32) -> f32 {
-    workgroupBarrier();
-    partial_sums[lane] = value;
-    workgroupBarrier();
-    var sum = 0.0;
-    for (var i = 0u; i < LANES; i++) {
-        sum += partial_sums[i];
-    }
-    return sum;
-}
-
-// An integer that orders as the float does.
-fn order_of(value: f32) -> u32 {
-    let bits = bitcast<u32>(value);
-    return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
+// The quads of logits that a lane owns, `first` … `end` of the row that starts at `row`; lane order is token order.
+struct Run {
+    row: u32,
+    first: u32,
+    end: u32,
+    highest: f32,
 }
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let start = group.y * params.stride;
-    // Each lane owns a run of tokens, so that lane order is token order.
-    let run = (params.vocab + LANES - 1u) / LANES;
-    let first = start + min(lane * run, params.vocab);
-    let end = start + min((lane + 1u) * run, params.vocab);
+    let quads = (params.vocab + 3u) / 4u;
+    let share = (quads + LANES - 1u) / LANES;
+    var run: Run;
+    run.row = group.y * params.stride / 4u;
+    run.first = min(lane * share, quads);
+    run.end = min(run.first + share, quads);
+    run.highest = highest_of(lane, run);
 
-    var mine = -3.4e38;
-    for (var i = first; i < end; i++) {
-        mine = max(mine, logits[i]);
-    }
-    partial_sums[lane] = mine;
-    workgroupBarrier();
-    var highest = -3.4e38;
-    for (var i = 0u; i < LANES; i++) {
-        highest = max(highest, partial_sums[i]);
-    }
-
-    // The largest cut, bit by bit, that still leaves top_k logits; likewise for the mass. A count is exact in
-    // f32 up to 2²⁴.
     var cut = 0u;
     if params.top_k < params.vocab {
-        for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-            var count = 0.0;
-            for (var i = first; i < end; i++) {
-                count += f32(order_of(logits[i]) >= (cut | bit));
-            }
-            if workgroup_sum(lane, count) >= f32(params.top_k) {
-                cut |= bit;
-            }
-        }
+        cut = find_cut(lane, run, 0u, f32(params.top_k), false);
     }
     if params.top_p < 1.0 {
-        let wanted = params.top_p * workgroup_sum(lane, mass_of(first, end, cut, highest));
-        var nucleus = 0u;
-        for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-            let mass = mass_of(first, end, max(cut, nucleus | bit), highest);
-            if workgroup_sum(lane, mass) >= wanted {
-                nucleus |= bit;
-            }
-        }
-        cut = max(cut, nucleus);
+        let whole = workgroup_sum(lane, measure(run, vec3<u32>(cut), true)).x;
+        cut = find_cut(lane, run, cut, params.top_p * whole, true);
     }
 
-    let total = workgroup_sum(lane, mass_of(first, end, cut, highest));
+    let total = workgroup_sum(lane, measure(run, vec3<u32>(cut), true)).x;
     let span = spans[rows[group.y]];
     let random = philox(
         vec4<u32>(span.x + 1u, span.y, 0u, 0u), vec2<u32>(params.seed_low, params.seed_high));
@@ -104,39 +70,98 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     var before = 0.0;
     var sum = 0.0;
     for (var i = 0u; i < LANES; i++) {
-        if partial_sums[i] > 0.0 && sum <= wanted {
+        if partial_sums[i].x > 0.0 && sum <= wanted {
             owner = i;
             before = sum;
         }
-        sum += partial_sums[i];
+        sum += partial_sums[i].x;
     }
     if lane != owner {
         return;
     }
+    // Likewise the token in the run. One without mass is never it.
     var token = 0u;
-    for (var i = first; i < end; i++) {
-        if order_of(logits[i]) >= cut {
-            token = i - start;
-            before += weight_of(logits[i], highest);
-            if before > wanted {
-                break;
+    for (var quad = run.first; quad < run.end && before <= wanted; quad++) {
+        let four = logits_at(run, quad);
+        let mass = select(vec4<f32>(0.0), mass_of(run, four), orders_of(four) >= vec4<u32>(cut));
+        for (var i = 0u; i < 4u && before <= wanted; i++) {
+            if mass[i] > 0.0 {
+                token = 4u * quad + i;
+                before += mass[i];
             }
         }
     }
-    tokens[group.y] = token;
+    tokens[group.y] = min(token, params.vocab - 1u);
 }
 
-fn weight_of(logit: f32, highest: f32) -> f32 {
-    return exp((logit - highest) / params.temperature);
-}
-
-// The unnormalised mass of this lane's logits that are not cut.
-fn mass_of(first: u32, end: u32, cut: u32, highest: f32) -> f32 {
-    var mass = 0.0;
-    for (var i = first; i < end; i++) {
-        if order_of(logits[i]) >= cut {
-            mass += weight_of(logits[i], highest);
-        }
+// Every lane gets the same sum.
+fn workgroup_sum(lane: u32, value: vec3<f32>) -> vec3<f32> {
+    workgroupBarrier();
+    partial_sums[lane] = value;
+    workgroupBarrier();
+    var sum = vec3<f32>(0.0);
+    for (var i = 0u; i < LANES; i++) {
+        sum += partial_sums[i];
     }
-    return mass;
+    return sum;
+}
+
+// The highest logit of the row, the same for every lane.
+fn highest_of(lane: u32, run: Run) -> f32 {
+    var four = vec4<f32>(LOWEST);
+    for (var quad = run.first; quad < run.end; quad++) {
+        four = max(four, logits_at(run, quad));
+    }
+    partial_sums[lane].x = max(max(four.x, four.y), max(four.z, four.w));
+    workgroupBarrier();
+    var highest = LOWEST;
+    for (var i = 0u; i < LANES; i++) {
+        highest = max(highest, partial_sums[i].x);
+    }
+    return highest;
+}
+
+// The largest cut from `lowest` up, two bits at a time, that leaves `wanted` logits, or with `by_mass` so much
+// mass. A count is exact in f32 up to 2²⁴.
+fn find_cut(lane: u32, run: Run, lowest: u32, wanted: f32, by_mass: bool) -> u32 {
+    var cut = 0u;
+    for (var shift = 32u; shift > 0u; shift -= 2u) {
+        let tried = vec3<u32>(cut) | (vec3<u32>(1u, 2u, 3u) << vec3<u32>(shift - 2u));
+        let left = workgroup_sum(lane, measure(run, max(tried, vec3<u32>(lowest)), by_mass));
+        let enough = vec3<u32>(left >= vec3<f32>(wanted));
+        cut |= (enough.x + enough.y + enough.z) << (shift - 2u);
+    }
+    return max(cut, lowest);
+}
+
+// What three cuts leave of this lane's logits: their number, or with `by_mass` their unnormalised mass.
+fn measure(run: Run, cuts: vec3<u32>, by_mass: bool) -> vec3<f32> {
+    var left = vec3<f32>(0.0);
+    for (var quad = run.first; quad < run.end; quad++) {
+        let four = logits_at(run, quad);
+        let order = orders_of(four);
+        var worth = vec4<f32>(1.0);
+        if by_mass {
+            worth = mass_of(run, four);
+        }
+        left += vec3<f32>(
+            dot(worth, vec4<f32>(order >= vec4<u32>(cuts.x))),
+            dot(worth, vec4<f32>(order >= vec4<u32>(cuts.y))),
+            dot(worth, vec4<f32>(order >= vec4<u32>(cuts.z))));
+    }
+    return left;
+}
+
+// Four logits; those past the vocabulary are as low as can be.
+fn logits_at(run: Run, quad: u32) -> vec4<f32> {
+    let index = 4u * quad + vec4<u32>(0u, 1u, 2u, 3u);
+    return select(vec4<f32>(LOWEST), logits[run.row + quad], index < vec4<u32>(params.vocab));
+}
+
+fn orders_of(four: vec4<f32>) -> vec4<u32> {
+    return vec4<u32>(order_of(four.x), order_of(four.y), order_of(four.z), order_of(four.w));
+}
+
+fn mass_of(run: Run, four: vec4<f32>) -> vec4<f32> {
+    return exp((four - run.highest) / params.temperature);
 }

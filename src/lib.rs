@@ -2,7 +2,7 @@
 //! experts for every token, all of them share one set of keys and values, and the output is their gate-weighted
 //! sum. It does so in WGSL over WebGPU, so one crate runs on Vulkan, Metal, DX12 and in any browser with WebGPU.
 //!
-//! ```no_run
+//! ```
 //! use std::ops::ControlFlow;
 //! use headwise::{Generate, Gpu, GpuOptions, Model};
 //!
@@ -57,6 +57,11 @@ pub use weights::Source;
 /// Runs one of the async functions to its end, for programs without an async runtime.
 #[cfg(not(target_arch = "wasm32"))]
 pub use pollster::block_on;
+
+/// The README's code runs as a test.
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
 
 /// The rooms below the public ones, open to this crate's own tests and benches. Not a stable interface.
 #[doc(hidden)]

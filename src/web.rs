@@ -47,6 +47,7 @@ impl Engine {
             let _ = on_progress.call2(&JsValue::NULL, &(done as f64).into(), &(total as f64).into());
         };
         let model = Model::load(&gpu, &Source::http(base), LoadOptions::new().progress(report)).await?;
+        compile_kernels(&model).await?;
         Ok(Engine { model })
     }
 
@@ -102,6 +103,14 @@ impl Engine {
         })
         .to_string())
     }
+}
+
+/// Writes two throw-away texts, so that the first real one does not wait for its kernels to be compiled.
+async fn compile_kernels(model: &Model) -> crate::Result<()> {
+    for options in [Generate::new(), Generate::new().greedy()] {
+        model.generate_ids(&[&[0; 8]], &options.max_new(2), |_| ControlFlow::Continue(())).await?;
+    }
+    Ok(())
 }
 
 fn generate_options(json: &str) -> Result<Generate, JsError> {

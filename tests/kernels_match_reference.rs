@@ -14,7 +14,7 @@ mod kernels {
     mod attention;
     mod device;
     mod linear;
-    mod rows;
     mod routing;
+    mod rows;
     mod sampling;
 }

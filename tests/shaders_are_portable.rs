@@ -106,8 +106,8 @@ fn every_permutation_translates_to_spirv_msl_and_hlsl() {
                 entry_point: Some((entry.0, entry.1.to_owned())),
                 ..Default::default()
             };
-            let (text, _) = msl::write_string(&module, &info, &metal, &point)
-                .unwrap_or_else(|error| fail("MSL", &error));
+            let (text, _) =
+                msl::write_string(&module, &info, &metal, &point).unwrap_or_else(|error| fail("MSL", &error));
             assert!(text.contains("kernel void"), "{}: MSL", kernel.name);
 
             let directx = hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, ..Default::default() };

@@ -6,7 +6,7 @@
 // tiles   [max_tiles] Tile                  order   [assignments] u32
 // bias    [8·⌈out/8⌉] f32                   dst     [assignments, 4·out_quads] f32
 //
-// Parts and SWIGLU as in routed_matvec. A dense matrix (not ROUTED) needs no tiles and no order: tile i is the
+// A variant declares dst itself, at binding 6. Parts and SWIGLU as in routed_matvec. A dense matrix (not ROUTED) needs no tiles and no order: tile i is the
 // rows i · tile_rows … of one expert.
 
 struct Params {
@@ -33,7 +33,6 @@ struct Tile {
 @group(0) @binding(3) var<storage, read> tiles: array<Tile>;
 @group(0) @binding(4) var<storage, read> order: array<u32>;
 @group(0) @binding(5) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> dst: array<vec4<f32>>;
 
 override ROUTED: bool = true;
 override BIAS: bool = false;
@@ -74,18 +73,4 @@ fn row_start(expert: u32, half: u32, row: u32) -> u32 {
 
 fn silu(x: vec4<f32>) -> vec4<f32> {
     return x / (1.0 + exp(-x));
-}
-
-// Stores outputs 4·quad … of this part for one assignment; columns past the part are zero padding.
-fn store(assignment: u32, quad: u32, sum: vec4<f32>) {
-    if quad >= params.part_quads {
-        return;
-    }
-    let columns = 4u * quad + vec4<u32>(0u, 1u, 2u, 3u);
-    var value = select(vec4<f32>(0.0), sum, columns < vec4<u32>(params.part_rows));
-    let column = params.part_first / 4u + quad;
-    if BIAS {
-        value += bias[column];
-    }
-    dst[assignment * params.out_quads + column] = value;
 }

@@ -1,1 +1,56 @@
-fn main(){}
+//! The `headwise` command: parses, dispatches, and turns what went wrong into one message and an exit code.
+
+mod adapters;
+mod args;
+mod bytes;
+mod failure;
+mod generate;
+mod heads;
+mod info;
+mod logits;
+mod output;
+mod progress;
+mod quiet_driver;
+mod report;
+mod transcript;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    // A panic is a bug of headwise: still one message and exit code 1.
+    std::panic::set_hook(Box::new(|panic| {
+        failure::print(&format!("internal error, please report it: {panic}"));
+        std::process::exit(1);
+    }));
+    let cli = Cli::parse();
+    quiet_driver::hush();
+    log_if_asked();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Generate(args) => generate::run(args, &cli.shared),
+        Command::Logits(args) => logits::run(args, &cli.shared),
+        Command::Info(args) => info::run(args, &cli.shared),
+        Command::Adapters(args) => adapters::run(args, &cli.shared),
+    }
+}
+
+/// Logs to stderr what `RUST_LOG` asks for; nothing without it.
+fn log_if_asked() {
+    if std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty())
+        && let Ok(filter) = EnvFilter::try_from_default_env()
+    {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+}

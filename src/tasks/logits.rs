@@ -1,6 +1,13 @@
 //! Logits and routes of given tokens.
 
-use super::{Model, TokenRoutes, session::{Session, SessionLayout}};
+#[cfg(not(target_arch = "wasm32"))]
+use super::Choice;
+use super::{
+    Model, TokenRoutes,
+    session::{Session, SessionLayout},
+};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::weights::{TensorData, write_safetensors};
 use crate::{Error, Result};
 
 /// Logits and routes of one sequence.
@@ -12,6 +19,39 @@ pub struct Logits {
     pub values: Vec<f32>,
     /// One for each token.
     pub routes: Vec<TokenRoutes>,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Logits {
+    /// Writes a safetensors file: `logits` `[tokens, vocab]` and, for each layer i and `attention` or `mlp`,
+    /// `layers.i.attention.experts` and `layers.i.attention.gates`, `[tokens, k]`.
+    ///
+    /// The file appears only once it is complete.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: impl AsRef<std::path::Path>) -> Result<()> {
+        let tokens = self.routes.len();
+        let values = TensorData::F32(self.values.clone());
+        let mut tensors = vec![("logits".to_owned(), vec![tokens, self.vocab], values)];
+        let layers = self.routes.first().map_or(0, |token| token.layers.len());
+        for index in 0..layers {
+            let layer = || self.routes.iter().filter_map(|token| token.layers.get(index));
+            let parts: [(&str, Vec<&[Choice]>); 2] = [
+                ("attention", layer().map(|layer| &layer.attention[..]).collect()),
+                ("mlp", layer().map(|layer| &layer.mlp[..]).collect()),
+            ];
+            for (part, choices) in parts {
+                let shape = vec![tokens, choices[0].len()];
+                let choices = choices.concat();
+                let experts = TensorData::U32(choices.iter().map(|choice| choice.expert).collect());
+                let gates = TensorData::F32(choices.iter().map(|choice| choice.gate).collect());
+                tensors.push((format!("layers.{index}.{part}.experts"), shape.clone(), experts));
+                tensors.push((format!("layers.{index}.{part}.gates"), shape, gates));
+            }
+        }
+        write_safetensors(path.as_ref(), &tensors)
+    }
 }
 
 /// Tokens of one step; bounds the logits buffer.

@@ -27,7 +27,7 @@ async fn check(source: &Source) -> Result<()> {
     let checkpoint = Checkpoint::open(source).await?;
     config.shapes(&checkpoint)?;
     let wanted: Vec<_> = checkpoint.tensors().collect();
-    let mut left: u64 = wanted.iter().map(|t| t.elements()).sum();
+    let mut left: u64 = wanted.iter().map(|t| t.bytes).sum();
     let mut stream = checkpoint.stream(source, wanted);
     let (mut wide, mut narrow) = (Vec::new(), Vec::new());
     while let Some(chunk) = stream.next().await? {
@@ -36,10 +36,10 @@ async fn check(source: &Source) -> Result<()> {
         if chunk.tensor.name.ends_with("router.layer.weight") {
             check_finite(&chunk.tensor.name, chunk.file, &wide)?;
         }
-        left = left.wrapping_sub(wide.len() as u64);
+        left = left.wrapping_sub(chunk.bytes.len() as u64);
     }
     match left {
         0 => Ok(()),
-        n => Err(Error::bad_file(source.path_of(""), "weights", "some", format!("{n} values more"))),
+        n => Err(Error::bad_file(source.path_of(""), "weights", "some", format!("{n} bytes more"))),
     }
 }

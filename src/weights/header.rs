@@ -1,8 +1,10 @@
 //! The header of a safetensors file: which tensors it holds, of what type and shape, and where.
 //!
-//!     8 bytes   length of the header, little-endian
-//!     n bytes   JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, …}
-//!     …         the tensors' bytes; offsets count from here
+//! ```text
+//! 8 bytes   length n of the header, little-endian
+//! n bytes   JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, …}
+//! …         the tensors' bytes; offsets count from here
+//! ```
 //!
 //! Read as a stream, so that a browser needs the header alone before it decides on the rest. (The safetensors
 //! crate's own reader wants the whole file.) Its rules hold here, with caps of our own on top.
@@ -41,13 +43,6 @@ pub(crate) struct TensorInfo {
     pub offset: u64,
     /// How many bytes it has.
     pub bytes: u64,
-}
-
-impl TensorInfo {
-    /// The number of elements. Cannot overflow: the header's check has computed it.
-    pub(crate) fn elements(&self) -> u64 {
-        self.shape.iter().map(|&d| d as u64).product()
-    }
 }
 
 /// Reads a file's header. Tensors come in the order of their bytes and cover the rest of the file exactly.

@@ -78,7 +78,8 @@ impl Source {
 
     /// The error for a file that must be there and is not.
     pub(crate) fn absent(&self, name: &str) -> Error {
-        Error::Io { path: self.path_of(name), source: std::io::ErrorKind::NotFound.into() }
+        let source = std::io::Error::new(std::io::ErrorKind::NotFound, "file not found");
+        Error::Io { path: self.path_of(name), source }
     }
 
     /// Opens a file for sequential reading, or says that it is absent.

@@ -22,6 +22,7 @@ pub(crate) struct Chunk<'a> {
     /// The first of the rows. A row is the last dimension; all others are one count of rows.
     pub first_row: u64,
     /// How many rows.
+    #[allow(dead_code, reason = "belongs to a chunk, though the upload counts bytes")]
     pub rows: u64,
     /// Their bytes, little-endian as in the file.
     pub bytes: &'a [u8],
@@ -36,11 +37,6 @@ impl Chunk<'_> {
     /// The values as f16 bits; one that f16 cannot hold is an error. Replaces the content of `out`.
     pub(crate) fn to_f16(&self, out: &mut Vec<u16>) -> Result<()> {
         self.dtype.to_f16(self.bytes, out, self.file, &self.tensor.name)
-    }
-
-    /// Whether these are the tensor's last rows.
-    pub(crate) fn is_last(&self) -> bool {
-        self.first_row + self.rows == rows(self.tensor)
     }
 }
 
@@ -141,7 +137,7 @@ mod tests {
         let mut stream = checkpoint.stream(source, wanted);
         let mut seen = Vec::new();
         while let Some(c) = stream.next().await? {
-            assert_eq!(c.is_last(), c.first_row + c.rows == rows(c.tensor));
+            assert!(c.first_row + c.rows <= rows(c.tensor));
             seen.push((c.tensor.name.clone(), c.first_row, c.rows, c.bytes.to_vec()));
         }
         Ok(seen)

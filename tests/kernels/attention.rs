@@ -94,7 +94,8 @@ impl Attention {
 
     fn oracle(&self, operands: &Operands) -> Vec<f64> {
         let shape = self.shape;
-        let [positions, sequences] = [0, 1].map(|i| self.spans.iter().map(|span| span[i]).collect::<Vec<_>>());
+        let [positions, sequences] =
+            [0, 1].map(|i| self.spans.iter().map(|span| span[i]).collect::<Vec<_>>());
         let op = RowAttention {
             heads: (shape.slots * shape.heads) as usize,
             kv_heads: shape.kv_heads as usize,
@@ -278,6 +279,19 @@ fn decode_and_prefill_agree() {
         &attention.prefill(&operands, &attention.ranges()).0,
         "decode against prefill",
     );
+}
+
+/// llvmpipe ends a shader after 65,535 turns of all its loops together, without a word: see
+/// `shaders/row_attention_prefill.wgsl`.
+#[test]
+fn attention_reads_a_long_context() {
+    let shape =
+        AttentionShape { slots: 1, heads: 1, kv_heads: 1, head_dim: MAX_HEAD_DIM, capacity: 12_000, ..SHAPE };
+    let attention = Attention { shape, spans: vec![[11_999, 0]], seed: 13 };
+    let operands = attention.operands();
+    let expected = attention.oracle(&operands);
+    assert_close(&attention.decode(&operands).0, &expected, "decode");
+    assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, "prefill");
 }
 
 /// The softmax may not overflow: with one score far above the others, its value is the answer.

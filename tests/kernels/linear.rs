@@ -162,8 +162,7 @@ impl Linear {
     fn matmul(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
         let MatrixShape { experts, outputs, inputs, .. } = self.shape;
         let (chosen, gates) = self.routes(gpu, operands);
-        let groups =
-            self.used.map(|_| GroupBuffers::new(gpu, self.rows, experts, tile_rows(gpu)));
+        let groups = self.used.map(|_| GroupBuffers::new(gpu, self.rows, experts, tile_rows(gpu)));
         let dst = Guarded::rows(gpu, self.rows as usize, outputs);
         let bias = self.bias.then(|| upload(gpu, &operands.bias, outputs));
         let src = upload(gpu, &operands.src, inputs);

@@ -2,9 +2,7 @@
 
 use std::cell::Cell;
 
-use headwise::internal::{
-    Combine, Gpu, Group, GroupBuffers, KernelChoice, MAX_EXPERTS, NormRouter, Routes,
-};
+use headwise::internal::{Combine, Gpu, Group, GroupBuffers, KernelChoice, MAX_EXPERTS, NormRouter, Routes};
 use proptest::prelude::*;
 
 use crate::{
@@ -181,15 +179,21 @@ fn any_grouping() -> impl Strategy<Value = Grouping> {
     let tile_rows = prop_oneof![Just(8), Just(32), size(40)];
     let used = prop_oneof![any::<u32>(), Just(0)];
     (size(700), experts, tile_rows, 0..70u32, used, any::<u64>()).prop_map(
-        |(assignments, experts, tile_rows, first, used, seed)| {
-            Grouping { assignments, experts, tile_rows, first, used: 1 + used % experts, seed }
+        |(assignments, experts, tile_rows, first, used, seed)| Grouping {
+            assignments,
+            experts,
+            tile_rows,
+            first,
+            used: 1 + used % experts,
+            seed,
         },
     )
 }
 
 impl Grouping {
     fn chosen(&self) -> Vec<u32> {
-        let expert = |i| (hash(self.seed, i) % u64::from(self.used) + self.seed % 97) % u64::from(self.experts);
+        let expert =
+            |i| (hash(self.seed, i) % u64::from(self.used) + self.seed % 97) % u64::from(self.experts);
         (0..self.assignments as usize).map(|i| expert(i) as u32).collect()
     }
 
@@ -294,7 +298,8 @@ impl Combining {
         let gpu = device();
         let Self { tokens, slots, width, first, seed, .. } = *self;
         let rows = noise(seed, (tokens * slots * width) as usize);
-        let gates = top_k_softmax(&noise(seed + 1, (tokens * slots) as usize), slots as usize, slots as usize);
+        let gates =
+            top_k_softmax(&noise(seed + 1, (tokens * slots) as usize), slots as usize, slots as usize);
         let gates: Vec<f32> = gates.gates.iter().map(|&gate| gate as f32).collect();
         let bias = self.bias.then(|| noise(seed + 2, width as usize));
         let residual = noise(seed + 3, (tokens * width) as usize);
@@ -317,8 +322,7 @@ impl Combining {
         });
         let got = x.read_rows(width);
         let (slots, width) = (slots as usize, width as usize);
-        let expected =
-            combine(&rows, slots, width, Some(&widen(&gates)), bias.as_deref(), Some(&residual));
+        let expected = combine(&rows, slots, width, Some(&widen(&gates)), bias.as_deref(), Some(&residual));
         assert_close(&got, &expected, self);
         got
     }

@@ -23,7 +23,14 @@ fn device() -> &'static Gpu {
 }
 
 /// Embeds `ids` with a table in parts of `part_rows`.
-fn embed(table: &[f64], vocab: u32, width: u32, part_rows: u32, precision: Precision, ids: &[u32]) -> Vec<f64> {
+fn embed(
+    table: &[f64],
+    vocab: u32,
+    width: u32,
+    part_rows: u32,
+    precision: Precision,
+    ids: &[u32],
+) -> Vec<f64> {
     let gpu = device();
     let table = matrix(gpu, MatrixShape::dense(vocab, width), precision, part_rows, table);
     let x = Guarded::rows(gpu, ids.len(), width);
@@ -74,16 +81,8 @@ fn norm(x: &[f64], weight: &[f64], eps: f32, chosen: &[u32]) -> Vec<f64> {
     let rows = Buffer::with_data(gpu, "test.rows", chosen);
     let y = Guarded::rows(gpu, chosen.len(), width);
     run(gpu, |recorder| {
-        RmsNorm {
-            x: &x,
-            weight: &weight,
-            rows: &rows,
-            y: &y.buffer,
-            count: chosen.len() as u32,
-            width,
-            eps,
-        }
-        .record(recorder);
+        RmsNorm { x: &x, weight: &weight, rows: &rows, y: &y.buffer, count: chosen.len() as u32, width, eps }
+            .record(recorder);
     });
     y.read_rows(width)
 }
@@ -230,15 +229,8 @@ fn rope_cache_rotates_and_appends() {
     });
 }
 
-const ROPE: AttentionShape = AttentionShape {
-    slots: 2,
-    heads: 3,
-    kv_heads: 3,
-    group: 1,
-    head_dim: 20,
-    capacity: 4000,
-    sequences: 2,
-};
+const ROPE: AttentionShape =
+    AttentionShape { slots: 2, heads: 3, kv_heads: 3, group: 1, head_dim: 20, capacity: 4000, sequences: 2 };
 
 /// Angles come from a table made in f64, so they do not lose precision far from position 0.
 #[test]

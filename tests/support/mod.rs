@@ -156,13 +156,7 @@ pub fn stored(values: &[f64], precision: Precision) -> Vec<f64> {
 }
 
 /// A matrix of `values`, in the order of a file, cut into parts of `part_rows` (a multiple of 8).
-pub fn matrix(
-    gpu: &Gpu,
-    shape: MatrixShape,
-    precision: Precision,
-    part_rows: u32,
-    values: &[f64],
-) -> Matrix {
+pub fn matrix(gpu: &Gpu, shape: MatrixShape, precision: Precision, part_rows: u32, values: &[f64]) -> Matrix {
     let part = |first_row| {
         let rows = part_rows.min(shape.outputs - first_row);
         let weights = [shape.experts, shape.halves, rows, padded(shape.inputs)];
@@ -188,7 +182,8 @@ pub fn matrix(
 
 /// A well-mixed number for each seed and index (the finaliser of SplitMix64).
 pub fn hash(seed: u64, index: usize) -> u64 {
-    let mut z = seed.wrapping_mul(0xD134_2543_DE82_EF95) ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut z =
+        seed.wrapping_mul(0xD134_2543_DE82_EF95) ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)

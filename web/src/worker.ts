@@ -1,6 +1,6 @@
 /** The engine's thread: loads the wasm module and answers the page's requests. */
 import init, { Engine } from '../pkg/headwise.js';
-import type { Lack, Options, Reply, Request, Token } from './protocol';
+import type { Info, Lack, Options, Reply, Request, Token } from './protocol';
 
 let engine: Engine | undefined;
 let stopped = false;
@@ -8,17 +8,23 @@ let stopped = false;
 const reply = (message: Reply) => postMessage(message);
 const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
 
-async function lacking(): Promise<Lack | undefined> {
-  if (!navigator.gpu) return isSecureContext ? 'webgpu' : 'insecure';
-  return (await navigator.gpu.requestAdapter()) ? undefined : 'adapter';
+/** The name of the browser's adapter, made of what it is willing to tell; or why there is none. */
+async function findAdapter(): Promise<{ name: string } | { lack: Lack }> {
+  if (!navigator.gpu) return { lack: isSecureContext ? 'webgpu' : 'insecure' };
+  const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
+  if (!adapter) return { lack: 'adapter' };
+  const { description, vendor, architecture } = adapter.info;
+  return { name: description || [vendor, architecture].filter(Boolean).join(' ') };
 }
 
 async function load(base: string) {
-  const lack = await lacking();
-  if (lack) return reply({ kind: 'unsupported', lack });
+  const adapter = await findAdapter();
+  if ('lack' in adapter) return reply({ kind: 'unsupported', lack: adapter.lack });
   await init();
   engine = await Engine.load(base, (done: number, total: number) => reply({ kind: 'progress', done, total }));
-  reply({ kind: 'ready', info: JSON.parse(engine.info()) });
+  const info: Info = JSON.parse(engine.info());
+  info.adapter.name ||= adapter.name;
+  reply({ kind: 'ready', info });
 }
 
 async function generate(prompt: string, options: Options) {

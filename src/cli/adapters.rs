@@ -1,0 +1,72 @@
+//! `headwise adapters`
+
+use headwise::{AdapterReport, AdapterSelection, Capabilities, Gpu, GpuOptions};
+
+use super::{
+    args::{AdaptersArgs, Shared},
+    bytes,
+    failure::Failure,
+    output,
+};
+
+pub fn run(args: &AdaptersArgs, shared: &Shared) -> Result<(), Failure> {
+    let selection = shared.selection();
+    let mut reports = pollster::block_on(Gpu::adapters());
+    reports.retain(|report| fits(&report.capabilities, &selection));
+    if reports.is_empty() {
+        // Its error says what there is, or what to install.
+        pollster::block_on(Gpu::new(GpuOptions::new().adapter(selection)))?;
+    }
+    if args.json {
+        return output::json(&reports);
+    }
+    let texts: Vec<String> = reports.iter().map(describe).collect();
+    output::line(&texts.join("\n\n"))
+}
+
+/// Whether `--adapter` may mean this one.
+fn fits(it: &Capabilities, selection: &AdapterSelection) -> bool {
+    match selection {
+        AdapterSelection::Auto => true,
+        AdapterSelection::Software => it.software,
+        AdapterSelection::Discrete => it.kind == "discrete",
+        AdapterSelection::Integrated => it.kind == "integrated",
+        AdapterSelection::Name(name) => it.name.to_lowercase().contains(&name.to_lowercase()),
+    }
+}
+
+fn describe(report: &AdapterReport) -> String {
+    let it = &report.capabilities;
+    let kernels: Vec<String> =
+        report.kernels.iter().map(|(kernel, variant)| format!("{kernel} {variant}")).collect();
+    output::table(&[
+        ("adapter", it.name.clone()),
+        ("backend", it.backend.clone()),
+        ("type", it.kind.clone()),
+        ("driver", it.driver.clone()),
+        (
+            "limits",
+            format!(
+                "binding {}, buffer {}, {} storage buffers, workgroup of {} with {}",
+                bytes::show(it.max_binding),
+                bytes::show(it.max_buffer),
+                it.max_storage_buffers,
+                it.max_workgroup_invocations,
+                bytes::show(u64::from(it.max_workgroup_memory)),
+            ),
+        ),
+        ("features", features(it)),
+        ("kernels", kernels.join(", ")),
+    ])
+}
+
+fn features(it: &Capabilities) -> String {
+    let subgroups = it.subgroups.map(|(low, high)| match low == high {
+        true => format!("subgroups of {low}"),
+        false => format!("subgroups of {low} to {high}"),
+    });
+    let named = [(it.shader_f16, "f16 arithmetic"), (it.timestamps, "timestamps")];
+    let named = named.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned());
+    let features: Vec<String> = subgroups.into_iter().chain(named).collect();
+    if features.is_empty() { "none".to_owned() } else { features.join(", ") }
+}

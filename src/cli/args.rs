@@ -1,0 +1,226 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use headwise::{
+    AdapterSelection, Error, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision, Source,
+};
+
+use super::{bytes, progress};
+
+/// Heading of the options that several commands share.
+const COMMON: &str = "Model and adapter";
+
+/// Run transformers whose attention heads are routed, on WebGPU
+#[derive(Parser)]
+#[command(
+    name = "headwise",
+    version,
+    after_help = "Example:\n  headwise generate \"The king shall\" --show-heads"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    Generate(GenerateArgs),
+    Logits(LogitsArgs),
+    Info(InfoArgs),
+    Adapters(AdaptersArgs),
+}
+
+/// Options of every command.
+#[derive(Args)]
+pub struct Shared {
+    /// GPU adapter: auto, software, discrete, integrated, or a part of its name [default: auto]
+    #[arg(long, global = true, value_name = "NAME", help_heading = COMMON, display_order = 100)]
+    pub adapter: Option<AdapterSelection>,
+    /// Print nothing on stderr but errors
+    #[arg(short, long, global = true, help_heading = COMMON, display_order = 101)]
+    pub quiet: bool,
+}
+
+/// Options of the commands that have a model.
+#[derive(Args)]
+#[command(next_help_heading = COMMON)]
+pub struct ModelArgs {
+    /// Model folder: config.json, safetensors, tokenizer.json [default: the built-in demo model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// How the weights are stored on the GPU [default: as in the files, bf16 as f16]
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionArg>,
+    /// Shape of the hot kernels
+    #[arg(long, value_enum, default_value = "auto")]
+    kernels: KernelsArg,
+    /// Refuse to use more GPU memory than this, such as 2GiB
+    #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
+    pub memory_limit: Option<u64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PrecisionArg {
+    F32,
+    F16,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum KernelsArg {
+    Auto,
+    Plain,
+    Workgroup,
+    Subgroup,
+}
+
+/// Continue a text
+#[derive(Args)]
+#[command(
+    after_help = "The text goes to stdout as it comes, after the prompt; speeds go to stderr. Ctrl-C ends the text.\n\nExample:\n  headwise generate \"The king shall\" --max-new 40 --seed 7"
+)]
+pub struct GenerateArgs {
+    /// Text to continue [default: read from stdin, less one line break at its end]
+    #[arg(conflicts_with = "ids")]
+    pub prompt: Option<String>,
+    /// Tokens to generate at the most
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub max_new: usize,
+    /// Divide the logits by T; 0 is greedy
+    #[arg(long, value_name = "T", default_value = "0.8")]
+    pub temperature: f32,
+    /// Sample from the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value = "40")]
+    pub top_k: u32,
+    /// Sample from the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P", default_value = "0.95")]
+    pub top_p: f32,
+    /// Same seed, same adapter: same text
+    #[arg(long, value_name = "S", default_value = "0")]
+    pub seed: u64,
+    /// Always take the likeliest token, whatever the options above say
+    #[arg(long)]
+    pub greedy: bool,
+    /// Continue these token ids instead of a text
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
+    pub ids: Option<Vec<u32>>,
+    /// Print only the new ids, on one line
+    #[arg(long, conflicts_with_all = ["json", "show_heads"])]
+    pub print_ids: bool,
+    /// Colour each token by the head experts it chose; word[3,5] where there are no colours
+    #[arg(long)]
+    pub show_heads: bool,
+    /// Layer whose head experts are shown, from 0
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub layer: usize,
+    /// Print one JSON object at the end; with --show-heads it has the routes of every layer
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// Write the logits and routes of given tokens to a file
+#[derive(Args)]
+#[command(
+    after_help = "The file has `logits` [tokens, vocab] and, for each layer i and `attention` or `mlp`, `layers.i.attention.experts` and `layers.i.attention.gates` [tokens, k], best first.\n\nExample:\n  headwise logits --ids 1,2,3 --out logits.safetensors"
+)]
+pub struct LogitsArgs {
+    /// Token ids
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',', required_unless_present = "ids_file")]
+    pub ids: Option<Vec<u32>>,
+    /// JSON file with the token ids: [1,2,3] or {"ids": [1,2,3]}
+    #[arg(long, value_name = "F.json", conflicts_with = "ids")]
+    pub ids_file: Option<PathBuf>,
+    /// File to write; it appears only when it is complete
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// Say what a model is and what it needs; takes no GPU
+#[derive(Args)]
+#[command(
+    after_help = "With --adapter or --memory-limit, also say whether it fits there.\n\nExample:\n  headwise info --model my-model --memory-limit 2GiB"
+)]
+pub struct InfoArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// List the GPU adapters with their limits, features and kernels
+#[derive(Args)]
+#[command(
+    after_help = "With --adapter, only those that fit it. Exits with 1 if there is none.\n\nExample:\n  headwise adapters --json"
+)]
+pub struct AdaptersArgs {
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Shared {
+    /// The adapter to use.
+    pub fn selection(&self) -> AdapterSelection {
+        self.adapter.clone().unwrap_or_default()
+    }
+}
+
+impl ModelArgs {
+    /// The model's files.
+    pub fn source(&self) -> Result<Source, Error> {
+        let Some(folder) = &self.model else { return Ok(Source::demo()) };
+        let path = folder.display().to_string();
+        match std::fs::metadata(folder) {
+            Ok(found) if found.is_dir() => Ok(Source::folder(folder)),
+            Ok(_) => Err(Error::BadFile {
+                file: path,
+                field: "--model".to_owned(),
+                found: "a file".to_owned(),
+                expected: "a folder with config.json and safetensors".to_owned(),
+            }),
+            Err(source) => Err(Error::Io { path, source }),
+        }
+    }
+
+    /// How to store the weights, where the user says.
+    pub fn precision(&self) -> Option<Precision> {
+        self.precision.map(|precision| match precision {
+            PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::F16 => Precision::F16,
+        })
+    }
+
+    /// Opens the GPU.
+    pub fn open(&self, shared: &Shared) -> Result<Gpu, Error> {
+        let kernels = match self.kernels {
+            KernelsArg::Auto => KernelChoice::Auto,
+            KernelsArg::Plain => KernelChoice::Plain,
+            KernelsArg::Workgroup => KernelChoice::Workgroup,
+            KernelsArg::Subgroup => KernelChoice::Subgroup,
+        };
+        let mut options = GpuOptions::new().adapter(shared.selection()).kernels(kernels);
+        if let Some(limit) = self.memory_limit {
+            options = options.memory_limit(limit);
+        }
+        pollster::block_on(Gpu::new(options))
+    }
+
+    /// Opens the GPU and loads the model.
+    pub fn load(&self, shared: &Shared) -> Result<Model, Error> {
+        let source = self.source()?;
+        let gpu = self.open(shared)?;
+        let mut options = LoadOptions::new().progress(progress::bar(shared.quiet));
+        if let Some(precision) = self.precision() {
+            options = options.precision(precision);
+        }
+        pollster::block_on(Model::load(&gpu, &source, options))
+    }
+}

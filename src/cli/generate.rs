@@ -1,0 +1,155 @@
+//! `headwise generate`
+
+use std::{
+    io::{self, IsTerminal, Read, Write},
+    ops::ControlFlow,
+    time::Instant,
+};
+
+use headwise::{Cancel, Error, Generate, Model, Token};
+
+use super::{
+    args::{GenerateArgs, Shared},
+    failure::Failure,
+    heads::Painter,
+    output,
+    report::Report,
+    transcript::{Transcript, Words},
+};
+
+/// What to continue.
+enum Prompt {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+/// The longest text that is read from stdin.
+const MAX_STDIN: u64 = 16 << 20;
+
+pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
+    let prompt = prompt(args)?;
+    let start = Instant::now();
+    let model = args.model.load(shared)?;
+    let load = start.elapsed();
+    check_layer(args, &model)?;
+    let ids = match &prompt {
+        Prompt::Text(text) => model.tokenizer()?.encode(text)?,
+        Prompt::Ids(ids) => ids.clone(),
+    };
+
+    let mut transcript = transcript(args, &model, &prompt, &ids)?;
+    let mut failed = None;
+    let cancel = cancel_on_ctrl_c();
+    let on_token = |token: &Token| match transcript.add(token) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(failure) => {
+            failed = Some(failure);
+            ControlFlow::Break(())
+        }
+    };
+    let generated = pollster::block_on(model.generate_ids(&[&ids], &options(args, &cancel), on_token))?;
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
+    let transcript = transcript.finish()?;
+    if args.json {
+        output::json(&Report::new(&model, &ids, &transcript, &generated, load))?;
+    }
+    if !shared.quiet {
+        let adapter = model.gpu().capabilities();
+        let speeds = transcript.speeds(ids.len());
+        // Losing a remark is no reason to fail.
+        let _ = writeln!(io::stderr(), "{speeds}; {} ({})", adapter.name, adapter.backend);
+    }
+    Ok(())
+}
+
+/// The prompt, wherever it comes from.
+fn prompt(args: &GenerateArgs) -> Result<Prompt, Failure> {
+    if let Some(ids) = &args.ids {
+        return Ok(Prompt::Ids(ids.clone()));
+    }
+    if let Some(text) = &args.prompt {
+        return Ok(Prompt::Text(text.clone()));
+    }
+    if io::stdin().is_terminal() {
+        return Err(Failure::usage("generate", "give a PROMPT or --ids, or pipe a text into stdin"));
+    }
+    let stdin = |source| Error::Io { path: "stdin".to_owned(), source };
+    let mut text = String::new();
+    io::stdin().take(MAX_STDIN + 1).read_to_string(&mut text).map_err(stdin)?;
+    if text.len() as u64 > MAX_STDIN {
+        return Err(stdin(io::Error::other("the prompt is longer than 16 MiB")).into());
+    }
+    let line = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text));
+    Ok(Prompt::Text(line.map(str::to_owned).unwrap_or(text)))
+}
+
+fn check_layer(args: &GenerateArgs, model: &Model) -> Result<(), Error> {
+    let layers = model.info().layers;
+    if args.layer < layers as usize {
+        return Ok(());
+    }
+    let expected = format!("below the model's {layers} layers");
+    Err(Error::Argument { name: "layer", found: args.layer.to_string(), expected })
+}
+
+fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
+    let mut options = Generate::new()
+        .max_new(args.max_new)
+        .temperature(args.temperature)
+        .top_k((args.top_k > 0).then_some(args.top_k))
+        .top_p(args.top_p)
+        .seed(args.seed)
+        .cancel(cancel);
+    if args.greedy {
+        options = options.greedy();
+    }
+    if args.show_heads {
+        options = options.with_routes();
+    }
+    options
+}
+
+/// What will be printed as tokens come, by the options given.
+fn transcript<'a>(
+    args: &GenerateArgs,
+    model: &'a Model,
+    prompt: &Prompt,
+    ids: &[u32],
+) -> Result<Transcript<'a>, Error> {
+    let terminal = io::stdout().is_terminal();
+    let mut words = match model.tokenizer() {
+        Ok(tokenizer) if !args.print_ids => Words::text(tokenizer),
+        _ => Words::ids(),
+    };
+    let mut head = String::new();
+    let painter = args.show_heads.then(|| Painter::new(args.layer, terminal));
+    if let Some(painter) = &painter {
+        head = painter.legend(model.info());
+    } else if !args.print_ids {
+        // The prompt's tokens are reported only with routes.
+        for &id in ids {
+            head += &words.push(id)?;
+        }
+        // Decoding may change spaces; the user's own text is the truth.
+        if let Prompt::Text(text) = prompt {
+            head.clone_from(text);
+        }
+    }
+    Ok(Transcript::new(words, painter, head, args.json))
+}
+
+/// The first Ctrl-C from here on ends the text, the second the process.
+fn cancel_on_ctrl_c() -> Cancel {
+    let cancel = Cancel::new();
+    let handle = cancel.clone();
+    // Without a handler Ctrl-C still ends the process.
+    let _ = ctrlc::set_handler(move || {
+        if handle.is_cancelled() {
+            std::process::exit(130);
+        }
+        handle.cancel();
+    });
+    cancel
+}

@@ -1,0 +1,111 @@
+//! `headwise info`
+
+use headwise::{Error, ModelInfo};
+use serde::Serialize;
+
+use super::{
+    args::{InfoArgs, Shared},
+    bytes,
+    failure::Failure,
+    output::{self, thousands},
+};
+
+/// What the model is and, if asked, whether it fits.
+#[derive(Serialize)]
+struct Info {
+    #[serde(flatten)]
+    model: ModelInfo,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fit: Option<Fit>,
+}
+
+#[derive(Serialize)]
+struct Fit {
+    adapter: String,
+    fits: bool,
+    /// Why it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+pub fn run(args: &InfoArgs, shared: &Shared) -> Result<(), Failure> {
+    let model = pollster::block_on(ModelInfo::read(&args.model.source()?))?;
+    let asked = shared.adapter.is_some() || args.model.memory_limit.is_some();
+    let fit = if asked { Some(fit(args, shared, &model)?) } else { None };
+    let info = Info { model, fit };
+    if args.json { output::json(&info) } else { output::line(&describe(&info)) }
+}
+
+/// Plans the weights and one full context, as loading and generating do.
+fn fit(args: &InfoArgs, shared: &Shared, model: &ModelInfo) -> Result<Fit, Error> {
+    let gpu = args.model.open(shared)?;
+    let precision = args.model.precision().unwrap_or(model.default_precision);
+    let need = model.weight_bytes(precision) + cache_bytes(model);
+    let reason = match gpu.plan("the model with the cache of a full context", need) {
+        Ok(()) => None,
+        Err(error @ Error::TooLarge { .. }) => Some(error.to_string()),
+        Err(error) => return Err(error),
+    };
+    Ok(Fit { adapter: gpu.capabilities().name.clone(), fits: reason.is_none(), reason })
+}
+
+fn cache_bytes(model: &ModelInfo) -> u64 {
+    model.cache_bytes_per_token.saturating_mul(u64::from(model.context))
+}
+
+fn describe(Info { model, fit }: &Info) -> String {
+    let (attention, mlp) = (&model.attention, &model.mlp);
+    let memory: Vec<String> = model
+        .memory
+        .iter()
+        .map(|memory| {
+            let mark = if memory.precision == model.default_precision { " (default)" } else { "" };
+            format!(
+                "{} {}{mark}",
+                format!("{:?}", memory.precision).to_lowercase(),
+                bytes::show(memory.bytes)
+            )
+        })
+        .collect();
+    let mut rows = vec![
+        ("family", model.family.clone()),
+        ("layers", model.layers.to_string()),
+        ("width", model.width.to_string()),
+        ("vocabulary", model.vocab.to_string()),
+        ("context", format!("{} tokens", model.context)),
+        (
+            "attention",
+            format!(
+                "{} of {} experts per token, {} heads of {} channels each; {} key/value heads for all",
+                attention.active,
+                attention.experts,
+                attention.heads_per_expert,
+                attention.head_dim,
+                attention.kv_heads
+            ),
+        ),
+        ("mlp", format!("{} of {} experts per token, hidden width {}", mlp.active, mlp.experts, mlp.hidden)),
+        (
+            "parameters",
+            format!(
+                "{} in all, {} active per token",
+                thousands(model.parameters),
+                thousands(model.active_parameters)
+            ),
+        ),
+        ("memory", memory.join(", ")),
+        (
+            "cache",
+            format!(
+                "{} per token, {} for a full context",
+                bytes::show(model.cache_bytes_per_token),
+                bytes::show(cache_bytes(model))
+            ),
+        ),
+    ];
+    if let Some(fit) = fit {
+        let answer = fit.reason.clone().unwrap_or_else(|| "fits".to_owned());
+        rows.push(("fit", format!("{}: {answer}", fit.adapter)));
+    }
+    output::table(&rows)
+}
