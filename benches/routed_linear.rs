@@ -8,7 +8,8 @@ use criterion::{BenchmarkId, Criterion};
 use headwise::{
     Gpu, GpuOptions, Precision, block_on,
     internal::{
-        Buffer, Group, GroupBuffers, Matrix, MatrixShape, Recorder, RoutedMatmul, RoutedMatvec, Routes, tile_rows,
+        Buffer, Group, GroupBuffers, Matrix, MatrixShape, Recorder, RoutedMatmul, RoutedMatvec, Routes,
+        tile_rows,
     },
 };
 
@@ -46,7 +47,6 @@ impl Setup {
         }
     }
 
-
     /// One decoded token: the matrix-vector form.
     fn matvec(&mut self, active: u32) {
         let Self { matrix, src, dst, chosen, gates, .. } = self;
@@ -70,7 +70,8 @@ impl Setup {
         let tile_rows = tile_rows(self.recorder.gpu());
         let assignments = tokens * active;
         let routes = Routes { chosen: &self.chosen, gates: &self.gates, first: 0 };
-        Group { routes, assignments, experts: EXPERTS, tile_rows, into: &self.groups }.record(&mut self.recorder);
+        Group { routes, assignments, experts: EXPERTS, tile_rows, into: &self.groups }
+            .record(&mut self.recorder);
         RoutedMatmul {
             src: &self.src,
             matrix: &self.matrix,
@@ -127,7 +128,9 @@ fn main() {
         });
         for (active, median) in ACTIVE.iter().zip(medians) {
             let (ratio, ideal) = (median / medians[3], f64::from(*active) / f64::from(EXPERTS));
-            println!("{form}: {active} of {EXPERTS} experts take {ratio:.2} of the time of all (k/E = {ideal:.2})");
+            println!(
+                "{form}: {active} of {EXPERTS} experts take {ratio:.2} of the time of all (k/E = {ideal:.2})"
+            );
         }
     }
 }

@@ -34,6 +34,9 @@
 #![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
 mod error;
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[allow(missing_docs)] // documented where it matters, public to this crate's own tests only
 mod gpu;
 mod layers;
@@ -49,9 +52,6 @@ pub use error::{Error, Result};
 pub use gpu::{AdapterReport, AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelChoice};
 pub use ops::Precision;
 pub use tasks::*;
-#[cfg(not(target_arch = "wasm32"))]
-#[doc(hidden)]
-pub use weights::fuzzing;
 pub use weights::Source;
 
 /// Runs one of the async functions to its end, for programs without an async runtime.

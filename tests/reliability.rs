@@ -3,8 +3,8 @@
 use std::{ops::ControlFlow, path::Path};
 
 use headwise::{
-    Cancel, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision, Source, StopReason,
-    block_on,
+    Cancel, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision, Source,
+    StopReason, block_on,
 };
 
 fn gpu(options: GpuOptions) -> Gpu {
@@ -57,7 +57,8 @@ fn twenty_repeats_give_the_same_bits() {
 #[test]
 fn a_seed_decides_the_text() {
     let model = load(&plain_gpu(), &tiny()).unwrap();
-    let text = |seed| ids(&model, &[1, 7, 42], &Generate::new().temperature(2.0).top_k(None).seed(seed).max_new(24));
+    let text =
+        |seed| ids(&model, &[1, 7, 42], &Generate::new().temperature(2.0).top_k(None).seed(seed).max_new(24));
     assert_eq!(text(3).unwrap(), text(3).unwrap());
     assert_ne!(text(3).unwrap(), text(4).unwrap());
     // The high half counts too.
@@ -127,7 +128,8 @@ fn cancelling_ends_a_generation_with_what_it_has() {
     assert_eq!(generation.stopped, [StopReason::Cancelled]);
     assert_eq!(generation.ids[0][..3], seen);
 
-    let broken = block_on(model.generate_ids(&[&[1, 7, 42]], &Generate::new().greedy(), |_| ControlFlow::Break(())));
+    let broken =
+        block_on(model.generate_ids(&[&[1, 7, 42]], &Generate::new().greedy(), |_| ControlFlow::Break(())));
     assert_eq!(broken.unwrap().stopped, [StopReason::Cancelled]);
 }
 

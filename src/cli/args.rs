@@ -79,9 +79,9 @@ enum KernelsArg {
 
 /// Continue a text
 #[derive(Args)]
-#[command(
-    after_help = "The text goes to stdout as it comes, after the prompt; speeds go to stderr. Ctrl-C ends the text.\n\nExample:\n  headwise generate \"The king shall\" --max-new 40 --seed 7"
-)]
+#[command(after_help = "The text goes to stdout as it comes, after the prompt; speeds go to stderr. \
+        Ctrl-C ends the text.\n\n\
+        Example:\n  headwise generate \"The king shall\" --max-new 40 --seed 7")]
 pub struct GenerateArgs {
     /// Text to continue [default: read from stdin, less one line break at its end]
     #[arg(conflicts_with = "ids")]
@@ -126,7 +126,9 @@ pub struct GenerateArgs {
 /// Write the logits and routes of given tokens to a file
 #[derive(Args)]
 #[command(
-    after_help = "The file has `logits` [tokens, vocab] and, for each layer i and `attention` or `mlp`, `layers.i.attention.experts` and `layers.i.attention.gates` [tokens, k], best first.\n\nExample:\n  headwise logits --ids 1,2,3 --out logits.safetensors"
+    after_help = "The file has `logits` [tokens, vocab] and, for each layer i and `attention` or `mlp`, \
+        `layers.i.attention.experts` and `layers.i.attention.gates` [tokens, k], best first.\n\n\
+        Example:\n  headwise logits --ids 1,2,3 --out logits.safetensors"
 )]
 pub struct LogitsArgs {
     /// Token ids
@@ -144,9 +146,8 @@ pub struct LogitsArgs {
 
 /// Say what a model is and what it needs; takes no GPU
 #[derive(Args)]
-#[command(
-    after_help = "With --adapter or --memory-limit, also say whether it fits there.\n\nExample:\n  headwise info --model my-model --memory-limit 2GiB"
-)]
+#[command(after_help = "With --adapter or --memory-limit, also say whether it fits there.\n\n\
+        Example:\n  headwise info --model my-model --memory-limit 2GiB")]
 pub struct InfoArgs {
     /// Print one JSON object
     #[arg(long)]
@@ -157,9 +158,8 @@ pub struct InfoArgs {
 
 /// List the GPU adapters with their limits, features and kernels
 #[derive(Args)]
-#[command(
-    after_help = "With --adapter, only those that fit it. Exits with 1 if there is none.\n\nExample:\n  headwise adapters --json"
-)]
+#[command(after_help = "With --adapter, only those that fit it. Exits with 1 if there is none.\n\n\
+        Example:\n  headwise adapters --json")]
 pub struct AdaptersArgs {
     /// Print one JSON array
     #[arg(long)]

@@ -25,7 +25,9 @@ use failure::Failure;
 fn main() -> ExitCode {
     // A panic is a bug of headwise: still one message and exit code 1.
     std::panic::set_hook(Box::new(|panic| {
-        failure::print(&format!("internal error, please report it: {panic}"));
+        let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        failure::print(&format!("internal error{place}, please report it: {message}"));
         std::process::exit(1);
     }));
     let cli = Cli::parse();

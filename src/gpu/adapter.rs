@@ -131,10 +131,7 @@ pub(super) async fn all(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
 }
 
 /// The adapter that fits `selection` best, or an error that lists what there is.
-pub(super) async fn select(
-    instance: &wgpu::Instance,
-    selection: &AdapterSelection,
-) -> Result<wgpu::Adapter> {
+pub(super) async fn select(instance: &wgpu::Instance, selection: &AdapterSelection) -> Result<wgpu::Adapter> {
     if *selection == AdapterSelection::Auto
         && let Ok(adapter) = instance.request_adapter(&high_performance()).await
     {

@@ -1,9 +1,6 @@
 //! Kernels and their pipelines.
 
-use std::{
-    collections::HashMap,
-    sync::Mutex,
-};
+use std::{collections::HashMap, sync::Mutex};
 
 use super::{Gpu, device::lock};
 

@@ -111,7 +111,10 @@ impl Recorder {
     }
 
     /// Submits what was recorded as one compute pass, followed by what `then` encodes.
-    pub(super) fn submit_with(&mut self, then: impl FnOnce(&mut wgpu::CommandEncoder)) -> wgpu::SubmissionIndex {
+    pub(super) fn submit_with(
+        &mut self,
+        then: impl FnOnce(&mut wgpu::CommandEncoder),
+    ) -> wgpu::SubmissionIndex {
         for (index, arena) in self.arenas.iter().enumerate() {
             let slots = self.used_slots.saturating_sub(index * ARENA_SLOTS).min(ARENA_SLOTS);
             arena.buffer.write(0, &arena.bytes[..slots * self.slot_bytes]);

@@ -8,9 +8,7 @@ use crate::{
     Result,
     gpu::{Buffer, Recorder},
     layers::{NormSpec, RouterSpec, Step, Workspace},
-    ops::{
-        Combine, Group, Matrix, MatrixShape, NormRouter, RoutedMatmul, RoutedMatvec, Routes, tile_rows,
-    },
+    ops::{Combine, Group, Matrix, MatrixShape, NormRouter, RoutedMatmul, RoutedMatvec, Routes, tile_rows},
 };
 
 /// What happens between the two projections.
@@ -54,21 +52,11 @@ impl ExpertMlpSpec {
 
     pub fn up_shape(&self) -> MatrixShape {
         let Activation::SwiGlu = self.activation;
-        MatrixShape {
-            experts: self.router.experts,
-            halves: 2,
-            outputs: self.hidden,
-            inputs: self.norm.width,
-        }
+        MatrixShape { experts: self.router.experts, halves: 2, outputs: self.hidden, inputs: self.norm.width }
     }
 
     pub fn down_shape(&self) -> MatrixShape {
-        MatrixShape {
-            experts: self.router.experts,
-            halves: 1,
-            outputs: self.norm.width,
-            inputs: self.hidden,
-        }
+        MatrixShape { experts: self.router.experts, halves: 1, outputs: self.norm.width, inputs: self.hidden }
     }
 }
 

@@ -192,13 +192,7 @@ impl HeadMixture {
         }
     }
 
-    fn project_few(
-        &self,
-        recorder: &mut Recorder,
-        workspace: &Workspace,
-        step: &Step,
-        routes: Routes<'_>,
-    ) {
+    fn project_few(&self, recorder: &mut Recorder, workspace: &Workspace, step: &Step, routes: Routes<'_>) {
         let active = self.spec.router.active();
         let query = RoutedMatvec {
             src: &workspace.xn,
@@ -224,13 +218,7 @@ impl HeadMixture {
         .record(recorder);
     }
 
-    fn project_many(
-        &self,
-        recorder: &mut Recorder,
-        workspace: &Workspace,
-        step: &Step,
-        routes: Routes<'_>,
-    ) {
+    fn project_many(&self, recorder: &mut Recorder, workspace: &Workspace, step: &Step, routes: Routes<'_>) {
         let active = self.spec.router.active();
         Group {
             routes,

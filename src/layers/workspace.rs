@@ -117,7 +117,8 @@ impl Dimensions {
             .iter()
             .flat_map(|&(assignments, experts)| GroupBuffers::bytes(assignments, experts, tile_rows(gpu)))
             .sum::<u64>();
-        let routes_twice = self.buffers().iter().filter(|(name, _)| *name == "routes").map(|(_, n)| n).sum::<u64>();
+        let routes_twice =
+            self.buffers().iter().filter(|(name, _)| *name == "routes").map(|(_, n)| n).sum::<u64>();
         self.buffers().iter().map(|(_, bytes)| bytes).sum::<u64>() + groups + routes_twice
     }
 
@@ -162,8 +163,7 @@ impl Workspace {
         ] = dimensions.buffers();
         let (attention, mlp) = dimensions.assignments();
         let buffer = |(name, bytes): (&str, u64)| Buffer::new(gpu, name, bytes);
-        let groups =
-            |assignments, experts| GroupBuffers::new(gpu, assignments, experts, tile_rows(gpu));
+        let groups = |assignments, experts| GroupBuffers::new(gpu, assignments, experts, tile_rows(gpu));
         Self {
             ids: buffer(ids),
             spans: buffer(spans),

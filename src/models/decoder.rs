@@ -81,8 +81,7 @@ impl DecoderSpec {
         let request = |name: &String, form| Request { name: name.clone(), form };
         let table = Form::Matrix(self.table_shape());
         let vector = Form::vector(self.width);
-        let mut requests =
-            vec![request(&names.embedding, table), request(&names.final_norm, vector)];
+        let mut requests = vec![request(&names.embedding, table), request(&names.final_norm, vector)];
         requests.extend(names.head.iter().map(|head| request(head, table)));
         for (BlockSpec { attention, mlp }, names) in self.blocks.iter().zip(&names.blocks) {
             let router = |experts| Form::Rows { rows: experts, width: self.width, finite: true };
@@ -139,8 +138,7 @@ impl DecoderSpec {
 
     /// The largest sizes over all layers, for a workspace.
     pub fn dimensions(&self, tokens: u32, sequences: u32, capacity: u32, logit_rows: u32) -> Dimensions {
-        let attention =
-            |size: fn(&HeadMixtureSpec) -> u32| self.attentions().map(size).max().unwrap_or(1);
+        let attention = |size: fn(&HeadMixtureSpec) -> u32| self.attentions().map(size).max().unwrap_or(1);
         let mlp = |size: fn(&ExpertMlpSpec) -> u32| {
             self.blocks.iter().map(|block| size(&block.mlp)).max().unwrap_or(1)
         };

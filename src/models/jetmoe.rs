@@ -3,7 +3,7 @@
 //! Everything JetMoE is stands here and in its config reader: which mixture it is, and where its tensors are.
 
 use super::{
-    Blueprint, BlockNames, BlockSpec, DecoderNames, DecoderSpec,
+    BlockNames, BlockSpec, Blueprint, DecoderNames, DecoderSpec,
     jetmoe_config::{self as config, Config, layer, layer_tensor},
 };
 use crate::{
@@ -19,8 +19,7 @@ use crate::{
 ///
 /// # Errors
 /// When config and tensors are not a JetMoE model that both agree on.
-pub(crate) fn blueprint(json: &[u8], file: &str, checkpoint: &Checkpoint) -> Result<Blueprint> {
-    let config = Config::parse(json, file)?;
+pub(crate) fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
     let shapes = config.shapes(checkpoint)?;
     // The config reader bounds every dimension at 2²⁴, so these conversions keep the value.
     let size = |n: usize| n as u32;

@@ -7,7 +7,7 @@ pub(crate) mod jetmoe_config;
 pub(crate) use decoder::{BlockNames, BlockSpec, Decoder, DecoderNames, DecoderSpec};
 
 use crate::{
-    Error, Result,
+    Result,
     weights::{Checkpoint, Source},
 };
 
@@ -22,18 +22,18 @@ pub(crate) struct Blueprint {
 }
 
 impl Blueprint {
-    /// Reads the configuration and checks it against the checkpoint's headers.
+    /// Reads the configuration and the checkpoint's headers, and checks one against the other.
     ///
     /// # Errors
     /// When the family is unknown, a field is missing or absurd, or configuration and tensors contradict each
     /// other.
-    pub async fn read(source: &Source, checkpoint: &Checkpoint) -> Result<Self> {
-        let file = source.path_of(CONFIG_FILE);
-        let json = source.read_small(CONFIG_FILE, jetmoe_config::Config::MAX_BYTES).await?.ok_or_else(|| {
-            Error::bad_file(&file, "file", "nothing", "the model's configuration")
-        })?;
-        let blueprint = jetmoe::blueprint(&json, &file, checkpoint)?;
+    pub async fn read(source: &Source) -> Result<(Self, Checkpoint)> {
+        let json = source.read_small(CONFIG_FILE, jetmoe_config::Config::MAX_BYTES).await?;
+        let json = json.ok_or_else(|| source.absent(CONFIG_FILE))?;
+        let config = jetmoe_config::Config::parse(&json, &source.path_of(CONFIG_FILE))?;
+        let checkpoint = Checkpoint::open(source).await?;
+        let blueprint = jetmoe::blueprint(&config, &checkpoint)?;
         blueprint.spec.check()?;
-        Ok(blueprint)
+        Ok((blueprint, checkpoint))
     }
 }

@@ -6,14 +6,7 @@ use crate::gpu::{Buffer, Dispatch, Recorder};
 pub static DECODE: Kernel = Kernel {
     name: "row_attention_decode",
     source: shaders::ROW_ATTENTION_DECODE,
-    bindings: &[
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Write,
-        Access::Write,
-    ],
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
 };
 
 pub static MERGE: Kernel = Kernel {
@@ -25,14 +18,7 @@ pub static MERGE: Kernel = Kernel {
 pub static PREFILL: Kernel = Kernel {
     name: "row_attention_prefill",
     source: shaders::ROW_ATTENTION_PREFILL,
-    bindings: &[
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Write,
-    ],
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };
 
 /// Keys that one workgroup of the decode kernel reads.

@@ -34,8 +34,7 @@ pub struct Combine<'a> {
 impl Combine<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let quads = padded(self.width) / 4;
-        let params =
-            Params { tokens: self.tokens, quads, slots: self.slots, first: self.routes.first };
+        let params = Params { tokens: self.tokens, quads, slots: self.slots, first: self.routes.first };
         recorder.dispatch(
             &params,
             Dispatch {

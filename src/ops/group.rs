@@ -3,17 +3,11 @@
 use super::{Access, Kernel, Routes, shaders};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
-pub static COUNT: Kernel = Kernel {
-    name: "group_count",
-    source: shaders::GROUP_COUNT,
-    bindings: &[Access::Read, Access::Write],
-};
+pub static COUNT: Kernel =
+    Kernel { name: "group_count", source: shaders::GROUP_COUNT, bindings: &[Access::Read, Access::Write] };
 
-pub static SCAN: Kernel = Kernel {
-    name: "group_scan",
-    source: shaders::GROUP_SCAN,
-    bindings: &[Access::Write, Access::Write],
-};
+pub static SCAN: Kernel =
+    Kernel { name: "group_scan", source: shaders::GROUP_SCAN, bindings: &[Access::Write, Access::Write] };
 
 pub static SCATTER: Kernel = Kernel {
     name: "group_scatter",

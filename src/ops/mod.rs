@@ -138,10 +138,7 @@ impl Shape {
 }
 
 /// The variant of each kernel that has more than one.
-pub fn variants(
-    choice: KernelChoice,
-    capabilities: &Capabilities,
-) -> Vec<(&'static str, &'static str)> {
+pub fn variants(choice: KernelChoice, capabilities: &Capabilities) -> Vec<(&'static str, &'static str)> {
     let shape = Shape::choose(choice, capabilities);
     let matmul = if shape == Shape::Plain { shape } else { Shape::Workgroup };
     vec![("routed_matvec", shape.name()), ("routed_matmul", matmul.name())]

@@ -6,14 +6,7 @@ use crate::gpu::{Buffer, Dispatch, Recorder};
 pub static KERNEL: Kernel = Kernel {
     name: "norm_router",
     source: shaders::NORM_ROUTER,
-    bindings: &[
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Write,
-        Access::Write,
-        Access::Write,
-    ],
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write, Access::Write, Access::Write],
 };
 
 /// Experts a router may choose from; the size of the kernel's score memory.

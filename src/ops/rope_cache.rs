@@ -6,14 +6,7 @@ use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 pub static KERNEL: Kernel = Kernel {
     name: "rope_cache",
     source: shaders::ROPE_CACHE,
-    bindings: &[
-        Access::Read,
-        Access::Read,
-        Access::Write,
-        Access::Read,
-        Access::Write,
-        Access::Write,
-    ],
+    bindings: &[Access::Read, Access::Read, Access::Write, Access::Read, Access::Write, Access::Write],
 };
 
 uniform! {

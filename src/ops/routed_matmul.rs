@@ -9,11 +9,8 @@ const BINDINGS: &[Access] =
 pub static PLAIN: Kernel =
     Kernel { name: "routed_matmul", source: shaders::ROUTED_MATMUL, bindings: BINDINGS };
 
-pub static WORKGROUP: Kernel = Kernel {
-    name: "routed_matmul.workgroup",
-    source: shaders::ROUTED_MATMUL_WORKGROUP,
-    bindings: BINDINGS,
-};
+pub static WORKGROUP: Kernel =
+    Kernel { name: "routed_matmul.workgroup", source: shaders::ROUTED_MATMUL_WORKGROUP, bindings: BINDINGS };
 
 uniform! {
     struct Params {
@@ -94,14 +91,7 @@ impl RoutedMatmul<'_> {
                 Dispatch {
                     kernel,
                     constants: &constants,
-                    buffers: &[
-                        self.src,
-                        &part.buffer,
-                        table,
-                        order,
-                        self.bias.unwrap_or(self.src),
-                        self.dst,
-                    ],
+                    buffers: &[self.src, &part.buffer, table, order, self.bias.unwrap_or(self.src), self.dst],
                     groups: [quads.div_ceil(group_quads), tiles, 1],
                     macs: macs * u64::from(self.rows),
                 },

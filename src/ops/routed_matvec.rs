@@ -9,17 +9,11 @@ const BINDINGS: &[Access] =
 pub static PLAIN: Kernel =
     Kernel { name: "routed_matvec", source: shaders::ROUTED_MATVEC, bindings: BINDINGS };
 
-pub static WORKGROUP: Kernel = Kernel {
-    name: "routed_matvec.workgroup",
-    source: shaders::ROUTED_MATVEC_WORKGROUP,
-    bindings: BINDINGS,
-};
+pub static WORKGROUP: Kernel =
+    Kernel { name: "routed_matvec.workgroup", source: shaders::ROUTED_MATVEC_WORKGROUP, bindings: BINDINGS };
 
-pub static SUBGROUP: Kernel = Kernel {
-    name: "routed_matvec.subgroup",
-    source: shaders::ROUTED_MATVEC_SUBGROUP,
-    bindings: BINDINGS,
-};
+pub static SUBGROUP: Kernel =
+    Kernel { name: "routed_matvec.subgroup", source: shaders::ROUTED_MATVEC_SUBGROUP, bindings: BINDINGS };
 
 uniform! {
     struct Params {

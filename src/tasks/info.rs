@@ -83,8 +83,7 @@ impl ModelInfo {
     /// # Errors
     /// Whatever is wrong with its configuration or its tensors' headers.
     pub async fn read(source: &Source) -> Result<Self> {
-        let checkpoint = Checkpoint::open(source).await?;
-        let blueprint = Blueprint::read(source, &checkpoint).await?;
+        let (blueprint, checkpoint) = Blueprint::read(source).await?;
         Ok(Self::new(&blueprint, &checkpoint))
     }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::ModelInfo;
 use crate::{
-    Error, Result,
+    Result,
     gpu::Gpu,
     models::{Blueprint, Decoder},
     ops::Precision,
-    weights::{Checkpoint, Source, upload},
+    weights::{Source, upload},
 };
 
 /// How to load a model.
@@ -54,10 +54,9 @@ impl Model {
     /// model.
     ///
     /// # Errors
-    /// What is wrong with a file, naming it; [`Error::TooLarge`] when the model does not fit.
+    /// What is wrong with a file, naming it; [`crate::Error::TooLarge`] when the model does not fit.
     pub async fn load(gpu: &Gpu, source: &Source, options: LoadOptions<'_>) -> Result<Self> {
-        let checkpoint = Checkpoint::open(source).await?;
-        let blueprint = Blueprint::read(source, &checkpoint).await?;
+        let (blueprint, checkpoint) = Blueprint::read(source).await?;
         let info = ModelInfo::new(&blueprint, &checkpoint);
         #[cfg(feature = "tokenizer")]
         let tokenizer = super::Tokenizer::read(source).await?;
@@ -109,7 +108,12 @@ impl Model {
     #[cfg(feature = "tokenizer")]
     pub fn tokenizer(&self) -> Result<&super::Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| {
-            Error::bad_file("the model folder", "tokenizer.json", "nothing", "a tokenizer, to work with text")
+            crate::Error::bad_file(
+                "the model folder",
+                "tokenizer.json",
+                "nothing",
+                "a tokenizer, to work with text",
+            )
         })
     }
 }

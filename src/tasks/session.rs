@@ -85,14 +85,7 @@ impl Session {
             decoder: Arc::clone(decoder),
             layout,
             positions: vec![0; sequences as usize],
-            last_step: Step {
-                tokens: 0,
-                ranges: 0,
-                longest: 0,
-                last_position: 0,
-                keys: 0,
-                logit_rows: 0,
-            },
+            last_step: Step { tokens: 0, ranges: 0, longest: 0, last_position: 0, keys: 0, logit_rows: 0 },
         };
         gpu.check("allocating a session")?;
         Ok(session)

@@ -56,7 +56,7 @@ impl Checkpoint {
     }
 
     /// All tensors, in the order of their bytes.
-    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "for the tests, which run natively"))]
+    #[cfg(test)]
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
         self.tensors.iter()
     }

@@ -6,8 +6,6 @@
 mod checkpoint;
 mod dtype;
 mod fields;
-#[cfg(not(target_arch = "wasm32"))]
-pub mod fuzzing;
 mod header;
 #[cfg(target_arch = "wasm32")]
 mod http;
