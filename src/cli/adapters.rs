@@ -1,6 +1,6 @@
 //! `headwise adapters`
 
-use headwise::{AdapterReport, AdapterSelection, Capabilities, Gpu, GpuOptions};
+use headwise::{AdapterReport, Gpu, GpuOptions};
 
 use super::{
     args::{AdaptersArgs, Shared},
@@ -12,7 +12,7 @@ use super::{
 pub fn run(args: &AdaptersArgs, shared: &Shared) -> Result<(), Failure> {
     let selection = shared.selection();
     let mut reports = pollster::block_on(Gpu::adapters());
-    reports.retain(|report| fits(&report.capabilities, &selection));
+    reports.retain(|report| selection.matches(&report.capabilities));
     if reports.is_empty() {
         // Its error says what there is, or what to install.
         pollster::block_on(Gpu::new(GpuOptions::new().adapter(selection)))?;
@@ -22,17 +22,6 @@ pub fn run(args: &AdaptersArgs, shared: &Shared) -> Result<(), Failure> {
     }
     let texts: Vec<String> = reports.iter().map(describe).collect();
     output::line(&texts.join("\n\n"))
-}
-
-/// Whether `--adapter` may mean this one.
-fn fits(it: &Capabilities, selection: &AdapterSelection) -> bool {
-    match selection {
-        AdapterSelection::Auto => true,
-        AdapterSelection::Software => it.software,
-        AdapterSelection::Discrete => it.kind == "discrete",
-        AdapterSelection::Integrated => it.kind == "integrated",
-        AdapterSelection::Name(name) => it.name.to_lowercase().contains(&name.to_lowercase()),
-    }
 }
 
 fn describe(report: &AdapterReport) -> String {

@@ -20,6 +20,19 @@ pub enum AdapterSelection {
     Name(String),
 }
 
+impl AdapterSelection {
+    /// Whether this selection may mean an adapter.
+    pub fn matches(&self, adapter: &Capabilities) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Software => adapter.software,
+            Self::Discrete => adapter.kind == "discrete",
+            Self::Integrated => adapter.kind == "integrated",
+            Self::Name(name) => adapter.name.to_lowercase().contains(&name.to_lowercase()),
+        }
+    }
+}
+
 impl std::str::FromStr for AdapterSelection {
     type Err = std::convert::Infallible;
 
@@ -78,6 +91,11 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// What `adapter` could give a device.
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
+        Self::new(adapter, adapter.features() & WANTED_FEATURES, &adapter.limits())
+    }
+
     /// Capabilities of a device made with `features` and `limits` on `adapter`.
     pub(super) fn new(adapter: &wgpu::Adapter, features: wgpu::Features, limits: &wgpu::Limits) -> Self {
         let info = adapter.get_info();
@@ -139,16 +157,7 @@ pub(super) async fn select(instance: &wgpu::Instance, selection: &AdapterSelecti
     }
     let mut adapters = all(instance).await;
     let found: Vec<String> = adapters.iter().map(describe).collect();
-    let position = adapters.iter().position(|adapter| {
-        let info = adapter.get_info();
-        match selection {
-            AdapterSelection::Auto => true,
-            AdapterSelection::Software => is_software(&info),
-            AdapterSelection::Discrete => info.device_type == wgpu::DeviceType::DiscreteGpu,
-            AdapterSelection::Integrated => info.device_type == wgpu::DeviceType::IntegratedGpu,
-            AdapterSelection::Name(name) => info.name.to_lowercase().contains(&name.to_lowercase()),
-        }
-    });
+    let position = adapters.iter().position(|adapter| selection.matches(&Capabilities::of(adapter)));
     match position {
         Some(index) => Ok(adapters.swap_remove(index)),
         None => Err(Error::NoAdapter {

@@ -139,8 +139,7 @@ impl Gpu {
             .await
             .iter()
             .map(|adapter| {
-                let features = adapter.features() & adapter::WANTED_FEATURES;
-                let capabilities = Capabilities::new(adapter, features, &adapter.limits());
+                let capabilities = Capabilities::of(adapter);
                 let kernels = crate::ops::variants(KernelChoice::Auto, &capabilities);
                 AdapterReport { capabilities, kernels }
             })
