@@ -1,6 +1,6 @@
 //! `headwise adapters`
 
-use headwise::{AdapterReport, Gpu, GpuOptions};
+use headwise::{AdapterReport, Capabilities, Gpu, GpuOptions};
 
 use super::{
     args::{AdaptersArgs, Shared},
