@@ -2,7 +2,7 @@
 //
 //     M = max_i m_i,   o = Σ_i exp(m_i − M) o_i / Σ_i exp(m_i − M) l_i
 //
-// split_sums [tokens, heads, splits, d] f32, stats [tokens, heads, splits] (m, l)     out in the layout of q
+// split_sums [tokens, heads, splits, d] f32, stats [tokens, heads, splits] (m, l)     out [tokens · slots, 4·out_quads]
 // grid    x: vec4s of all query heads, y: tokens
 
 struct Params {
@@ -10,7 +10,7 @@ struct Params {
     slots: u32,
     heads: u32,
     head_quads: u32,
-    q_quads: u32,
+    out_quads: u32,
     splits: u32,
 }
 
@@ -41,5 +41,5 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         total += share * stat.y;
     }
     let row = token * params.slots + head / params.heads;
-    out[row * params.q_quads + (head % params.heads) * params.head_quads + column] = sum / total;
+    out[row * params.out_quads + (head % params.heads) * params.head_quads + column] = sum / total;
 }

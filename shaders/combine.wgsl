@@ -18,6 +18,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> x: array<vec4<f32>>;
 
 override BIAS: bool = false;
+// Without gates every slot counts whole.
+override GATED: bool = true;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
@@ -29,7 +31,11 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     var sum = vec4<f32>(0.0);
     for (var slot = 0u; slot < params.slots; slot++) {
         let assignment = token * params.slots + slot;
-        sum += gates[params.first + assignment] * rows[assignment * params.quads + quad];
+var gate = 1.0;
+        if GATED {
+            gate = gates[params.first + assignment];
+        }
+        sum += gate * rows[assignment * params.quads + quad];
     }
     if BIAS {
         sum += bias[quad];

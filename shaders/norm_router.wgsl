@@ -1,9 +1,8 @@
-// norm_router: xn = rms_norm(x[t]); z_e = router_e · xn; keep the k largest z; gates = softmax over the kept
+// norm_router: xn = rms_norm(x[t]); scores z_e = router_e · xn; then the choice of shared/select.wgsl
 //
 // x       [tokens, width] f32        norm_weight [width] f32      router [experts, width] f32
 // xn      [tokens, width] f32
-// chosen  [.., tokens, k] u32        descending score, ties to the lower expert, from index `first`
-// gates   [.., tokens, k] f32        sum to 1
+// chosen  [.., tokens, k] u32, from index `first`, k = SHARED + top_k; gates likewise f32
 // grid    y: tokens, one workgroup a token
 //
 // Scores are f32 sums in a fixed order. The lanes split into teams of `team` lanes, one expert a team at a time.
@@ -33,6 +32,8 @@ struct Params {
 
 var<workgroup> scores: array<f32, MAX_EXPERTS>;
 var<workgroup> ranks: array<u32, MAX_EXPERTS>;
+
+//!include "shared/select.wgsl"
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
@@ -72,40 +73,5 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         workgroupBarrier();
     }
 
-    choose(lane, params.first + token * params.top_k);
-}
-
-// Writes the experts that fewer than k others beat at `to` plus their rank, and the softmax of their scores.
-// Each lane ranks its own experts against all; ranks differ even where scores are equal or no numbers.
-fn choose(lane: u32, to: u32) {
-    var highest = scores[0];
-    for (var expert = 1u; expert < params.experts; expert++) {
-        highest = max(highest, scores[expert]);
-    }
-    var kept = 0.0;
-    for (var expert = lane; expert < params.experts; expert += LANES) {
-        ranks[expert] = rank_of(expert);
-        if ranks[expert] < params.top_k {
-            kept += exp(scores[expert] - highest);
-        }
-    }
-    let sum = workgroup_sum(lane, kept);
-    for (var expert = lane; expert < params.experts; expert += LANES) {
-        let rank = ranks[expert];
-        if rank < params.top_k {
-            chosen[to + rank] = expert;
-            gates[to + rank] = exp(scores[expert] - highest) / sum;
-        }
-    }
-}
-
-// How many experts come before this one: those with a higher score, and the lower ones with the same.
-fn rank_of(expert: u32) -> u32 {
-    let own = order_of(scores[expert]);
-    var rank = 0u;
-    for (var other = 0u; other < params.experts; other++) {
-        let order = order_of(scores[other]);
-        rank += u32(order > own || (order == own && other < expert));
-    }
-    return rank;
+    choose(lane, params.first + token * (SHARED + params.top_k));
 }

@@ -120,5 +120,6 @@ fn store(assignment: u32, quad: u32, sum: vec4<f32>) {
     if BIAS {
         value += bias[column];
     }
+    value = activate(value);
     dst[assignment * params.out_quads + column] = value;
 }

@@ -99,5 +99,6 @@ fn store(assignment: u32, column: u32, sum: f32) {
     if BIAS {
         value += bias[to / 4u][to % 4u];
     }
+    value = activate(vec4<f32>(value)).x;
     dst[assignment * params.out_quads * 4u + to] = value;
 }

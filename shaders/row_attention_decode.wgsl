@@ -2,14 +2,15 @@
 //
 //     o = Σ_j exp(q·k_j·scale − m) v_j,   m = max_j q·k_j·scale,   l = Σ_j exp(q·k_j·scale − m)
 //
-// With one split the result is o / l in the layout of q. With more, o goes to `out` as [tokens, heads, splits, d]
+// With one split the result is o / l in rows of 4·out_quads for each slot. With more, o goes to `out` as [tokens, heads, splits, d]
 // and (m, l) to `stats` as [tokens, heads, splits]; attention_merge puts them together.
 // grid   x: query heads (slots · heads), y: tokens, z: splits; one workgroup each
 
 //!include "shared/row_attention.wgsl"
+//!include "shared/expert_heads.wgsl"
 
-@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> stats: array<vec2<f32>>;
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read_write> stats: array<vec2<f32>>;
 
 const LANES: u32 = 64u;
 const MAX_HEAD_QUADS: u32 = 32u;
@@ -20,17 +21,17 @@ var<workgroup> sums: array<vec4<f32>, LANES>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let head = group.x;
+    let index = group.x;
     let token = group.y;
     let position = min(spans[token].x, params.capacity - 1u);
     let sequence = min(spans[token].y, params.sequences - 1u);
-    let kv_head = kv_head_of(head);
-    let q_from = head_start(token, head);
+    let query_at = query_head(token, index);
+    let kv_head = kv_head_of(query_at.head);
     let first = group.z * params.split_keys;
     let end = min(first + params.split_keys, position + 1u);
 
     if lane < params.head_quads {
-        query[lane] = q[q_from + lane] * params.scale;
+        query[lane] = q[query_at.start + lane] * params.scale;
     }
     workgroupBarrier();
 
@@ -90,10 +91,10 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         o += sums[i * params.head_quads + lane];
     }
     if params.splits == 1u {
-        out[q_from + lane] = o / total;
+        out[slot_start(token, index, params.out_quads) + lane] = o / total;
         return;
     }
-    let row = (token * params.slots * params.heads + head) * params.splits + group.z;
+    let row = (token * params.slots * params.heads + index) * params.splits + group.z;
     out[row * params.head_quads + lane] = o;
     if lane == 0u {
         stats[row] = vec2<f32>(highest, total);

@@ -60,7 +60,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         let row = row_at(range, kv_head, first + min(i / params.head_quads, count - 1u));
         let column = i % params.head_quads;
         query[(i / params.head_quads) * MAX_HEAD_QUADS + column] =
-            q[head_start(row.token, row.head) + column] * params.scale;
+            q[slot_start(row.token, row.head, params.q_quads) + column] * params.scale;
     }
     if lane < ROWS {
         row_highest[lane] = LOWEST;
@@ -158,7 +158,7 @@ fn finish(
         return;
     }
     let at = row_at(range, kv_head, first + row);
-    let to = head_start(at.token, at.head) + column;
+    let to = slot_start(at.token, at.head, params.out_quads) + column;
     if column < params.head_quads {
         out[to] = a / row_total[row];
     }

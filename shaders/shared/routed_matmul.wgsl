@@ -1,6 +1,6 @@
 // What the variants of routed_matmul share: bindings, addressing and the epilogue.
 //
-// routed_matmul: dst[a] = W[expert] · src[a / src_div] + bias for the assignments a of each tile
+// routed_matmul: dst[a] = activation(W[expert] · src[a / src_div] + bias) for the assignments a of each tile
 //
 // src     [.., 8·in_blocks] f32             weights [experts, halves, part_rows, 8·in_blocks]
 // tiles   [max_tiles] Tile                  order   [assignments] u32
@@ -39,6 +39,7 @@ override BIAS: bool = false;
 override SWIGLU: bool = false;
 
 //!include "shared/weights.wgsl"
+//!include "shared/activation.wgsl"
 
 // The tile with its expert and its rows clamped to what exists.
 fn tile_at(index: u32) -> Tile {

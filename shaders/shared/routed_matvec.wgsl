@@ -1,6 +1,6 @@
 // What the variants of routed_matvec share: bindings, addressing and the epilogue.
 //
-// routed_matvec: dst[r] (+)= bias + Σ_s gate(a) · W[expert(a)] · src[a / src_div],  a = r · slots + s
+// routed_matvec: dst[r] (+)= activation(bias + Σ_s gate(a) · W[expert(a)] · src[a / src_div]),  a = r · slots + s
 //
 // src     [.., 8·in_blocks] f32             weights [experts, halves, part_rows, 8·in_blocks]
 // chosen  [.., rows · slots] u32, from index `first`, gates likewise f32
@@ -40,6 +40,7 @@ override SWIGLU: bool = false;
 override RESIDUAL: bool = false;
 
 //!include "shared/weights.wgsl"
+//!include "shared/activation.wgsl"
 
 // The expert of an assignment, never outside the weights.
 fn expert_of(assignment: u32) -> u32 {
@@ -74,6 +75,7 @@ fn store(row: u32, quad: u32, sum: vec4<f32>) {
     if BIAS {
         value += bias[column];
     }
+    value = activate(value);
     let to = row * params.out_quads + column;
     if RESIDUAL {
         value += dst[to];

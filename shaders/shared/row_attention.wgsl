@@ -12,11 +12,13 @@ struct Params {
     group: u32,
     head_quads: u32,
     q_quads: u32,
+    out_quads: u32,
     cache_quads: u32,
     capacity: u32,
     sequences: u32,
     splits: u32,
     split_keys: u32,
+    first: u32,
     scale: f32,
 }
 
@@ -33,10 +35,10 @@ fn kv_head_of(head: u32) -> u32 {
     return (head / params.group) % params.kv_heads;
 }
 
-// Where query head `head` of a token starts in q (and, in the same layout, in the output).
-fn head_start(token: u32, head: u32) -> u32 {
-    let row = token * params.slots + head / params.heads;
-    return row * params.q_quads + (head % params.heads) * params.head_quads;
+// Where query head `index` of a token (slot-major over its slots) starts in rows of `quads` vec4s a slot.
+fn slot_start(token: u32, index: u32, quads: u32) -> u32 {
+    let row = token * params.slots + index / params.heads;
+    return row * quads + (index % params.heads) * params.head_quads;
 }
 
 // Where a key or value of a sequence starts in the cache.

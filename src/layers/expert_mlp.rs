@@ -1,41 +1,40 @@
-//! The expert MLP: a feed-forward layer of which each token uses `k` experts.
+//! The expert MLP: a feed-forward layer of which each token uses `k` experts, or a dense one.
 //!
 //! ```text
-//! y_t = bias + Σ_s g(t,s) · Wdown[e(t,s)] · (silu(Wgate[e] · x_t) ⊙ (Wup[e] · x_t))
+//! y_t = bias + Σ_s g(t,s) · Wdown[e(t,s)] · activation(Wup[e(t,s)] · x_t)
 //! ```
 
 use crate::{
     Result,
     gpu::{Buffer, Recorder},
-    layers::{NormSpec, RouterSpec, Step, Workspace},
-    ops::{Combine, Group, Matrix, MatrixShape, NormRouter, RoutedMatmul, RoutedMatvec, Routes, tile_rows},
+    layers::{Norm, NormSpec, Router, RouterSpec, Step, Workspace},
+    ops::{Activation, Combine, Group, Matrix, MatrixShape, RoutedMatmul, RoutedMatvec, Routes, tile_rows},
 };
 
 /// What happens between the two projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
+pub enum MlpActivation {
     /// `silu(gate) · up`, gate stacked over up in the first projection.
     SwiGlu,
+    /// One function of each channel.
+    Plain(Activation),
 }
 
 /// Everything that distinguishes one expert MLP from another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExpertMlpSpec {
     pub norm: NormSpec,
-    pub router: RouterSpec,
+    /// `None` for a dense MLP: one expert for every token.
+    pub router: Option<RouterSpec>,
     pub hidden: u32,
-    pub activation: Activation,
+    pub activation: MlpActivation,
     /// A bias added once after the gated sum.
     pub output_bias: bool,
 }
 
 /// The tensors of an expert MLP.
 pub struct ExpertMlpWeights {
-    /// `[width]`
-    pub norm: Buffer,
-    /// `[experts, width]` f32
-    pub router: Buffer,
-    /// `[experts, 2 · hidden, width]`, gate rows first
+    /// `[experts, halves · hidden, width]`, with SwiGLU the gate rows first
     pub up: Matrix,
     /// `[experts, width, hidden]`
     pub down: Matrix,
@@ -47,41 +46,54 @@ impl ExpertMlpSpec {
     /// # Errors
     /// As [`RouterSpec::check`].
     pub fn check(&self) -> Result<()> {
-        self.router.check()
+        self.router.map_or(Ok(()), |router| router.check(&self.norm))
+    }
+
+    /// Experts there are.
+    pub fn experts(&self) -> u32 {
+        self.router.map_or(1, |router| router.experts())
+    }
+
+    /// Choices of a token that its router writes down.
+    pub fn routes_per_token(&self) -> u32 {
+        self.router.map_or(0, |router| router.active())
+    }
+
+    /// Experts each token uses.
+    pub fn active(&self) -> u32 {
+        self.router.map_or(1, |router| router.active())
     }
 
     pub fn up_shape(&self) -> MatrixShape {
-        let Activation::SwiGlu = self.activation;
-        MatrixShape { experts: self.router.experts, halves: 2, outputs: self.hidden, inputs: self.norm.width }
+        MatrixShape {
+            experts: self.experts(),
+            halves: if self.activation == MlpActivation::SwiGlu { 2 } else { 1 },
+            outputs: self.hidden,
+            inputs: self.norm.width,
+        }
     }
 
     pub fn down_shape(&self) -> MatrixShape {
-        MatrixShape { experts: self.router.experts, halves: 1, outputs: self.norm.width, inputs: self.hidden }
+        MatrixShape { experts: self.experts(), halves: 1, outputs: self.norm.width, inputs: self.hidden }
     }
 }
 
 /// An expert MLP ready to run.
 pub struct ExpertMlp {
     pub spec: ExpertMlpSpec,
+    pub norm: Norm,
+    pub router: Option<Router>,
     pub weights: ExpertMlpWeights,
 }
 
 impl ExpertMlp {
     /// Adds the layer's output to the residual stream. `routes` is where its router writes.
     pub fn record(&self, recorder: &mut Recorder, workspace: &Workspace, step: &Step, routes: Routes<'_>) {
-        NormRouter {
-            x: &workspace.x,
-            norm_weight: &self.weights.norm,
-            router: &self.weights.router,
-            xn: &workspace.xn,
-            routes,
-            tokens: step.tokens,
-            width: self.spec.norm.width,
-            experts: self.spec.router.experts,
-            active: self.spec.router.active(),
-            eps: self.spec.norm.eps,
+        match &self.router {
+            Some(router) => router.record(recorder, workspace, &self.norm, step.tokens, routes),
+            None => self.norm.record(recorder, workspace, step.tokens),
         }
-        .record(recorder);
+        let routes = self.router.is_some().then_some(routes);
         if step.few() {
             self.record_few(recorder, workspace, step, routes);
         } else {
@@ -89,14 +101,28 @@ impl ExpertMlp {
         }
     }
 
-    fn record_few(&self, recorder: &mut Recorder, workspace: &Workspace, step: &Step, routes: Routes<'_>) {
-        let active = self.spec.router.active();
+    fn activation(&self) -> Activation {
+        match self.spec.activation {
+            MlpActivation::SwiGlu => Activation::None,
+            MlpActivation::Plain(activation) => activation,
+        }
+    }
+
+    fn record_few(
+        &self,
+        recorder: &mut Recorder,
+        workspace: &Workspace,
+        step: &Step,
+        routes: Option<Routes<'_>>,
+    ) {
+        let active = self.spec.active();
         RoutedMatvec {
             src: &workspace.xn,
             matrix: &self.weights.up,
-            routes: Some(routes),
+            routes,
             gated: false,
             bias: None,
+            activation: self.activation(),
             dst: &workspace.hidden,
             residual: false,
             rows: step.tokens * active,
@@ -107,9 +133,10 @@ impl ExpertMlp {
         RoutedMatvec {
             src: &workspace.hidden,
             matrix: &self.weights.down,
-            routes: Some(routes),
-            gated: true,
+            routes,
+            gated: routes.is_some(),
             bias: self.weights.output_bias.as_ref(),
+            activation: Activation::None,
             dst: &workspace.x,
             residual: true,
             rows: step.tokens,
@@ -119,36 +146,44 @@ impl ExpertMlp {
         .record(recorder);
     }
 
-    fn record_many(&self, recorder: &mut Recorder, workspace: &Workspace, step: &Step, routes: Routes<'_>) {
-        let active = self.spec.router.active();
+    fn record_many(
+        &self,
+        recorder: &mut Recorder,
+        workspace: &Workspace,
+        step: &Step,
+        routes: Option<Routes<'_>>,
+    ) {
+        let active = self.spec.active();
         let assignments = step.tokens * active;
         let groups = &workspace.mlp_groups;
-        Group {
-            routes,
-            assignments,
-            experts: self.spec.router.experts,
-            tile_rows: tile_rows(recorder.gpu()),
-            into: groups,
+        if let Some(routes) = routes {
+            Group {
+                routes,
+                assignments,
+                experts: self.spec.experts(),
+                tile_rows: tile_rows(recorder.gpu()),
+                into: groups,
+            }
+            .record(recorder);
         }
-        .record(recorder);
-        RoutedMatmul {
+        let up = RoutedMatmul {
             src: &workspace.xn,
             matrix: &self.weights.up,
-            groups: Some(groups),
+            groups: routes.map(|_| groups),
             bias: None,
+            activation: self.activation(),
             dst: &workspace.hidden,
             rows: assignments,
             src_div: active,
-        }
-        .record(recorder);
+        };
+        up.record(recorder);
         RoutedMatmul {
             src: &workspace.hidden,
             matrix: &self.weights.down,
-            groups: Some(groups),
-            bias: None,
+            activation: Activation::None,
             dst: &workspace.expert_rows,
-            rows: assignments,
             src_div: 1,
+            ..up
         }
         .record(recorder);
         Combine {

@@ -1,37 +1,39 @@
 //! The head mixture: attention whose heads are routed.
 //!
-//! For each token: a router picks `k` experts; each brings its own query and output projection for
-//! `heads_per_expert` heads; all share one set of keys and values; the output is the gate-weighted sum.
+//! For each token a router picks `k` experts; each brings its own query and output projection for
+//! `heads_per_expert` heads; keys and values do not depend on the choice; the output is the gate-weighted sum.
 //!
 //! ```text
 //! q(t,s) = Wq[e(t,s)] · x_t        K, V = Wk · x, Wv · x
 //! y_t    = bias + Σ_s g(t,s) · Wo[e(t,s)] · attention(q(t,s), K, V)
 //! ```
 //!
+//! Head `j` of expert `e` is head `h = e · heads_per_expert + j` and reads key/value head `(h / group) mod kv_heads`.
+//! Without a router there is one expert that every token uses: ordinary attention.
+//!
 //! A new mixture is a new value in [`HeadMixtureSpec`], not a new layer.
 
 use crate::{
     Error, Result,
     gpu::{Buffer, Recorder},
-    layers::{LayerCache, NormSpec, RouterSpec, Step, Workspace},
+    layers::{LayerCache, Norm, NormSpec, Router, RouterNet, RouterSpec, Step, Workspace, router::dense},
     ops::{
-        AttentionShape, Combine, DecodeAttention, Group, MAX_HEAD_DIM, Matrix, MatrixShape, NormRouter,
-        PrefillAttention, RopeCache, RoutedMatmul, RoutedMatvec, Routes, tile_rows,
+        Activation, AttentionShape, CacheAppend, Combine, DecodeAttention, Group, MAX_HEAD_DIM,
+        MAX_STICK_HEAD_DIM, Matrix, MatrixShape, PrefillAttention, Queries, RopeCache, RoutedMatmul, RoutedMatvec,
+        Routes, StickBreaking, head_stride, tile_rows,
     },
 };
 
 /// Where keys and values come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvProjection {
-    /// One projection shared by all experts, keys stacked over values.
-    Shared,
-}
-
-/// Which key/value head the query head `j` of expert slot `s` reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvMap {
-    /// Head `j` of every expert reads key/value head `j` (keys and values are tiled, not interleaved).
-    Tiled,
+    /// One projection for all experts, keys stacked over values.
+    Projected {
+        /// Whether it adds a bias.
+        bias: bool,
+    },
+    /// Keys and values are the normed input itself, cached once.
+    Identity,
 }
 
 /// How positions enter.
@@ -42,6 +44,8 @@ pub enum PositionEncoding {
         /// Base of the frequencies.
         theta: f64,
     },
+    /// Not at all.
+    None,
 }
 
 /// How scores become attention weights.
@@ -49,18 +53,22 @@ pub enum PositionEncoding {
 pub enum AttentionKernel {
     /// Causal softmax of `q·k / √d`.
     Softmax,
+    /// Causal stick-breaking of `q·k / √d`.
+    StickBreaking,
 }
 
 /// Everything that distinguishes one head mixture from another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeadMixtureSpec {
     pub norm: NormSpec,
-    pub router: RouterSpec,
+    /// `None` for ordinary attention.
+    pub router: Option<RouterSpec>,
     pub heads_per_expert: u32,
     pub kv_heads: u32,
+    /// Consecutive query heads that share a key/value head.
+    pub group: u32,
     pub head_dim: u32,
     pub kv: KvProjection,
-    pub kv_map: KvMap,
     pub position: PositionEncoding,
     pub kernel: AttentionKernel,
     /// A bias added once after the gated sum.
@@ -69,14 +77,10 @@ pub struct HeadMixtureSpec {
 
 /// The tensors of a head mixture.
 pub struct HeadMixtureWeights {
-    /// `[width]`
-    pub norm: Buffer,
-    /// `[experts, width]` f32
-    pub router: Buffer,
-    /// `[experts, heads · head_dim, width]`
+    /// `[experts, heads · head_dim, width]`; one dense matrix of all heads where the choice waits for the queries
     pub query: Matrix,
-    /// `[2 · kv_heads · head_dim, width]`
-    pub kv: Matrix,
+    /// `[2 · kv_heads · head_dim, width]` and its bias
+    pub kv: Option<(Matrix, Option<Buffer>)>,
     /// `[experts, width, heads · head_dim]`
     pub output: Matrix,
     /// `[width]`
@@ -87,60 +91,126 @@ impl HeadMixtureSpec {
     /// # Errors
     /// When parameters contradict each other or exceed what the kernels hold.
     pub fn check(&self) -> Result<()> {
-        self.router.check()?;
-        if self.head_dim == 0 || !self.head_dim.is_multiple_of(4) || self.head_dim > MAX_HEAD_DIM {
-            let expected = format!("a multiple of 4 up to {MAX_HEAD_DIM}");
-            return Err(Error::argument("head size", self.head_dim, expected));
+        if let Some(router) = &self.router {
+            router.check(&self.norm)?;
         }
-        let KvMap::Tiled = self.kv_map;
-        if self.kv_heads == 0 || self.heads_per_expert != self.kv_heads {
-            return Err(Error::argument(
-                "heads per expert",
-                self.heads_per_expert,
-                format!("{} (one for each key/value head)", self.kv_heads),
-            ));
+        let most = match self.kernel {
+            AttentionKernel::Softmax => MAX_HEAD_DIM,
+            AttentionKernel::StickBreaking => MAX_STICK_HEAD_DIM,
+        };
+        if !(1..=most).contains(&self.head_dim) {
+            return Err(Error::argument("head size", self.head_dim, format!("1 to {most}")));
+        }
+        if matches!(self.position, PositionEncoding::Rope { .. }) && !self.head_dim.is_multiple_of(4) {
+            return Err(Error::argument("head size", self.head_dim, "a multiple of 4, to be rotated"));
+        }
+        let heads = self.experts() * self.heads_per_expert;
+        let shares = self.group * self.kv_heads;
+        if shares == 0 || heads == 0 || !(heads.is_multiple_of(shares) || shares.is_multiple_of(heads)) {
+            let expected = format!("heads that divide among {} key/value heads in groups of {}", self.kv_heads, self.group);
+            return Err(Error::argument("query heads", heads, expected));
+        }
+        if self.kv == KvProjection::Identity && self.kv_heads * self.head_dim != self.norm.width {
+            let expected = format!("the width {}, since keys and values are the input itself", self.norm.width);
+            return Err(Error::argument("key/value width", self.kv_heads * self.head_dim, expected));
+        }
+        if self.routes_after_queries() && self.heads_per_expert != 1 {
+            return Err(Error::argument("heads per expert", self.heads_per_expert, "1, to route by query length"));
         }
         Ok(())
     }
 
+    /// Experts there are.
+    pub fn experts(&self) -> u32 {
+        self.router.map_or(1, |router| router.experts())
+    }
+
+    /// Choices of a token that its router writes down.
+    pub fn routes_per_token(&self) -> u32 {
+        self.router.map_or(0, |router| router.active())
+    }
+
+    /// Experts each token uses.
+    pub fn active(&self) -> u32 {
+        self.router.map_or(1, |router| router.active())
+    }
+
+    /// Whether the choice needs the queries of all heads.
+    fn routes_after_queries(&self) -> bool {
+        self.router.is_some_and(|router| router.net == RouterNet::QueryNorm)
+    }
+
     pub fn query_shape(&self) -> MatrixShape {
-        MatrixShape {
-            experts: self.router.experts,
+        let heads = MatrixShape {
+            experts: self.experts(),
             halves: 1,
-            outputs: self.heads_per_expert * self.head_dim,
+            outputs: self.heads_per_expert * head_stride(self.head_dim),
             inputs: self.norm.width,
+        };
+        match self.routes_after_queries() {
+            true => MatrixShape::dense(heads.experts * heads.outputs, heads.inputs),
+            false => heads,
         }
     }
 
-    pub fn kv_shape(&self) -> MatrixShape {
-        let KvProjection::Shared = self.kv;
-        MatrixShape::dense(2 * self.kv_heads * self.head_dim, self.norm.width)
+    pub fn kv_shape(&self) -> Option<MatrixShape> {
+        let outputs = 2 * self.kv_heads * head_stride(self.head_dim);
+        (self.kv != KvProjection::Identity).then(|| MatrixShape::dense(outputs, self.norm.width))
     }
 
     pub fn output_shape(&self) -> MatrixShape {
-        let query = self.query_shape();
-        MatrixShape { outputs: query.inputs, inputs: query.outputs, ..query }
+        MatrixShape {
+            experts: self.experts(),
+            halves: 1,
+            outputs: self.norm.width,
+            inputs: self.heads_per_expert * head_stride(self.head_dim),
+        }
     }
 
     /// Sizes of the attention itself.
     pub fn attention_shape(&self, sequences: u32, capacity: u32) -> AttentionShape {
-        let KvMap::Tiled = self.kv_map;
+        // Where an expert has a head for each key/value head, or for each group of them, all experts are alike.
+        let queries = if self.routes_after_queries() {
+            Queries::Dense { experts: self.experts() }
+        } else if self.router.is_none() || self.heads_per_expert.is_multiple_of(self.group * self.kv_heads) {
+            Queries::BySlot
+        } else {
+            Queries::ByExpert
+        };
         AttentionShape {
-            slots: self.router.active(),
+            queries,
+            slots: self.active(),
             heads: self.heads_per_expert,
             kv_heads: self.kv_heads,
-            group: 1,
+            group: self.group,
             head_dim: self.head_dim,
             capacity,
             sequences,
         }
+    }
+
+    /// Bytes of the key/value cache.
+    pub fn cache_bytes(&self, sequences: u32, capacity: u32) -> u64 {
+        let copies = if self.kv == KvProjection::Identity { 1 } else { 2 };
+        copies * self.attention_shape(sequences, capacity).cache_bytes()
     }
 }
 
 /// A head mixture ready to run.
 pub struct HeadMixture {
     pub spec: HeadMixtureSpec,
+    pub norm: Norm,
+    pub router: Option<Router>,
     pub weights: HeadMixtureWeights,
+}
+
+/// What the stages of one call share.
+struct Call<'a> {
+    workspace: &'a Workspace,
+    cache: &'a LayerCache,
+    step: &'a Step,
+    routes: Option<Routes<'a>>,
+    shape: AttentionShape,
 }
 
 impl HeadMixture {
@@ -153,166 +223,186 @@ impl HeadMixture {
         step: &Step,
         routes: Routes<'_>,
     ) {
-        let AttentionKernel::Softmax = self.spec.kernel;
-        NormRouter {
-            x: &workspace.x,
-            norm_weight: &self.weights.norm,
-            router: &self.weights.router,
-            xn: &workspace.xn,
-            routes,
-            tokens: step.tokens,
-            width: self.spec.norm.width,
-            experts: self.spec.router.experts,
-            active: self.spec.router.active(),
-            eps: self.spec.norm.eps,
-        }
-        .record(recorder);
-        if step.few() {
-            self.project_few(recorder, workspace, step, routes);
-        } else {
-            self.project_many(recorder, workspace, step, routes);
-        }
-        let shape = self.spec.attention_shape(cache.sequences, cache.capacity);
-        RopeCache {
-            shape,
-            spans: &workspace.spans,
-            angles: &cache.angles,
-            q: &workspace.q,
-            kv: &workspace.kv,
-            k_cache: &cache.k,
-            v_cache: &cache.v,
-            tokens: step.tokens,
-        }
-        .record(recorder);
-        self.attend(recorder, workspace, cache, step, shape);
-        if step.few() {
-            self.output_few(recorder, workspace, step, routes);
-        } else {
-            self.output_many(recorder, workspace, step, routes);
-        }
-    }
-
-    fn project_few(&self, recorder: &mut Recorder, workspace: &Workspace, step: &Step, routes: Routes<'_>) {
-        let active = self.spec.router.active();
-        let query = RoutedMatvec {
-            src: &workspace.xn,
-            matrix: &self.weights.query,
-            routes: Some(routes),
-            gated: false,
-            bias: None,
-            dst: &workspace.q,
-            residual: false,
-            rows: step.tokens * active,
-            slots: 1,
-            src_div: active,
+        let call = Call {
+            workspace,
+            cache,
+            step,
+            routes: self.router.is_some().then_some(routes),
+            shape: self.spec.attention_shape(cache.sequences, cache.capacity),
         };
-        query.record(recorder);
-        RoutedMatvec {
-            matrix: &self.weights.kv,
-            routes: None,
-            dst: &workspace.kv,
-            rows: step.tokens,
-            src_div: 1,
-            ..query
+        let after_queries = self.spec.routes_after_queries();
+        match &self.router {
+            Some(router) => router.record(recorder, workspace, &self.norm, step.tokens, routes),
+            None => self.norm.record(recorder, workspace, step.tokens),
         }
-        .record(recorder);
+        if !after_queries {
+            self.group(recorder, &call);
+        }
+        self.project(recorder, &call);
+        if let Some(router) = self.router.as_ref().filter(|_| after_queries) {
+            router.record_after_queries(recorder, workspace, self.spec.head_dim, step.tokens, routes);
+            self.group(recorder, &call);
+        }
+        self.append(recorder, &call);
+        self.attend(recorder, &call);
+        self.output(recorder, &call);
     }
 
-    fn project_many(&self, recorder: &mut Recorder, workspace: &Workspace, step: &Step, routes: Routes<'_>) {
-        let active = self.spec.router.active();
+    /// Sorts a long step's assignments by expert.
+    fn group(&self, recorder: &mut Recorder, call: &Call<'_>) {
+        let Some(routes) = call.routes.filter(|_| !call.step.few()) else { return };
         Group {
             routes,
-            assignments: step.tokens * active,
-            experts: self.spec.router.experts,
+            assignments: call.step.tokens * self.spec.active(),
+            experts: self.spec.experts(),
             tile_rows: tile_rows(recorder.gpu()),
-            into: &workspace.attention_groups,
-        }
-        .record(recorder);
-        let query = RoutedMatmul {
-            src: &workspace.xn,
-            matrix: &self.weights.query,
-            groups: Some(&workspace.attention_groups),
-            bias: None,
-            dst: &workspace.q,
-            rows: step.tokens * active,
-            src_div: active,
-        };
-        query.record(recorder);
-        RoutedMatmul {
-            matrix: &self.weights.kv,
-            groups: None,
-            dst: &workspace.kv,
-            rows: step.tokens,
-            src_div: 1,
-            ..query
+            into: &call.workspace.attention_groups,
         }
         .record(recorder);
     }
 
-    fn attend(
-        &self,
-        recorder: &mut Recorder,
-        workspace: &Workspace,
-        cache: &LayerCache,
-        step: &Step,
-        shape: AttentionShape,
-    ) {
-        if step.few() {
-            DecodeAttention {
+    /// Queries, keys and values.
+    fn project(&self, recorder: &mut Recorder, call: &Call<'_>) {
+        let Call { workspace, step, routes, .. } = *call;
+        let active = self.spec.active();
+        let (src, matrix, dst) = (&workspace.xn, &self.weights.query, &workspace.q);
+        match routes.filter(|_| !self.spec.routes_after_queries()) {
+            None => dense(recorder, src, matrix, None, Activation::None, dst, step.tokens),
+            Some(routes) if step.few() => RoutedMatvec {
+                src,
+                matrix,
+                routes: Some(routes),
+                gated: false,
+                bias: None,
+                activation: Activation::None,
+                dst,
+                residual: false,
+                rows: step.tokens * active,
+                slots: 1,
+                src_div: active,
+            }
+            .record(recorder),
+            Some(_) => RoutedMatmul {
+                src,
+                matrix,
+                groups: Some(&workspace.attention_groups),
+                bias: None,
+                activation: Activation::None,
+                dst,
+                rows: step.tokens * active,
+                src_div: active,
+            }
+            .record(recorder),
+        }
+        if let Some((matrix, bias)) = &self.weights.kv {
+            dense(recorder, src, matrix, bias.as_ref(), Activation::None, &workspace.kv, step.tokens);
+        }
+    }
+
+    /// Positions, and this step's keys and values into the cache.
+    fn append(&self, recorder: &mut Recorder, call: &Call<'_>) {
+        let Call { workspace, cache, step, shape, .. } = *call;
+        let append = |src, src_width, first, cache| CacheAppend {
+            shape,
+            spans: &workspace.spans,
+            src,
+            src_width,
+            first,
+            cache,
+            tokens: step.tokens,
+        };
+        let kv_width = shape.kv_heads * shape.head_stride();
+        match (self.spec.position, self.spec.kv) {
+            (PositionEncoding::Rope { .. }, _) => RopeCache {
                 shape,
                 spans: &workspace.spans,
+                angles: &cache.angles,
                 q: &workspace.q,
+                kv: &workspace.kv,
                 k_cache: &cache.k,
                 v_cache: &cache.v,
+                tokens: step.tokens,
+            }
+            .record(recorder),
+            (PositionEncoding::None, KvProjection::Projected { .. }) => {
+                append(&workspace.kv, 2 * kv_width, 0, &cache.k).record(recorder);
+                append(&workspace.kv, 2 * kv_width, kv_width, &cache.v).record(recorder);
+            }
+            (PositionEncoding::None, KvProjection::Identity) => {
+                append(&workspace.xn, self.spec.norm.width, 0, &cache.k).record(recorder);
+            }
+        }
+    }
+
+    fn attend(&self, recorder: &mut Recorder, call: &Call<'_>) {
+        let Call { workspace, cache, step, routes, shape } = *call;
+        let (spans, q, k_cache, v_cache) = (&workspace.spans, &workspace.q, &cache.k, &cache.v);
+        let (out, tokens, keys) = (&workspace.attended, step.tokens, step.keys);
+        if self.spec.kernel == AttentionKernel::StickBreaking {
+            StickBreaking { shape, spans, q, k_cache, v_cache, routes, out, tokens, keys }.record(recorder);
+        } else if step.few() || shape.queries != Queries::BySlot {
+            DecodeAttention {
+                shape,
+                spans,
+                q,
+                k_cache,
+                v_cache,
                 partial: &workspace.partial,
                 stats: &workspace.stats,
-                out: &workspace.attended,
-                tokens: step.tokens,
+                routes,
+                out,
+                tokens,
                 last_position: step.last_position,
-                keys: step.keys,
+                split: step.few(),
+                keys,
             }
             .record(recorder);
         } else {
             PrefillAttention {
                 shape,
-                spans: &workspace.spans,
+                spans,
                 ranges: &workspace.ranges,
-                q: &workspace.q,
-                k_cache: &cache.k,
-                v_cache: &cache.v,
-                out: &workspace.attended,
-                tokens: step.tokens,
+                q,
+                k_cache,
+                v_cache,
+                out,
+                tokens,
                 longest: step.longest,
                 ranges_len: step.ranges,
-                keys: step.keys,
+                keys,
             }
             .record(recorder);
         }
     }
 
-    fn output_few(&self, recorder: &mut Recorder, workspace: &Workspace, step: &Step, routes: Routes<'_>) {
-        RoutedMatvec {
-            src: &workspace.attended,
-            matrix: &self.weights.output,
-            routes: Some(routes),
-            gated: true,
-            bias: self.weights.output_bias.as_ref(),
-            dst: &workspace.x,
-            residual: true,
-            rows: step.tokens,
-            slots: self.spec.router.active(),
-            src_div: 1,
+    /// The output projection, the gated sum and the residual.
+    fn output(&self, recorder: &mut Recorder, call: &Call<'_>) {
+        let Call { workspace, step, routes, .. } = *call;
+        let active = self.spec.active();
+        let (src, matrix, bias) = (&workspace.attended, &self.weights.output, self.weights.output_bias.as_ref());
+        if step.few() {
+            RoutedMatvec {
+                src,
+                matrix,
+                routes,
+                gated: routes.is_some(),
+                bias,
+                activation: Activation::None,
+                dst: &workspace.x,
+                residual: true,
+                rows: step.tokens,
+                slots: active,
+                src_div: 1,
+            }
+            .record(recorder);
+            return;
         }
-        .record(recorder);
-    }
-
-    fn output_many(&self, recorder: &mut Recorder, workspace: &Workspace, step: &Step, routes: Routes<'_>) {
-        let active = self.spec.router.active();
         RoutedMatmul {
-            src: &workspace.attended,
-            matrix: &self.weights.output,
-            groups: Some(&workspace.attention_groups),
+            src,
+            matrix,
+            groups: routes.map(|_| &workspace.attention_groups),
             bias: None,
+            activation: Activation::None,
             dst: &workspace.expert_rows,
             rows: step.tokens * active,
             src_div: 1,
@@ -321,7 +411,7 @@ impl HeadMixture {
         Combine {
             rows: &workspace.expert_rows,
             routes,
-            bias: self.weights.output_bias.as_ref(),
+            bias,
             x: &workspace.x,
             tokens: step.tokens,
             slots: active,

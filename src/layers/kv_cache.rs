@@ -2,11 +2,12 @@
 
 use crate::{
     gpu::{Buffer, Gpu},
-    layers::{HeadMixtureSpec, PositionEncoding},
+    layers::{HeadMixtureSpec, KvProjection, PositionEncoding},
     ops::rope_angles,
 };
 
-/// Keys and values of one layer, both `[sequences, capacity, kv_heads · head_dim]` f32.
+/// Keys and values of one layer, both `[sequences, capacity, kv_heads · head_dim]` f32; one buffer where they are
+/// the same.
 pub struct LayerCache {
     pub k: Buffer,
     pub v: Buffer,
@@ -28,7 +29,7 @@ impl KvCache {
         sequences: u32,
         capacity: u32,
     ) -> u64 {
-        layers.map(|spec| 2 * spec.attention_shape(sequences, capacity).cache_bytes()).sum()
+        layers.map(|spec| spec.cache_bytes(sequences, capacity)).sum()
     }
 
     /// Allocates an empty cache.
@@ -39,26 +40,25 @@ impl KvCache {
         capacity: u32,
     ) -> Self {
         let mut tables: Vec<(u32, f64, Buffer)> = Vec::new();
+        let mut angles = |spec: &HeadMixtureSpec| {
+            let PositionEncoding::Rope { theta } = spec.position else { return Buffer::new(gpu, "no angles", 0) };
+            let known = tables.iter().find(|(dim, base, _)| (*dim, *base) == (spec.head_dim, theta));
+            if let Some((_, _, table)) = known {
+                return table.clone();
+            }
+            let table = rope_angles(gpu, capacity, spec.head_dim, theta);
+            tables.push((spec.head_dim, theta, table.clone()));
+            table
+        };
         let layers = layers
             .map(|spec| {
-                let PositionEncoding::Rope { theta } = spec.position;
-                let known = tables.iter().find(|(dim, base, _)| (*dim, *base) == (spec.head_dim, theta));
-                let angles = match known {
-                    Some((_, _, table)) => table.clone(),
-                    None => {
-                        let table = rope_angles(gpu, capacity, spec.head_dim, theta);
-                        tables.push((spec.head_dim, theta, table.clone()));
-                        table
-                    }
-                };
                 let bytes = spec.attention_shape(sequences, capacity).cache_bytes();
-                LayerCache {
-                    k: Buffer::new(gpu, "cache.k", bytes),
-                    v: Buffer::new(gpu, "cache.v", bytes),
-                    angles,
-                    capacity,
-                    sequences,
-                }
+                let k = Buffer::new(gpu, "cache.k", bytes);
+                let v = match spec.kv {
+                    KvProjection::Identity => k.clone(),
+                    KvProjection::Projected { .. } => Buffer::new(gpu, "cache.v", bytes),
+                };
+                LayerCache { k, v, angles: angles(spec), capacity, sequences }
             })
             .collect();
         Self { layers }

@@ -6,74 +6,19 @@ mod head_mixture;
 mod kv_cache;
 mod norm;
 mod output_head;
+mod router;
 mod workspace;
 
 pub use embedding::TokenEmbedding;
-pub use expert_mlp::{Activation, ExpertMlp, ExpertMlpSpec, ExpertMlpWeights};
+pub use expert_mlp::{ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, MlpActivation};
 pub use head_mixture::{
-    AttentionKernel, HeadMixture, HeadMixtureSpec, HeadMixtureWeights, KvMap, KvProjection, PositionEncoding,
+    AttentionKernel, HeadMixture, HeadMixtureSpec, HeadMixtureWeights, KvProjection, PositionEncoding,
 };
 pub use kv_cache::{KvCache, LayerCache};
-pub use norm::{Norm, NormSpec};
+pub use norm::{Norm, NormKind, NormSpec};
 pub use output_head::OutputHead;
+pub use router::{Router, RouterNet, RouterSpec, RouterWeights};
 pub use workspace::{Dimensions, Workspace};
-
-use crate::ops::MAX_EXPERTS;
-use crate::{Error, Result};
-
-/// How a router scores experts. Inputs are the normed rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouterNet {
-    /// `z = W x`, no bias.
-    Linear,
-}
-
-/// Which experts a token uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// The `k` highest scores, ties to the lower index.
-    TopK(u32),
-}
-
-/// How scores become gates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weighting {
-    /// Softmax over the scores of the kept experts; sums to 1.
-    SoftmaxTopK,
-}
-
-/// A router: how it scores, selects and weighs `experts` experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouterSpec {
-    pub net: RouterNet,
-    pub experts: u32,
-    pub selection: Selection,
-    pub weighting: Weighting,
-}
-
-impl RouterSpec {
-    /// Experts each token uses.
-    pub fn active(&self) -> u32 {
-        let Selection::TopK(k) = self.selection;
-        k
-    }
-
-    /// # Errors
-    /// When the numbers contradict each other or exceed what the kernels hold.
-    pub fn check(&self) -> Result<()> {
-        if !(1..=MAX_EXPERTS).contains(&self.experts) {
-            return Err(Error::argument("experts", self.experts, format!("1 to {MAX_EXPERTS}")));
-        }
-        if !(1..=self.experts).contains(&self.active()) {
-            return Err(Error::argument(
-                "experts per token",
-                self.active(),
-                format!("1 to {} (all experts)", self.experts),
-            ));
-        }
-        Ok(())
-    }
-}
 
 /// What one forward step does, known on the host.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     gpu::{Buffer, Gpu},
     layers::FEW_TOKENS,
-    ops::{AttentionShape, GroupBuffers, Routes, padded, tile_rows},
+    ops::{AttentionShape, GroupBuffers, Routes, head_stride, padded, tile_rows},
 };
 
 /// The largest sizes a session needs, over all layers of its model.
@@ -19,15 +19,20 @@ pub struct Dimensions {
     pub logit_rows: u32,
     pub width: u32,
     pub vocab: u32,
-    /// Experts a token uses in an attention layer, and query heads of one.
-    pub attention_active: u32,
-    pub heads: u32,
-    pub kv_heads: u32,
+    /// Floats a token takes in `q`, `kv` and `attended`.
+    pub query_floats: u32,
+    pub kv_floats: u32,
+    pub attended_floats: u32,
+    /// Query heads of a token over all its slots, and channels of one.
+    pub query_heads: u32,
     pub head_dim: u32,
+    pub attention_active: u32,
     pub attention_experts: u32,
     pub mlp_active: u32,
     pub mlp_experts: u32,
     pub mlp_hidden: u32,
+    /// Width of the hidden layer of a router.
+    pub router_hidden: u32,
     /// Experts chosen per token over all routers of the model.
     pub routes_per_token: u32,
 }
@@ -56,6 +61,10 @@ pub struct Workspace {
     pub hidden: Buffer,
     /// `[tokens · k, width]`: expert outputs before they are combined
     pub expert_rows: Buffer,
+    /// `[tokens, hidden]`: inside a router of two layers
+    pub router_hidden: Buffer,
+    /// `[tokens, experts]`: router scores that did not stay in one kernel
+    pub scores: Buffer,
     /// `[routes_per_token · tokens]` u32: the chosen experts, router after router
     pub chosen: Buffer,
     /// The same for the gates, f32.
@@ -80,14 +89,13 @@ impl Dimensions {
     }
 
     /// Every buffer's name and size, in the order of [`Workspace`]'s fields, groups aside.
-    fn buffers(&self) -> [(&'static str, u64); 17] {
+    fn buffers(&self) -> [(&'static str, u64); 19] {
         let (attention, mlp) = self.assignments();
         let floats = |rows: u32, width: u32| 4 * u64::from(rows) * u64::from(padded(width));
         // One split needs no scratch.
         let splits = AttentionShape::splits(self.capacity - 1);
-        let query_heads = FEW_TOKENS.min(self.tokens) * self.attention_active * self.heads;
+        let query_heads = FEW_TOKENS.min(self.tokens) * self.query_heads;
         let split_rows = if splits > 1 { u64::from(query_heads) * u64::from(splits) } else { 0 };
-        let query_width = self.heads * self.head_dim;
         let words = |n: u32| 4 * u64::from(n);
         [
             ("ids", words(self.tokens)),
@@ -96,13 +104,15 @@ impl Dimensions {
             ("logit_rows", words(self.logit_rows)),
             ("x", floats(self.tokens, self.width)),
             ("xn", floats(self.tokens, self.width)),
-            ("q", floats(attention, query_width)),
-            ("kv", floats(self.tokens, 2 * self.kv_heads * self.head_dim)),
-            ("attended", floats(attention, query_width)),
+            ("q", floats(self.tokens, self.query_floats)),
+            ("kv", floats(self.tokens, self.kv_floats)),
+            ("attended", floats(self.tokens, self.attended_floats)),
             ("hidden", floats(mlp, self.mlp_hidden)),
             ("expert_rows", floats(attention.max(mlp), self.width)),
+            ("router_hidden", floats(self.tokens, self.router_hidden)),
+            ("scores", floats(self.tokens, self.attention_experts.max(self.mlp_experts))),
             ("routes", words(self.tokens) * u64::from(self.routes_per_token)),
-            ("partial", 4 * split_rows * u64::from(self.head_dim)),
+            ("partial", 4 * split_rows * u64::from(head_stride(self.head_dim))),
             ("stats", 8 * split_rows),
             ("last", floats(self.logit_rows, self.width)),
             ("logits", floats(self.logit_rows, self.vocab)),
@@ -154,6 +164,8 @@ impl Workspace {
             attended,
             hidden,
             expert_rows,
+            router_hidden,
+            scores,
             routes,
             partial,
             stats,
@@ -176,6 +188,8 @@ impl Workspace {
             attended: buffer(attended),
             hidden: buffer(hidden),
             expert_rows: buffer(expert_rows),
+            router_hidden: buffer(router_hidden),
+            scores: buffer(scores),
             chosen: buffer(("routes.chosen", routes.1)),
             gates: buffer(("routes.gates", routes.1)),
             attention_groups: groups(attention, dimensions.attention_experts),

@@ -9,11 +9,12 @@ use crate::{
     Result,
     gpu::{Buffer, Gpu, Recorder},
     layers::{
-        Dimensions, ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, HeadMixture, HeadMixtureSpec,
-        HeadMixtureWeights, KvCache, Norm, NormSpec, OutputHead, Step, TokenEmbedding, Workspace,
+        Dimensions, ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, HeadMixture, HeadMixtureSpec, HeadMixtureWeights,
+        KvCache, Norm, NormSpec, OutputHead, Router, RouterNet, RouterSpec, RouterWeights, Step, TokenEmbedding,
+        Workspace,
     },
     ops::{MatrixShape, Precision},
-    weights::{Form, Request, Store},
+    weights::{Form, Layout, Order, Request, Store},
 };
 
 /// The sizes of a decoder.
@@ -40,26 +41,50 @@ pub(crate) struct BlockSpec {
 #[derive(Clone, Debug)]
 pub(crate) struct DecoderNames {
     pub embedding: String,
-    pub final_norm: String,
+    pub final_norm: NormNames,
     /// `None` when the output head is the embedding table.
     pub head: Option<String>,
     pub blocks: Vec<BlockNames>,
 }
 
-/// The names of one block's tensors.
+/// The names of a norm's tensors.
+#[derive(Clone, Debug)]
+pub(crate) struct NormNames {
+    pub weight: String,
+    /// Of a LayerNorm.
+    pub bias: Option<String>,
+}
+
+/// The names of a router's tensors.
+#[derive(Clone, Debug)]
+pub(crate) enum RouterNames {
+    Linear(String),
+    Mlp { first: String, bias: String, second: String },
+    /// Nothing to load: no router, or one that looks at the queries.
+    None,
+}
+
+/// The names of one block's tensors. Several names are stacked along their first dimension.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockNames {
-    pub attention_norm: String,
-    pub attention_router: String,
+    pub attention_norm: NormNames,
+    pub attention_router: RouterNames,
     pub query: String,
-    pub kv: String,
+    /// Keys over values; empty where there is no projection.
+    pub kv: Vec<String>,
+    pub kv_bias: Vec<String>,
     pub output: String,
-    pub output_bias: String,
-    pub mlp_norm: String,
-    pub mlp_router: String,
-    pub up: String,
+    pub output_bias: Option<String>,
+    pub mlp_norm: NormNames,
+    pub mlp_router: RouterNames,
+    /// With SwiGLU the gate over the up projection.
+    pub up: Vec<String>,
     pub down: String,
-    pub down_bias: String,
+    pub down_bias: Option<String>,
+    /// How the files order stacks of experts.
+    pub order: Order,
+    /// How they order the attention output projection.
+    pub output_order: Order,
 }
 
 impl DecoderSpec {
@@ -78,26 +103,12 @@ impl DecoderSpec {
 
     /// The tensors this decoder wants.
     pub fn requests(&self, names: &DecoderNames) -> Vec<Request> {
-        let request = |name: &String, form| Request { name: name.clone(), form };
-        let table = Form::Matrix(self.table_shape());
-        let vector = Form::vector(self.width);
-        let mut requests = vec![request(&names.embedding, table), request(&names.final_norm, vector)];
-        requests.extend(names.head.iter().map(|head| request(head, table)));
-        for (BlockSpec { attention, mlp }, names) in self.blocks.iter().zip(&names.blocks) {
-            let router = |experts| Form::Rows { rows: experts, width: self.width, finite: true };
-            requests.extend([
-                request(&names.attention_norm, vector),
-                request(&names.attention_router, router(attention.router.experts)),
-                request(&names.query, Form::Matrix(attention.query_shape())),
-                request(&names.kv, Form::Matrix(attention.kv_shape())),
-                request(&names.output, Form::Matrix(attention.output_shape())),
-                request(&names.mlp_norm, vector),
-                request(&names.mlp_router, router(mlp.router.experts)),
-                request(&names.up, Form::Matrix(mlp.up_shape())),
-                request(&names.down, Form::Matrix(mlp.down_shape())),
-            ]);
-            requests.extend(attention.output_bias.then(|| request(&names.output_bias, vector)));
-            requests.extend(mlp.output_bias.then(|| request(&names.down_bias, vector)));
+        let table = Form::matrix(self.table_shape());
+        let mut requests = vec![Request::new(&names.embedding, table)];
+        requests.extend(names.head.iter().map(|head| Request::new(head, table)));
+        requests.extend(norm_requests(&names.final_norm, self.width));
+        for (spec, names) in self.blocks.iter().zip(&names.blocks) {
+            requests.extend(spec.requests(names));
         }
         requests
     }
@@ -112,11 +123,13 @@ impl DecoderSpec {
             .blocks
             .iter()
             .map(|BlockSpec { attention, mlp }| {
-                let (heads, experts) = (attention.router.active(), mlp.router.active());
-                idle(attention.query_shape(), heads)
-                    + idle(attention.output_shape(), heads)
-                    + idle(mlp.up_shape(), experts)
-                    + idle(mlp.down_shape(), experts)
+                // Where the queries decide, all of them are used.
+                let queries = attention.query_shape();
+                let queries = if queries.experts == 1 { 0 } else { idle(queries, attention.active()) };
+                queries
+                    + idle(attention.output_shape(), attention.active())
+                    + idle(mlp.up_shape(), mlp.active())
+                    + idle(mlp.down_shape(), mlp.active())
             })
             .sum();
         total - unused
@@ -142,6 +155,11 @@ impl DecoderSpec {
         let mlp = |size: fn(&ExpertMlpSpec) -> u32| {
             self.blocks.iter().map(|block| size(&block.mlp)).max().unwrap_or(1)
         };
+        let routers = self.blocks.iter().flat_map(|block| [block.attention.router, block.mlp.router]);
+        let router_hidden = routers.flatten().map(|router| match router.net {
+            RouterNet::Mlp { hidden, .. } => hidden,
+            RouterNet::Linear | RouterNet::QueryNorm => 0,
+        });
         Dimensions {
             tokens,
             sequences,
@@ -149,22 +167,85 @@ impl DecoderSpec {
             logit_rows,
             width: self.width,
             vocab: self.vocab,
-            attention_active: attention(|spec| spec.router.active()),
-            heads: attention(|spec| spec.heads_per_expert),
-            kv_heads: attention(|spec| spec.kv_heads),
+            query_floats: attention(|spec| {
+                let shape = spec.attention_shape(1, 1);
+                if spec.query_shape().experts == 1 { shape.q_row() } else { shape.q_row() * shape.slots }
+            }),
+            kv_floats: attention(|spec| spec.kv_shape().map_or(0, |shape| shape.outputs)),
+            attended_floats: attention(|spec| {
+                let shape = spec.attention_shape(1, 1);
+                shape.out_row() * shape.slots
+            }),
+            query_heads: attention(|spec| spec.active() * spec.heads_per_expert),
             head_dim: attention(|spec| spec.head_dim),
-            attention_experts: attention(|spec| spec.router.experts),
-            mlp_active: mlp(|spec| spec.router.active()),
-            mlp_experts: mlp(|spec| spec.router.experts),
+            attention_active: attention(HeadMixtureSpec::active),
+            attention_experts: attention(HeadMixtureSpec::experts),
+            mlp_active: mlp(ExpertMlpSpec::active),
+            mlp_experts: mlp(ExpertMlpSpec::experts),
             mlp_hidden: mlp(|spec| spec.hidden),
+            router_hidden: router_hidden.max().unwrap_or(0),
             routes_per_token: self.routes_per_token(),
         }
     }
 }
 
 impl BlockSpec {
+    /// Experts a token chooses in this block. A layer without a router chooses none.
     fn routes_per_token(&self) -> u32 {
-        self.attention.router.active() + self.mlp.router.active()
+        self.attention.routes_per_token() + self.mlp.routes_per_token()
+    }
+
+    fn requests(&self, names: &BlockNames) -> Vec<Request> {
+        let Self { attention, mlp } = self;
+        let width = attention.norm.width;
+        let heads = Some(attention.head_dim);
+        let order = names.order;
+        let mut requests = Vec::new();
+        requests.extend(norm_requests(&names.attention_norm, width));
+        requests.extend(router_requests(&names.attention_router, attention.router, width));
+        let query = Layout { order, output_heads: heads, input_heads: None };
+        requests.push(Request::new(&names.query, Form::Matrix(attention.query_shape(), query)));
+        if let Some(shape) = attention.kv_shape() {
+            let layout = Layout { output_heads: heads, ..Layout::default() };
+            requests.push(Request::stacked(&names.kv, Form::Matrix(shape, layout)));
+            if !names.kv_bias.is_empty() {
+                let form = Form::Heads { width: shape.outputs, head_dim: attention.head_dim };
+                requests.push(Request::stacked(&names.kv_bias, form));
+            }
+        }
+        let output = Layout { order: names.output_order, output_heads: None, input_heads: heads };
+        requests.push(Request::new(&names.output, Form::Matrix(attention.output_shape(), output)));
+        requests.extend(names.output_bias.iter().map(|name| Request::new(name, Form::vector(width))));
+
+        requests.extend(norm_requests(&names.mlp_norm, width));
+        requests.extend(router_requests(&names.mlp_router, mlp.router, width));
+        let experts = Layout { order, ..Layout::default() };
+        requests.push(Request::stacked(&names.up, Form::Matrix(mlp.up_shape(), experts)));
+        requests.push(Request::new(&names.down, Form::Matrix(mlp.down_shape(), experts)));
+        requests.extend(names.down_bias.iter().map(|name| Request::new(name, Form::vector(width))));
+        requests
+    }
+}
+
+fn norm_requests(names: &NormNames, width: u32) -> impl Iterator<Item = Request> {
+    [Some(&names.weight), names.bias.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(move |name| Request::new(name, Form::vector(width)))
+}
+
+fn router_requests(names: &RouterNames, spec: Option<RouterSpec>, width: u32) -> Vec<Request> {
+    let Some(spec) = spec else { return Vec::new() };
+    match (names, spec.net) {
+        (RouterNames::Linear(name), _) => {
+            vec![Request::new(name, Form::Rows { rows: spec.experts(), width, finite: true })]
+        }
+        (RouterNames::Mlp { first, bias, second }, RouterNet::Mlp { hidden, .. }) => vec![
+            Request::new(first, Form::matrix(MatrixShape::dense(hidden, width))),
+            Request::new(bias, Form::vector(hidden)),
+            Request::new(second, Form::matrix(MatrixShape::dense(spec.experts(), hidden))),
+        ],
+        _ => Vec::new(),
     }
 }
 
@@ -199,7 +280,7 @@ impl Decoder {
             Some(name) => store.shared_matrix(name)?,
             None => Arc::clone(&table),
         };
-        let final_norm = Norm { spec: spec.final_norm, weight: store.rows(&names.final_norm)? };
+        let final_norm = norm(spec.final_norm, &names.final_norm, &mut store)?;
         let blocks = spec
             .blocks
             .iter()
@@ -230,10 +311,10 @@ impl Decoder {
         for (block, cache) in self.blocks.iter().zip(&cache.layers) {
             let routes = workspace.routes(step.tokens, routes_before);
             block.attention.record(recorder, workspace, cache, step, routes);
-            routes_before += block.attention.spec.router.active();
+            routes_before += block.attention.spec.routes_per_token();
             let routes = workspace.routes(step.tokens, routes_before);
             block.mlp.record(recorder, workspace, step, routes);
-            routes_before += block.mlp.spec.router.active();
+            routes_before += block.mlp.spec.routes_per_token();
         }
         if step.logit_rows > 0 {
             self.final_norm.record_last(recorder, workspace, step.logit_rows);
@@ -250,31 +331,56 @@ impl Decoder {
 impl Block {
     fn new(spec: &BlockSpec, names: &BlockNames, store: &mut Store) -> Result<Self> {
         let BlockSpec { attention, mlp } = spec;
-        let mut bias = |wanted: bool, name: &String| wanted.then(|| store.rows(name)).transpose();
-        let attention_bias = bias(attention.output_bias, &names.output_bias)?;
-        let mlp_bias = bias(mlp.output_bias, &names.down_bias)?;
+        let kv = match names.kv.first() {
+            None => None,
+            Some(name) => {
+                let bias = names.kv_bias.first().map(|name| store.rows(name)).transpose()?;
+                Some((store.matrix(name)?, bias))
+            }
+        };
+        let output_bias = names.output_bias.as_ref().map(|name| store.rows(name)).transpose()?;
+        let down_bias = names.down_bias.as_ref().map(|name| store.rows(name)).transpose()?;
         Ok(Self {
             attention: HeadMixture {
                 spec: *attention,
+                norm: norm(attention.norm, &names.attention_norm, store)?,
+                router: router(attention.router, &names.attention_router, store)?,
                 weights: HeadMixtureWeights {
-                    norm: store.rows(&names.attention_norm)?,
-                    router: store.rows(&names.attention_router)?,
                     query: store.matrix(&names.query)?,
-                    kv: store.matrix(&names.kv)?,
+                    kv,
                     output: store.matrix(&names.output)?,
-                    output_bias: attention_bias,
+                    output_bias,
                 },
             },
             mlp: ExpertMlp {
                 spec: *mlp,
+                norm: norm(mlp.norm, &names.mlp_norm, store)?,
+                router: router(mlp.router, &names.mlp_router, store)?,
                 weights: ExpertMlpWeights {
-                    norm: store.rows(&names.mlp_norm)?,
-                    router: store.rows(&names.mlp_router)?,
-                    up: store.matrix(&names.up)?,
+                    up: store.matrix(&names.up[0])?,
                     down: store.matrix(&names.down)?,
-                    output_bias: mlp_bias,
+                    output_bias: down_bias,
                 },
             },
         })
     }
+}
+
+fn norm(spec: NormSpec, names: &NormNames, store: &mut Store) -> Result<Norm> {
+    let bias = names.bias.as_ref().map(|name| store.rows(name)).transpose()?;
+    Ok(Norm { spec, weight: store.rows(&names.weight)?, bias })
+}
+
+fn router(spec: Option<RouterSpec>, names: &RouterNames, store: &mut Store) -> Result<Option<Router>> {
+    let Some(spec) = spec else { return Ok(None) };
+    let weights = match names {
+        RouterNames::Linear(name) => RouterWeights::Linear(store.rows(name)?),
+        RouterNames::Mlp { first, bias, second } => RouterWeights::Mlp {
+            first: store.matrix(first)?,
+            bias: store.rows(bias)?,
+            second: store.matrix(second)?,
+        },
+        RouterNames::None => RouterWeights::QueryNorm,
+    };
+    Ok(Some(Router { spec, weights }))
 }

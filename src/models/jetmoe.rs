@@ -3,16 +3,17 @@
 //! Everything JetMoE is stands here and in its config reader: which mixture it is, and where its tensors are.
 
 use super::{
-    BlockNames, BlockSpec, Blueprint, DecoderNames, DecoderSpec,
+    BlockNames, BlockSpec, Blueprint, DecoderNames, DecoderSpec, NormNames, RouterNames,
     jetmoe_config::{self as config, Config, layer, layer_tensor},
 };
 use crate::{
     Result,
     layers::{
-        Activation, AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvMap, KvProjection, NormSpec,
-        PositionEncoding, RouterNet, RouterSpec, Selection, Weighting,
+        AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormKind, NormSpec,
+        PositionEncoding, RouterNet, RouterSpec,
     },
-    weights::Checkpoint,
+    ops::{ExpertChoice, Weighting},
+    weights::{Checkpoint, Order},
 };
 
 /// The blueprint of a JetMoE checkpoint.
@@ -24,13 +25,12 @@ pub(crate) fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blue
     // The config reader bounds every dimension at 2²⁴, so these conversions keep the value.
     let size = |n: usize| n as u32;
     let width = size(shapes.width);
-    let router = |experts: usize| RouterSpec {
-        net: RouterNet::Linear,
-        experts: size(experts),
-        selection: Selection::TopK(size(config.active)),
-        weighting: Weighting::SoftmaxTopK,
+    let router = |experts: usize| {
+        let weighting = Weighting::SoftmaxTopK;
+        let choice = ExpertChoice { experts: size(experts), shared: 0, top_k: size(config.active), weighting };
+        Some(RouterSpec { net: RouterNet::Linear, choice })
     };
-    let norm = NormSpec { width, eps: config::BLOCK_NORM_EPS };
+    let norm = NormSpec { kind: NormKind::Rms, width, eps: config::BLOCK_NORM_EPS };
     let block = BlockSpec {
         attention: HeadMixtureSpec {
             norm,
@@ -38,8 +38,9 @@ pub(crate) fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blue
             heads_per_expert: size(config.kv_heads),
             kv_heads: size(config.kv_heads),
             head_dim: size(config.head_dim),
-            kv: KvProjection::Shared,
-            kv_map: KvMap::Tiled,
+            // Keys and values are tiled over the experts: head j of each reads key/value head j.
+            group: 1,
+            kv: KvProjection::Projected { bias: false },
             position: PositionEncoding::Rope { theta: f64::from(config.rope_theta) },
             kernel: AttentionKernel::Softmax,
             output_bias: true,
@@ -48,7 +49,7 @@ pub(crate) fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blue
             norm,
             router: router(shapes.mlp_experts),
             hidden: size(shapes.mlp_width),
-            activation: Activation::SwiGlu,
+            activation: MlpActivation::SwiGlu,
             output_bias: true,
         },
     };
@@ -57,13 +58,13 @@ pub(crate) fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blue
         width,
         context: size(config.context),
         blocks: vec![block; config.layers],
-        final_norm: NormSpec { width, eps: config.final_norm_eps },
+        final_norm: NormSpec { kind: NormKind::Rms, width, eps: config.final_norm_eps },
         bos: config.bos,
         eos: config.eos.clone(),
     };
     let names = DecoderNames {
         embedding: config::EMBEDDING.to_owned(),
-        final_norm: config::FINAL_NORM.to_owned(),
+        final_norm: NormNames { weight: config::FINAL_NORM.to_owned(), bias: None },
         head: shapes.lm_head.then(|| config::LM_HEAD.to_owned()),
         blocks: (0..config.layers).map(block_names).collect(),
     };
@@ -72,17 +73,21 @@ pub(crate) fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blue
 
 fn block_names(index: usize) -> BlockNames {
     let name = |name| layer_tensor(index, name);
+    let norm = |weight| NormNames { weight: name(weight), bias: None };
     BlockNames {
-        attention_norm: name(layer::ATTENTION_NORM),
-        attention_router: name(layer::ATTENTION_ROUTER),
+        attention_norm: norm(layer::ATTENTION_NORM),
+        attention_router: RouterNames::Linear(name(layer::ATTENTION_ROUTER)),
         query: name(layer::QUERY),
-        kv: name(layer::KEY_VALUE),
+        kv: vec![name(layer::KEY_VALUE)],
+        kv_bias: Vec::new(),
         output: name(layer::ATTENTION_OUT),
-        output_bias: name(layer::ATTENTION_BIAS),
-        mlp_norm: name(layer::MLP_NORM),
-        mlp_router: name(layer::MLP_ROUTER),
-        up: name(layer::MLP_IN),
+        output_bias: Some(name(layer::ATTENTION_BIAS)),
+        mlp_norm: norm(layer::MLP_NORM),
+        mlp_router: RouterNames::Linear(name(layer::MLP_ROUTER)),
+        up: vec![name(layer::MLP_IN)],
         down: name(layer::MLP_OUT),
-        down_bias: name(layer::MLP_BIAS),
+        down_bias: Some(name(layer::MLP_BIAS)),
+        order: Order::OutputMajor,
+        output_order: Order::OutputMajor,
     }
 }

@@ -4,7 +4,7 @@ mod decoder;
 mod jetmoe;
 pub(crate) mod jetmoe_config;
 
-pub(crate) use decoder::{BlockNames, BlockSpec, Decoder, DecoderNames, DecoderSpec};
+pub(crate) use decoder::{BlockNames, BlockSpec, Decoder, DecoderNames, DecoderSpec, NormNames, RouterNames};
 
 use crate::{
     Result,

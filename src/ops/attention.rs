@@ -1,12 +1,26 @@
-//! Row attention: softmax over the keys a query row may see.
+//! Row attention: softmax or stick-breaking over the keys a query row may see.
 
-use super::{Access, Kernel, padded, shaders};
+use super::{Access, Kernel, Routes, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static DECODE: Kernel = Kernel {
     name: "row_attention_decode",
     source: shaders::ROW_ATTENTION_DECODE,
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
+    bindings: &[
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Write,
+        Access::Write,
+    ],
+};
+
+pub static STICK_BREAKING: Kernel = Kernel {
+    name: "stick_breaking",
+    source: shaders::STICK_BREAKING,
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };
 
 pub static MERGE: Kernel = Kernel {
@@ -27,8 +41,11 @@ pub const DECODE_SPLIT_KEYS: u32 = 256;
 /// Query rows in a tile of the prefill kernel.
 const PREFILL_ROWS: u32 = 8;
 
-/// Channels of a head the kernels have room for.
+/// Channels of a head the softmax kernels have room for.
 pub const MAX_HEAD_DIM: u32 = 128;
+
+/// Channels of a head the stick-breaking kernel has room for.
+pub const MAX_STICK_HEAD_DIM: u32 = 1024;
 
 uniform! {
     struct Params {
@@ -39,11 +56,13 @@ uniform! {
         group: u32,
         head_quads: u32,
         q_quads: u32,
+        out_quads: u32,
         cache_quads: u32,
         capacity: u32,
         sequences: u32,
         splits: u32,
         split_keys: u32,
+        first: u32,
         scale: f32,
     }
 }
@@ -54,15 +73,29 @@ uniform! {
         slots: u32,
         heads: u32,
         head_quads: u32,
-        q_quads: u32,
+        out_quads: u32,
         splits: u32,
     }
 }
 
-/// The sizes of one attention: query head `h = slot · heads + j` of a token reads key/value head
-/// `(h / group) mod kv_heads`.
+/// How query heads are counted and where their queries are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queries {
+    /// Head `j` of slot `s` is head `s · heads + j`: experts do not matter to the key/value head.
+    BySlot,
+    /// Head `j` of expert `e` is head `e · heads + j`.
+    ByExpert,
+    /// As `ByExpert`, and queries hold the heads of all experts, `[tokens, experts · heads · head_dim]`.
+    Dense {
+        /// Experts there are.
+        experts: u32,
+    },
+}
+
+/// The sizes of one attention: query head `h` of a token reads key/value head `(h / group) mod kv_heads`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
+    pub queries: Queries,
     /// Query rows a token has (its chosen experts).
     pub slots: u32,
     /// Heads in a query row.
@@ -70,7 +103,7 @@ pub struct AttentionShape {
     pub kv_heads: u32,
     /// Consecutive query heads that share a key/value head.
     pub group: u32,
-    /// Channels of a head: a multiple of 4, at most 128.
+    /// Channels of a head.
     pub head_dim: u32,
     /// Positions the cache has room for, in each sequence.
     pub capacity: u32,
@@ -78,14 +111,27 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// Floats in a row of queries or of attention output.
+    /// Floats a head takes in a row: its channels, padded to whole vec4s.
+    pub fn head_stride(&self) -> u32 {
+        head_stride(self.head_dim)
+    }
+
+    /// Floats in a row of queries.
     pub fn q_row(&self) -> u32 {
-        padded(self.heads * self.head_dim)
+        match self.queries {
+            Queries::Dense { experts } => padded(experts * self.heads * self.head_stride()),
+            Queries::BySlot | Queries::ByExpert => self.out_row(),
+        }
+    }
+
+    /// Floats in a row of attention output, one for each slot.
+    pub fn out_row(&self) -> u32 {
+        padded(self.heads * self.head_stride())
     }
 
     /// Floats in a row of the key or of the value cache.
     pub fn cache_row(&self) -> u32 {
-        padded(self.kv_heads * self.head_dim)
+        padded(self.kv_heads * self.head_stride())
     }
 
     /// Bytes of the key cache (the value cache has as many).
@@ -98,22 +144,34 @@ impl AttentionShape {
         (last_position + 1).div_ceil(DECODE_SPLIT_KEYS)
     }
 
-    fn params(&self, tokens: u32, splits: u32) -> Params {
+    fn params(&self, tokens: u32, splits: u32, split_keys: u32, first: u32) -> Params {
         Params {
             tokens,
             slots: self.slots,
             heads: self.heads,
             kv_heads: self.kv_heads,
             group: self.group,
-            head_quads: self.head_dim / 4,
+            head_quads: self.head_stride() / 4,
             q_quads: self.q_row() / 4,
+            out_quads: self.out_row() / 4,
             cache_quads: self.cache_row() / 4,
             capacity: self.capacity,
             sequences: self.sequences,
             splits,
-            split_keys: DECODE_SPLIT_KEYS,
+            split_keys,
+            first,
             scale: (1.0 / f64::from(self.head_dim).sqrt()) as f32,
         }
+    }
+
+    /// The constants of `shaders/shared/expert_heads.wgsl`.
+    fn constants(&self) -> [(&'static str, f64); 2] {
+        let (by_expert, dense) = match self.queries {
+            Queries::BySlot => (0.0, 0.0),
+            Queries::ByExpert => (1.0, 0.0),
+            Queries::Dense { .. } => (1.0, 1.0),
+        };
+        [("EXPERT_HEADS", by_expert), ("DENSE_QUERY", dense)]
     }
 
     /// Multiply-accumulates for query rows that together see `keys` keys.
@@ -122,7 +180,12 @@ impl AttentionShape {
     }
 }
 
-/// Attention for few tokens, split over keys.
+/// Floats that a head of `head_dim` channels takes in a row.
+pub fn head_stride(head_dim: u32) -> u32 {
+    head_dim.next_multiple_of(4)
+}
+
+/// Softmax attention, one workgroup for each query row and split of its keys.
 pub struct DecodeAttention<'a> {
     pub shape: AttentionShape,
     pub spans: &'a Buffer,
@@ -133,11 +196,15 @@ pub struct DecodeAttention<'a> {
     pub partial: &'a Buffer,
     /// `[tokens, slots · heads, splits, 2]`, scratch
     pub stats: &'a Buffer,
-    /// In the layout of `q`.
+    /// The experts whose heads these are; unused when queries count by slot.
+    pub routes: Option<Routes<'a>>,
+    /// `[tokens · slots, heads · head_dim]`
     pub out: &'a Buffer,
     pub tokens: u32,
     /// The largest position among the tokens.
     pub last_position: u32,
+    /// Split the keys of each row over workgroups, for few tokens.
+    pub split: bool,
     /// Keys that all tokens together see, for the counters.
     pub keys: u64,
 }
@@ -146,14 +213,18 @@ impl DecodeAttention<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let shape = &self.shape;
         let heads = shape.slots * shape.heads;
-        let splits = AttentionShape::splits(self.last_position);
+        let (splits, split_keys) = match self.split {
+            true => (AttentionShape::splits(self.last_position), DECODE_SPLIT_KEYS),
+            false => (1, shape.capacity),
+        };
+        let (chosen, first) = self.routes.map_or((self.spans, 0), |routes| (routes.chosen, routes.first));
         let into = if splits == 1 { self.out } else { self.partial };
         recorder.dispatch(
-            &shape.params(self.tokens, splits),
+            &shape.params(self.tokens, splits, split_keys, first),
             Dispatch {
                 kernel: &DECODE,
-                constants: &[],
-                buffers: &[self.spans, self.q, self.k_cache, self.v_cache, into, self.stats],
+                constants: &shape.constants(),
+                buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, into, self.stats],
                 groups: [heads, self.tokens, splits],
                 macs: shape.macs(self.keys),
             },
@@ -165,8 +236,8 @@ impl DecodeAttention<'_> {
             tokens: self.tokens,
             slots: shape.slots,
             heads: shape.heads,
-            head_quads: shape.head_dim / 4,
-            q_quads: shape.q_row() / 4,
+            head_quads: shape.head_stride() / 4,
+            out_quads: shape.out_row() / 4,
             splits,
         };
         recorder.dispatch(
@@ -175,14 +246,47 @@ impl DecodeAttention<'_> {
                 kernel: &MERGE,
                 constants: &[],
                 buffers: &[self.partial, self.stats, self.out],
-                groups: [(heads * shape.head_dim / 4).div_ceil(64), self.tokens, 1],
+                groups: [(heads * shape.head_stride() / 4).div_ceil(64), self.tokens, 1],
                 macs: 0,
             },
         );
     }
 }
 
-/// Attention for many tokens, in tiles of query rows.
+/// Stick-breaking attention, one workgroup for each query row.
+pub struct StickBreaking<'a> {
+    pub shape: AttentionShape,
+    pub spans: &'a Buffer,
+    pub q: &'a Buffer,
+    pub k_cache: &'a Buffer,
+    pub v_cache: &'a Buffer,
+    /// As in [`DecodeAttention`].
+    pub routes: Option<Routes<'a>>,
+    /// `[tokens · slots, heads · head_dim]`
+    pub out: &'a Buffer,
+    pub tokens: u32,
+    /// Keys that all tokens together see, for the counters.
+    pub keys: u64,
+}
+
+impl StickBreaking<'_> {
+    pub fn record(&self, recorder: &mut Recorder) {
+        let shape = &self.shape;
+        let (chosen, first) = self.routes.map_or((self.spans, 0), |routes| (routes.chosen, routes.first));
+        recorder.dispatch(
+            &shape.params(self.tokens, 1, shape.capacity, first),
+            Dispatch {
+                kernel: &STICK_BREAKING,
+                constants: &shape.constants(),
+                buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, self.out],
+                groups: [shape.slots * shape.heads, self.tokens, 1],
+                macs: shape.macs(self.keys),
+            },
+        );
+    }
+}
+
+/// Softmax attention for many tokens, in tiles of query rows that count by slot.
 pub struct PrefillAttention<'a> {
     pub shape: AttentionShape,
     pub spans: &'a Buffer,
@@ -207,7 +311,7 @@ impl PrefillAttention<'_> {
         let shape = &self.shape;
         let rows = self.longest * (shape.slots * shape.heads / shape.kv_heads);
         recorder.dispatch(
-            &shape.params(self.tokens, 1),
+            &shape.params(self.tokens, 1, shape.capacity, 0),
             Dispatch {
                 kernel: &PREFILL,
                 constants: &[],

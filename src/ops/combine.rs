@@ -22,7 +22,8 @@ uniform! {
 pub struct Combine<'a> {
     /// `[tokens · slots, width]`
     pub rows: &'a Buffer,
-    pub routes: Routes<'a>,
+    /// `None` adds the rows ungated.
+    pub routes: Option<Routes<'a>>,
     pub bias: Option<&'a Buffer>,
     /// `[tokens, width]`
     pub x: &'a Buffer,
@@ -34,13 +35,17 @@ pub struct Combine<'a> {
 impl Combine<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let quads = padded(self.width) / 4;
-        let params = Params { tokens: self.tokens, quads, slots: self.slots, first: self.routes.first };
+        let (gates, first) = self.routes.map_or((self.rows, 0), |routes| (routes.gates, routes.first));
+        let params = Params { tokens: self.tokens, quads, slots: self.slots, first };
         recorder.dispatch(
             &params,
             Dispatch {
                 kernel: &KERNEL,
-                constants: &[("BIAS", f64::from(u8::from(self.bias.is_some())))],
-                buffers: &[self.rows, self.routes.gates, self.bias.unwrap_or(self.rows), self.x],
+                constants: &[
+                    ("BIAS", f64::from(u8::from(self.bias.is_some()))),
+                    ("GATED", f64::from(u8::from(self.routes.is_some()))),
+                ],
+                buffers: &[self.rows, gates, self.bias.unwrap_or(self.rows), self.x],
                 groups: [quads.div_ceil(64), self.tokens, 1],
                 macs: 0,
             },

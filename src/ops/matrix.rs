@@ -46,6 +46,33 @@ impl std::str::FromStr for Precision {
     }
 }
 
+/// What happens to an output of a linear layer after its bias; the formulas stand in
+/// `shaders/shared/activation.wgsl`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    #[default]
+    None,
+    /// The exact GELU.
+    Gelu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+    Tanh,
+    Relu,
+}
+
+impl Activation {
+    /// The `ACTIVATION` of the shader.
+    pub(super) fn code(self) -> f64 {
+        match self {
+            Self::None => 0.0,
+            Self::Gelu => 1.0,
+            Self::GeluTanh => 2.0,
+            Self::Tanh => 3.0,
+            Self::Relu => 4.0,
+        }
+    }
+}
+
 /// The sizes of a stack of matrices, one for each expert.
 ///
 /// In a file it is `[experts, halves · outputs, inputs]`, output-major. Two halves mean a gate and an up

@@ -8,12 +8,15 @@
 mod params;
 
 mod attention;
+mod cache_append;
 mod combine;
 mod embedding;
 mod group;
 mod matrix;
 mod norm_router;
-mod rms_norm;
+mod norm;
+mod query_norm;
+mod select;
 mod rope_cache;
 mod routed_matmul;
 mod routed_matvec;
@@ -22,14 +25,20 @@ mod sample;
 use crate::gpu::{Access, Kernel};
 use crate::gpu::{Buffer, Capabilities, Gpu, KernelChoice};
 
-pub use attention::{AttentionShape, DECODE_SPLIT_KEYS, DecodeAttention, MAX_HEAD_DIM, PrefillAttention};
+pub use attention::{
+    AttentionShape, DECODE_SPLIT_KEYS, DecodeAttention, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, PrefillAttention, Queries,
+    StickBreaking, head_stride,
+};
 pub use combine::Combine;
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers};
-pub use matrix::{Matrix, MatrixShape, Part, Precision};
+pub use matrix::{Activation, Matrix, MatrixShape, Part, Precision};
 pub use norm_router::{MAX_EXPERTS, NormRouter};
 pub use params::ParamsLayout;
-pub use rms_norm::RmsNorm;
+pub use cache_append::CacheAppend;
+pub use norm::NormRows;
+pub use query_norm::QueryNorm;
+pub use select::{ExpertChoice, Select, Weighting};
 pub use rope_cache::{RopeCache, rope_angles};
 pub use routed_matmul::{RoutedMatmul, tile_rows};
 pub use routed_matvec::RoutedMatvec;
@@ -52,7 +61,11 @@ pub static KERNELS: &[&Kernel] = &[
     &group::SCAN,
     &group::SCATTER,
     &norm_router::KERNEL,
-    &rms_norm::KERNEL,
+    &norm::KERNEL,
+    &query_norm::KERNEL,
+    &select::KERNEL,
+    &cache_append::KERNEL,
+    &attention::STICK_BREAKING,
     &rope_cache::KERNEL,
     &routed_matmul::PLAIN,
     &routed_matmul::WORKGROUP,
@@ -75,7 +88,11 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&group::SCAN, group::Params::layout()),
         (&group::SCATTER, group::Params::layout()),
         (&norm_router::KERNEL, norm_router::Params::layout()),
-        (&rms_norm::KERNEL, rms_norm::Params::layout()),
+        (&norm::KERNEL, norm::Params::layout()),
+        (&query_norm::KERNEL, query_norm::Params::layout()),
+        (&select::KERNEL, select::Params::layout()),
+        (&cache_append::KERNEL, cache_append::Params::layout()),
+        (&attention::STICK_BREAKING, attention::Params::layout()),
         (&rope_cache::KERNEL, rope_cache::Params::layout()),
         (&routed_matmul::PLAIN, routed_matmul::Params::layout()),
         (&routed_matmul::WORKGROUP, routed_matmul::Params::layout()),

@@ -1,6 +1,6 @@
-//! RMSNorm, linear router, top-k and softmax over the kept, in one kernel.
+//! RMSNorm, linear router and choice, in one kernel.
 
-use super::{Access, Kernel, Routes, padded, shaders};
+use super::{Access, ExpertChoice, Kernel, Routes, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static KERNEL: Kernel = Kernel {
@@ -27,7 +27,7 @@ uniform! {
     }
 }
 
-/// `xn = rms_norm(x)`, then the `active` best of `router · xn` with their softmax as gates.
+/// `xn = rms_norm(x)`, then the choice from the scores `router · xn`.
 pub struct NormRouter<'a> {
     /// `[tokens, width]`
     pub x: &'a Buffer,
@@ -41,8 +41,7 @@ pub struct NormRouter<'a> {
     pub routes: Routes<'a>,
     pub tokens: u32,
     pub width: u32,
-    pub experts: u32,
-    pub active: u32,
+    pub choice: ExpertChoice,
     pub eps: f32,
 }
 
@@ -51,9 +50,9 @@ impl NormRouter<'_> {
         let params = Params {
             quads: padded(self.width) / 4,
             width: self.width,
-            experts: self.experts,
-            top_k: self.active,
-            team: LANES / self.experts.next_power_of_two().min(LANES),
+            experts: self.choice.experts,
+            top_k: self.choice.top_k,
+            team: LANES / self.choice.experts.next_power_of_two().min(LANES),
             first: self.routes.first,
             eps: self.eps,
         };
@@ -61,7 +60,7 @@ impl NormRouter<'_> {
             &params,
             Dispatch {
                 kernel: &KERNEL,
-                constants: &[],
+                constants: &self.choice.constants(),
                 buffers: &[
                     self.x,
                     self.norm_weight,
@@ -71,7 +70,7 @@ impl NormRouter<'_> {
                     self.routes.gates,
                 ],
                 groups: [1, self.tokens, 1],
-                macs: u64::from(self.tokens) * u64::from(self.experts) * u64::from(self.width),
+                macs: u64::from(self.tokens) * u64::from(self.choice.experts) * u64::from(self.width),
             },
         );
     }

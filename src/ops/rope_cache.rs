@@ -1,6 +1,6 @@
 //! Rotary positions for queries and keys, fused with the write to the key/value cache.
 
-use super::{Access, Kernel, attention::AttentionShape, padded, shaders};
+use super::{Access, Kernel, attention::{AttentionShape, Queries}, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
 pub static KERNEL: Kernel = Kernel {
@@ -44,10 +44,15 @@ impl RopeCache<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let shape = &self.shape;
         let half_dim = shape.head_dim / 2;
+        // Dense queries are one row of all experts' heads.
+        let (slots, heads) = match shape.queries {
+            Queries::Dense { experts } => (1, experts * shape.heads),
+            Queries::BySlot | Queries::ByExpert => (shape.slots, shape.heads),
+        };
         let params = Params {
             tokens: self.tokens,
-            slots: shape.slots,
-            heads: shape.heads,
+            slots,
+            heads,
             kv_heads: shape.kv_heads,
             half_dim,
             q_row: shape.q_row(),
@@ -56,7 +61,7 @@ impl RopeCache<'_> {
             capacity: shape.capacity,
             sequences: shape.sequences,
         };
-        let pairs = (shape.slots * shape.heads + shape.kv_heads) * half_dim;
+        let pairs = (slots * heads + shape.kv_heads) * half_dim;
         recorder.dispatch(
             &params,
             Dispatch {

@@ -1,6 +1,6 @@
 //! Routed linear for many rows: assignments grouped by expert, computed in tiles.
 
-use super::{Access, GroupBuffers, Kernel, Matrix, Shape, group::max_tiles, padded, shaders};
+use super::{Access, Activation, GroupBuffers, Kernel, Matrix, Shape, group::max_tiles, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
 const BINDINGS: &[Access] =
@@ -43,6 +43,7 @@ pub struct RoutedMatmul<'a> {
     /// `None` for a dense matrix.
     pub groups: Option<&'a GroupBuffers>,
     pub bias: Option<&'a Buffer>,
+    pub activation: Activation,
     pub dst: &'a Buffer,
     /// Assignments, or rows of a dense matrix.
     pub rows: u32,
@@ -69,6 +70,7 @@ impl RoutedMatmul<'_> {
             ("WEIGHT_FORMAT", self.matrix.precision.format()),
             ("ROUTED", f64::from(u8::from(self.groups.is_some()))),
             ("BIAS", f64::from(u8::from(self.bias.is_some()))),
+            ("ACTIVATION", self.activation.code()),
             ("SWIGLU", f64::from(u8::from(swiglu))),
         ];
         for part in &self.matrix.parts {

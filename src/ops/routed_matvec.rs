@@ -1,6 +1,6 @@
 //! Routed linear for few rows: reads the expert id itself, touches each active weight once.
 
-use super::{Access, Kernel, Matrix, Routes, Shape, padded, shaders};
+use super::{Access, Activation, Kernel, Matrix, Routes, Shape, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 const BINDINGS: &[Access] =
@@ -41,6 +41,7 @@ pub struct RoutedMatvec<'a> {
     /// Multiply each slot by its gate.
     pub gated: bool,
     pub bias: Option<&'a Buffer>,
+    pub activation: Activation,
     pub dst: &'a Buffer,
     /// Add to `dst` instead of overwriting it.
     pub residual: bool,
@@ -66,6 +67,7 @@ impl RoutedMatvec<'_> {
             ("ROUTED", f64::from(u8::from(self.routes.is_some()))),
             ("GATED", f64::from(u8::from(self.gated))),
             ("BIAS", f64::from(u8::from(self.bias.is_some()))),
+            ("ACTIVATION", self.activation.code()),
             ("SWIGLU", f64::from(u8::from(shape.halves == 2))),
             ("RESIDUAL", f64::from(u8::from(self.residual))),
         ];

@@ -97,7 +97,8 @@ impl ModelInfo {
         let block = &spec.blocks[0];
         let all_f32 = requests
             .iter()
-            .filter_map(|request| checkpoint.tensor(&request.name))
+            .flat_map(|request| &request.names)
+            .filter_map(|name| checkpoint.tensor(name))
             .all(|tensor| Dtype::of(tensor.stored) == Some(Dtype::F32));
         Self {
             family: (*family).to_owned(),
@@ -106,15 +107,15 @@ impl ModelInfo {
             layers: spec.blocks.len() as u32,
             context: spec.context,
             attention: AttentionInfo {
-                experts: block.attention.router.experts,
-                active: block.attention.router.active(),
+                experts: block.attention.experts(),
+                active: block.attention.active(),
                 heads_per_expert: block.attention.heads_per_expert,
                 kv_heads: block.attention.kv_heads,
                 head_dim: block.attention.head_dim,
             },
             mlp: MlpInfo {
-                experts: block.mlp.router.experts,
-                active: block.mlp.router.active(),
+                experts: block.mlp.experts(),
+                active: block.mlp.active(),
                 hidden: block.mlp.hidden,
             },
             parameters: sum(&|form| form.parameters()),

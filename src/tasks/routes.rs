@@ -46,7 +46,7 @@ impl Routes {
         let active = spec
             .blocks
             .iter()
-            .map(|block| (block.attention.router.active() as usize, block.mlp.router.active() as usize))
+            .map(|block| (block.attention.routes_per_token() as usize, block.mlp.routes_per_token() as usize))
             .collect();
         let (chosen, gates) = bytes.split_at(bytes.len() / 2);
         Self {

@@ -45,6 +45,13 @@ pub(crate) struct TensorInfo {
     pub bytes: u64,
 }
 
+impl TensorInfo {
+    /// Values in the tensor. The header's reader has checked the product.
+    pub(crate) fn elements(&self) -> u64 {
+        self.shape.iter().map(|&n| n as u64).product()
+    }
+}
+
 /// Reads a file's header. Tensors come in the order of their bytes and cover the rest of the file exactly.
 pub(crate) async fn read(reader: &mut Reader<'_>, file: usize) -> Result<Vec<TensorInfo>> {
     let mut length = [0; 8];

@@ -9,6 +9,7 @@ mod fields;
 mod header;
 #[cfg(target_arch = "wasm32")]
 mod http;
+mod place;
 mod reader;
 mod source;
 mod stream;
@@ -22,6 +23,7 @@ pub(crate) use checkpoint::Checkpoint;
 pub(crate) use dtype::{Dtype, check_finite};
 pub(crate) use fields::Fields;
 pub(crate) use header::TensorInfo;
+pub(crate) use place::{Layout, Order};
 use reader::Reader;
 pub use source::Source;
 pub(crate) use stream::Chunk;

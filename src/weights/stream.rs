@@ -29,6 +29,11 @@ pub(crate) struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
+    /// Values in a row: the tensor's last dimension.
+    pub(crate) fn width(&self) -> usize {
+        self.tensor.shape.last().copied().unwrap_or(1)
+    }
+
     /// The values as f32, exactly. Replaces the content of `out`.
     pub(crate) fn to_f32(&self, out: &mut Vec<f32>) {
         self.dtype.to_f32(self.bytes, out);

@@ -2,21 +2,26 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Checkpoint, Chunk, Source, TensorInfo, check_finite};
+use super::{
+    Checkpoint, Chunk, Source, TensorInfo, check_finite,
+    place::{Layout, Placer, file_length},
+};
 use crate::{
     Error, Result,
     gpu::{Buffer, Gpu},
-    ops::{Matrix, MatrixShape, Precision, padded},
+    ops::{Matrix, MatrixShape, Precision, head_stride, padded},
 };
 
-/// What a tensor of the file becomes on the GPU.
+/// What tensors of the file become on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// A stack of matrices in the load's precision.
-    Matrix(MatrixShape),
+    Matrix(MatrixShape, Layout),
     /// Rows of f32: norms, biases, routers. `finite` refuses NaN and infinity, which would make routing
     /// meaningless without anything looking wrong.
     Rows { rows: u32, width: u32, finite: bool },
+    /// One row of f32 made of heads of `head_dim` channels.
+    Heads { width: u32, head_dim: u32 },
 }
 
 impl Form {
@@ -25,40 +30,56 @@ impl Form {
         Self::Rows { rows: 1, width, finite: false }
     }
 
+    /// An output-major matrix without heads that need padding.
+    pub fn matrix(shape: MatrixShape) -> Self {
+        Self::Matrix(shape, Layout::default())
+    }
+
     /// Weights of the file.
     pub fn parameters(&self) -> u64 {
-        match self {
-            Self::Matrix(shape) => shape.parameters(),
-            Self::Rows { rows, width, .. } => u64::from(*rows) * u64::from(*width),
+        match *self {
+            Self::Matrix(shape, layout) => MatrixShape {
+                outputs: file_length(shape.outputs, layout.output_heads),
+                inputs: file_length(shape.inputs, layout.input_heads),
+                ..shape
+            }
+            .parameters(),
+            Self::Rows { rows, width, .. } => u64::from(rows) * u64::from(width),
+            Self::Heads { width, head_dim } => u64::from(file_length(width, Some(head_dim))),
         }
     }
 
     /// Bytes on the GPU.
     pub fn bytes(&self, precision: Precision) -> u64 {
-        match self {
-            Self::Matrix(shape) => shape.bytes(precision),
-            Self::Rows { rows, width, .. } => 4 * u64::from(*rows) * u64::from(padded(*width)),
-        }
-    }
-
-    fn row_width(&self) -> u32 {
-        match self {
-            Self::Matrix(shape) => shape.inputs,
-            Self::Rows { width, .. } => *width,
+        match *self {
+            Self::Matrix(shape, _) => shape.bytes(precision),
+            Self::Rows { rows, width, .. } => 4 * u64::from(rows) * u64::from(padded(width)),
+            Self::Heads { width, .. } => 4 * u64::from(padded(width)),
         }
     }
 }
 
-/// A tensor that a model wants, by its name in the file.
+/// Something that a model wants from the file: one tensor, or several stacked along their first dimension.
 pub(crate) struct Request {
-    pub name: String,
+    pub names: Vec<String>,
     pub form: Form,
+}
+
+impl Request {
+    pub fn new(name: &str, form: Form) -> Self {
+        Self { names: vec![name.to_owned()], form }
+    }
+
+    /// One matrix or row of several tensors, the first on top.
+    pub fn stacked(names: &[String], form: Form) -> Self {
+        Self { names: names.to_vec(), form }
+    }
 }
 
 /// Bytes done and bytes in all, as loading goes on.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
-/// The tensors on the GPU, by name.
+/// The tensors on the GPU, by the first of their names.
 pub(crate) struct Store {
     matrices: HashMap<String, Matrix>,
     rows: HashMap<String, Buffer>,
@@ -91,7 +112,8 @@ const IN_FLIGHT: u64 = 16 << 20;
 
 /// Streams `requests` to the GPU.
 ///
-/// Host memory stays at a few chunks whatever the tensors' sizes.
+/// Host memory stays at a few chunks whatever the tensors' sizes (one expert's matrix, where the file holds it
+/// input-major).
 ///
 /// # Errors
 /// What the checkpoint's reader finds, values that do not fit `precision`, and what the device reports.
@@ -103,21 +125,26 @@ pub(crate) async fn upload(
     precision: Precision,
     progress: Progress<'_>,
 ) -> Result<Store> {
-    let mut store = Store { matrices: HashMap::new(), rows: HashMap::new() };
-    let mut forms = HashMap::new();
+    let mut targets = HashMap::new();
     let mut wanted: Vec<&TensorInfo> = Vec::new();
-    for Request { name, form } in requests {
-        let tensor = checkpoint
-            .tensor(name)
-            .ok_or_else(|| Error::bad_file("checkpoint", format!("tensor {name}"), "nothing", "a tensor"))?;
-        wanted.push(tensor);
-        forms.insert(name.as_str(), *form);
-        match form {
-            Form::Matrix(shape) => {
-                store.matrices.insert(name.clone(), Matrix::new(gpu, name, *shape, precision)?);
+    let mut store = Store { matrices: HashMap::new(), rows: HashMap::new() };
+    for request in requests {
+        let mut before = 0;
+        for name in &request.names {
+            let tensor = checkpoint
+                .tensor(name)
+                .ok_or_else(|| Error::bad_file("checkpoint", format!("tensor {name}"), "nothing", "a tensor"))?;
+            wanted.push(tensor);
+            targets.insert(name.as_str(), Target { request, before });
+            before += tensor.elements();
+        }
+        let Some(name) = request.names.first() else { continue };
+        match request.form {
+            Form::Matrix(shape, _) => {
+                store.matrices.insert(name.clone(), Matrix::new(gpu, name, shape, precision)?);
             }
-            Form::Rows { .. } => {
-                store.rows.insert(name.clone(), Buffer::new(gpu, name, form.bytes(precision)));
+            Form::Rows { .. } | Form::Heads { .. } => {
+                store.rows.insert(name.clone(), Buffer::new(gpu, name, request.form.bytes(precision)));
             }
         }
     }
@@ -129,22 +156,7 @@ pub(crate) async fn upload(
     let mut stream = checkpoint.stream(source, wanted);
     progress(done, total);
     while let Some(chunk) = stream.next().await? {
-        let name = chunk.tensor.name.as_str();
-        let form = forms[name];
-        match form {
-            Form::Matrix(shape) => {
-                let bytes = staging.convert(&chunk, precision, shape.inputs)?;
-                store.matrices[name].write_rows(chunk.first_row, bytes);
-            }
-            Form::Rows { width, finite, .. } => {
-                let bytes = staging.convert(&chunk, Precision::F32, width)?;
-                if finite {
-                    check_finite(name, chunk.file, bytemuck::cast_slice(bytes))?;
-                }
-                let row_bytes = 4 * u64::from(padded(form.row_width()));
-                store.rows[name].write(chunk.first_row * row_bytes, bytes);
-            }
-        }
+        targets[chunk.tensor.name.as_str()].place(&store, &chunk, precision, &mut staging)?;
         done += chunk.bytes.len() as u64;
         waiting += chunk.bytes.len() as u64;
         progress(done, total);
@@ -157,41 +169,61 @@ pub(crate) async fn upload(
     Ok(store)
 }
 
-/// Reused memory for converting a chunk.
+/// Where one tensor goes.
+struct Target<'a> {
+    request: &'a Request,
+    /// Values of the tensors stacked above it.
+    before: u64,
+}
+
+/// Reused memory for converting chunks. A placer lives as long as its tensor is streaming.
 #[derive(Default)]
 struct Staging {
     f32s: Vec<f32>,
     f16s: Vec<u16>,
-    padded_f32s: Vec<f32>,
-    padded_f16s: Vec<u16>,
+    tensor: String,
+    placers: Option<(Placer<f32>, Placer<u16>)>,
 }
 
-impl Staging {
-    /// The chunk's rows in `precision`, each padded to the GPU's row width.
-    fn convert(&mut self, chunk: &Chunk<'_>, precision: Precision, width: u32) -> Result<&[u8]> {
-        match precision {
-            Precision::F32 => {
-                chunk.to_f32(&mut self.f32s);
-                Ok(bytemuck::cast_slice(pad(&self.f32s, width, &mut self.padded_f32s)))
+impl Target<'_> {
+    fn place(&self, store: &Store, chunk: &Chunk<'_>, precision: Precision, staging: &mut Staging) -> Result<()> {
+        let name = self.request.names[0].as_str();
+        let width = chunk.width().max(1) as u64;
+        let first = self.before / width + chunk.first_row;
+        match self.request.form {
+            Form::Matrix(_, layout) => {
+                if staging.tensor != chunk.tensor.name {
+                    staging.tensor.clone_from(&chunk.tensor.name);
+                    staging.placers = Some((Placer::new(layout), Placer::new(layout)));
+                }
+                let Some((wide, narrow)) = &mut staging.placers else { return Ok(()) };
+                match precision {
+                    Precision::F32 => {
+                        chunk.to_f32(&mut staging.f32s);
+                        wide.place(&store.matrices[name], first, &staging.f32s);
+                    }
+                    Precision::F16 => {
+                        chunk.to_f16(&mut staging.f16s)?;
+                        narrow.place(&store.matrices[name], first, &staging.f16s);
+                    }
+                }
             }
-            Precision::F16 => {
-                chunk.to_f16(&mut self.f16s)?;
-                Ok(bytemuck::cast_slice(pad(&self.f16s, width, &mut self.padded_f16s)))
+            Form::Rows { width, finite, .. } => {
+                chunk.to_f32(&mut staging.f32s);
+                if finite {
+                    check_finite(&chunk.tensor.name, chunk.file, &staging.f32s)?;
+                }
+                for (offset, row) in (first..).zip(staging.f32s.chunks(width as usize)) {
+                    store.rows[name].write(offset * 4 * u64::from(padded(width)), row);
+                }
+            }
+            Form::Heads { head_dim, .. } => {
+                chunk.to_f32(&mut staging.f32s);
+                for (head, values) in (self.before / u64::from(head_dim)..).zip(staging.f32s.chunks(head_dim as usize)) {
+                    store.rows[name].write(head * 4 * u64::from(head_stride(head_dim)), values);
+                }
             }
         }
+        Ok(())
     }
-}
-
-/// `rows` themselves when they need no padding, else a padded copy in `scratch`.
-fn pad<'a, T: Copy + Default>(rows: &'a [T], width: u32, scratch: &'a mut Vec<T>) -> &'a [T] {
-    let (width, row) = (width as usize, padded(width) as usize);
-    if width == row {
-        return rows;
-    }
-    scratch.clear();
-    for values in rows.chunks(width) {
-        scratch.extend_from_slice(values);
-        scratch.resize(scratch.len().next_multiple_of(row), T::default());
-    }
-    scratch
 }

@@ -1,0 +1,61 @@
+// norm: y[i] = (x[r] − μ) · rsqrt(σ² + eps) · weight + bias, with r = rows[i], or r = i with ALL_ROWS
+//
+// LayerNorm has μ = mean(x[r]) and σ² = mean((x[r] − μ)²); RMSNorm has μ = 0, σ² = mean(x[r]²) and no bias.
+//
+// x      [any, width] f32, padded with zeros to blocks of 4     weight, bias [width] f32
+// rows   [count] u32, the rows of x to norm                     y      [count, width] f32
+// grid   y: count, one workgroup a row
+
+struct Params {
+    count: u32,
+    quads: u32,
+    width: u32,
+    eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> rows: array<u32>;
+@group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
+
+override LAYER_NORM: bool = false;
+override ALL_ROWS: bool = false;
+
+//!include "shared/reduce.wgsl"
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    var row = group.y;
+    if !ALL_ROWS {
+        row = min(rows[group.y], arrayLength(&x) / params.quads - 1u);
+    }
+    let start = row * params.quads;
+    let to = group.y * params.quads;
+
+    var mean = 0.0;
+    if LAYER_NORM {
+        var total = 0.0;
+        for (var i = lane; i < params.quads; i += LANES) {
+            total += dot(x[start + i], vec4<f32>(1.0));
+        }
+        mean = workgroup_sum(lane, total) / f32(params.width);
+    }
+    var squares = 0.0;
+    for (var i = lane; i < params.quads; i += LANES) {
+        let value = x[start + i] - mean;
+        squares += dot(value, value);
+    }
+    // The padding is zero and not part of the row.
+    let padding = f32(4u * params.quads - params.width) * mean * mean;
+    let variance = (workgroup_sum(lane, squares) - padding) / f32(params.width);
+    let scale = inverseSqrt(variance + params.eps);
+    for (var i = lane; i < params.quads; i += LANES) {
+        var value = (x[start + i] - mean) * scale * weight[i];
+        if LAYER_NORM {
+            value += bias[i];
+        }
+        y[to + i] = value;
+    }
+}

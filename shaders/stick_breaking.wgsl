@@ -1,0 +1,85 @@
+// stick_breaking: attention in which each key breaks its share off what the newer keys left of a stick.
+//
+//     β_j = sigmoid(q·k_j·scale),   o = Σ_j β_j · Π_{j < l ≤ position} (1 − β_l) · v_j
+//
+// Keys go from the newest to the oldest, 64 at a time; `rest` is the logarithm of what is left of the stick.
+// out    [tokens · slots, 4·out_quads]
+// grid   x: query heads (slots · heads), y: tokens; one workgroup each
+
+//!include "shared/row_attention.wgsl"
+//!include "shared/expert_heads.wgsl"
+
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;
+
+const LANES: u32 = 64u;
+const MAX_HEAD_QUADS: u32 = 256u;
+// Columns of a lane, every 64th.
+const COLUMNS: u32 = 4u;
+
+var<workgroup> query: array<vec4<f32>, MAX_HEAD_QUADS>;
+var<workgroup> log_rest: array<f32, LANES>;
+var<workgroup> weight: array<f32, LANES>;
+
+// log(1 + exp(x)) without overflow.
+fn softplus(x: f32) -> f32 {
+    return max(x, 0.0) + log(1.0 + exp(-abs(x)));
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let index = group.x;
+    let token = group.y;
+    let position = min(spans[token].x, params.capacity - 1u);
+    let sequence = min(spans[token].y, params.sequences - 1u);
+    let query_at = query_head(token, index);
+    let kv_head = kv_head_of(query_at.head);
+    for (var i = lane; i < params.head_quads; i += LANES) {
+        query[i] = q[query_at.start + i] * params.scale;
+    }
+    workgroupBarrier();
+
+    var rest = 0.0;
+    var sums = array<vec4<f32>, COLUMNS>();
+    let keys = position + 1u;
+    for (var start = 0u; start < keys; start += LANES) {
+        let count = min(LANES, keys - start);
+        var score = 0.0;
+        if lane < count {
+            let k_from = cache_start(sequence, position - start - lane, kv_head);
+            for (var i = 0u; i < params.head_quads; i++) {
+                score += dot(query[i], k_cache[k_from + i]);
+            }
+            log_rest[lane] = -softplus(score);
+        }
+        workgroupBarrier();
+        if lane < count {
+            var newer = rest;
+            for (var i = 0u; i < lane; i++) {
+                newer += log_rest[i];
+            }
+            weight[lane] = exp(newer - softplus(-score));
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < count; i++) {
+            rest += log_rest[i];
+        }
+        for (var column = 0u; column < COLUMNS; column++) {
+            let quad = lane + column * LANES;
+            if quad < params.head_quads {
+                for (var i = 0u; i < count; i++) {
+                    let v_from = cache_start(sequence, position - start - i, kv_head);
+                    sums[column] += weight[i] * v_cache[v_from + quad];
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    let to = slot_start(token, index, params.out_quads);
+    for (var column = 0u; column < COLUMNS; column++) {
+        let quad = lane + column * LANES;
+        if quad < params.head_quads {
+            out[to + quad] = sums[column];
+        }
+    }
+}

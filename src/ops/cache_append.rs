@@ -1,0 +1,62 @@
+//! Appending keys or values that are not rotated to the cache.
+
+use super::{Access, AttentionShape, Kernel, padded, shaders};
+use crate::gpu::{Buffer, Dispatch, Recorder};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "cache_append",
+    source: shaders::CACHE_APPEND,
+    bindings: &[Access::Read, Access::Read, Access::Write],
+};
+
+uniform! {
+    struct Params {
+        tokens: u32,
+        quads: u32,
+        src_quads: u32,
+        first: u32,
+        cache_quads: u32,
+        capacity: u32,
+        sequences: u32,
+    }
+}
+
+/// `cache[sequence][position] = src[t]`, from column `first` on.
+pub struct CacheAppend<'a> {
+    pub shape: AttentionShape,
+    /// `[tokens]` of (position, sequence)
+    pub spans: &'a Buffer,
+    /// `[tokens, src_width]`
+    pub src: &'a Buffer,
+    pub src_width: u32,
+    /// The first column of `src` to copy, a multiple of 4.
+    pub first: u32,
+    pub cache: &'a Buffer,
+    pub tokens: u32,
+}
+
+impl CacheAppend<'_> {
+    pub fn record(&self, recorder: &mut Recorder) {
+        let shape = &self.shape;
+        let quads = shape.kv_heads * shape.head_stride() / 4;
+        let params = Params {
+            tokens: self.tokens,
+            quads,
+            src_quads: padded(self.src_width) / 4,
+            first: self.first / 4,
+            cache_quads: shape.cache_row() / 4,
+            capacity: shape.capacity,
+            sequences: shape.sequences,
+        };
+        recorder.dispatch(
+            &params,
+            Dispatch {
+                kernel: &KERNEL,
+                constants: &[],
+                buffers: &[self.spans, self.src, self.cache],
+                groups: [quads.div_ceil(64), self.tokens, 1],
+                macs: 0,
+            },
+        );
+    }
+}

@@ -1,0 +1,54 @@
+//! The router without weights: a head's score is the length of its query.
+
+use super::{Access, Kernel, padded, shaders};
+use crate::gpu::{Buffer, Dispatch, Recorder};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "query_norm",
+    source: shaders::QUERY_NORM,
+    bindings: &[Access::Read, Access::Write],
+};
+
+uniform! {
+    struct Params {
+        tokens: u32,
+        heads: u32,
+        head_quads: u32,
+        q_quads: u32,
+        score_quads: u32,
+    }
+}
+
+/// `scores[t][h] = ‖q[t][h]‖₂`
+pub struct QueryNorm<'a> {
+    /// `[tokens, heads · head_dim]`
+    pub q: &'a Buffer,
+    /// `[tokens, heads]`, rows padded
+    pub scores: &'a Buffer,
+    pub tokens: u32,
+    pub heads: u32,
+    pub head_dim: u32,
+}
+
+impl QueryNorm<'_> {
+    pub fn record(&self, recorder: &mut Recorder) {
+        let head_quads = self.head_dim.div_ceil(4);
+        let params = Params {
+            tokens: self.tokens,
+            heads: self.heads,
+            head_quads,
+            q_quads: padded(self.heads * 4 * head_quads) / 4,
+            score_quads: padded(self.heads) / 4,
+        };
+        recorder.dispatch(
+            &params,
+            Dispatch {
+                kernel: &KERNEL,
+                constants: &[],
+                buffers: &[self.q, self.scores],
+                groups: [self.heads.div_ceil(64), self.tokens, 1],
+                macs: u64::from(self.tokens) * u64::from(self.heads) * u64::from(self.head_dim),
+            },
+        );
+    }
+}
