@@ -146,6 +146,13 @@ pub fn upload(gpu: &Gpu, values: &[f64], width: u32) -> Buffer {
     Buffer::with_data(gpu, "test.rows", &pad(values, width))
 }
 
+/// A buffer with `values` from index `first`, and `stranger` before and after them: a value that a kernel reading
+/// too far would take for one of its own.
+pub fn among<T: NoUninit>(gpu: &Gpu, first: u32, values: &[T], stranger: T) -> Buffer {
+    let before = vec![stranger; first as usize];
+    Buffer::with_data(gpu, "test.values", &[&before, values, &[stranger; 70]].concat())
+}
+
 /// Values as they are after storage in `precision`.
 pub fn stored(values: &[f64], precision: Precision) -> Vec<f64> {
     let round = |&value: &f64| match precision {
