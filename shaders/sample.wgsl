@@ -57,7 +57,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     }
     if params.top_p < 1.0 {
         let whole = workgroup_sum(lane, measure(run, vec3<u32>(cut), true)).x;
-        cut = max(cut, find_cut(lane, run, params.top_p * whole, true));
+        cut = find_cut(lane, run, params.top_p * whole, true);
     }
 
     let total = workgroup_sum(lane, measure(run, vec3<u32>(cut), true)).x;

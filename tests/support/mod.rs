@@ -74,7 +74,7 @@ pub struct Guarded {
 impl Guarded {
     /// A word that nothing computes by chance.
     const MARK: u32 = 777.777_f32.to_bits();
-    const AFTER: usize = 64;
+    const AFTER: usize = 256;
 
     /// `words` marked words for a kernel to overwrite, from index `before` of the buffer.
     pub fn new(gpu: &Gpu, before: usize, words: usize) -> Self {
