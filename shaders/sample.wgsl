@@ -19,7 +19,8 @@ struct Params {
 }
 
 const LANES: u32 = 64u;
-const LOWEST: f32 = -3.4e38;
+// Lower than any logit; not so low that a difference or a quotient overflows.
+const LOWEST: f32 = -1e30;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<vec4<f32>>;
@@ -52,11 +53,11 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
 
     var cut = 0u;
     if params.top_k < params.vocab {
-        cut = find_cut(lane, run, 0u, f32(params.top_k), false);
+        cut = find_cut(lane, run, f32(params.top_k), false);
     }
     if params.top_p < 1.0 {
         let whole = workgroup_sum(lane, measure(run, vec3<u32>(cut), true)).x;
-        cut = find_cut(lane, run, cut, params.top_p * whole, true);
+        cut = find_cut(lane, run, params.top_p * whole, true);
     }
 
     let total = workgroup_sum(lane, measure(run, vec3<u32>(cut), true)).x;
@@ -121,17 +122,17 @@ fn highest_of(lane: u32, run: Run) -> f32 {
     return highest;
 }
 
-// The largest cut from `lowest` up, two bits at a time, that leaves `wanted` logits, or with `by_mass` so much
-// mass. A count is exact in f32 up to 2²⁴.
-fn find_cut(lane: u32, run: Run, lowest: u32, wanted: f32, by_mass: bool) -> u32 {
+// The largest cut, two bits at a time, that leaves `wanted` logits, or with `by_mass` so much mass. A count is
+// exact in f32 up to 2²⁴.
+fn find_cut(lane: u32, run: Run, wanted: f32, by_mass: bool) -> u32 {
     var cut = 0u;
     for (var shift = 32u; shift > 0u; shift -= 2u) {
         let tried = vec3<u32>(cut) | (vec3<u32>(1u, 2u, 3u) << vec3<u32>(shift - 2u));
-        let left = workgroup_sum(lane, measure(run, max(tried, vec3<u32>(lowest)), by_mass));
+        let left = workgroup_sum(lane, measure(run, tried, by_mass));
         let enough = vec3<u32>(left >= vec3<f32>(wanted));
         cut |= (enough.x + enough.y + enough.z) << (shift - 2u);
     }
-    return max(cut, lowest);
+    return cut;
 }
 
 // What three cuts leave of this lane's logits: their number, or with `by_mass` their unnormalised mass.
@@ -152,7 +153,7 @@ fn measure(run: Run, cuts: vec3<u32>, by_mass: bool) -> vec3<f32> {
     return left;
 }
 
-// Four logits; those past the vocabulary are as low as can be.
+// Four logits; those past the vocabulary are the lowest.
 fn logits_at(run: Run, quad: u32) -> vec4<f32> {
     let index = 4u * quad + vec4<u32>(0u, 1u, 2u, 3u);
     return select(vec4<f32>(LOWEST), logits[run.row + quad], index < vec4<u32>(params.vocab));

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use crate::{
     reference::routed_linear::{RoutedLinear, routed_linear},
     support::{
-        CHOICES, Guarded, assert_close, assert_repeatable, check, gpu, hash, matrix, noise, precision, run,
-        size, stored, upload,
+        CHOICES, Guarded, among, assert_close, assert_repeatable, check, gpu, hash, matrix, noise, precision,
+        run, size, stored, upload,
     },
 };
 
@@ -37,7 +37,9 @@ struct Linear {
 
 /// A dense or routed matrix; a stack of several experts that is not routed does not exist.
 fn any_linear(max_rows: u32, max_slots: u32) -> impl Strategy<Value = Linear> {
-    let shape = (size(9), 1..=2u32, size(150), size(200));
+    // Inputs on both sides of what the 64 lanes of a workgroup hold in one step, 8 each.
+    let inputs = prop_oneof![3 => size(200), 1 => 450..1200u32];
+    let shape = (size(9), 1..=2u32, size(150), inputs);
     let rows = (size(max_rows), size(max_slots), size(5));
     let switches = any::<(bool, bool, bool, bool)>();
     let rest = (precision(), 1..=12u32, any::<u32>(), size(7), any::<u64>());
@@ -122,12 +124,10 @@ impl Linear {
         self.assignments() as u64 * u64::from(halves) * u64::from(outputs) * u64::from(inputs)
     }
 
-    /// Chosen experts and gates on the GPU, after `first` other entries.
+    /// Chosen experts and gates on the GPU, among those of other routers.
     fn routes(&self, gpu: &Gpu, operands: &Operands) -> (Buffer, Buffer) {
         let gates: Vec<f32> = operands.gates.iter().map(|&gate| gate as f32).collect();
-        let chosen = Guarded::holding(gpu, self.first as usize, &operands.chosen);
-        let gates = Guarded::holding(gpu, self.first as usize, &gates);
-        (chosen.buffer, gates.buffer)
+        (among(gpu, self.first, &operands.chosen, 0), among(gpu, self.first, &gates, 0.5))
     }
 
     fn matvec(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
@@ -292,6 +292,23 @@ fn k_of_e_experts_cost_k_parts_in_e_of_all() {
     }
 }
 
+/// However small the binding, a matrix is cut into parts that fit it, of whole blocks of 8 rows.
+#[test]
+fn a_matrix_is_cut_into_parts_that_fit_a_binding() {
+    let any = (size(9), 1..=2u32, size(500), size(500), precision(), 1..200_000u64);
+    check(256, any, |(experts, halves, outputs, inputs, precision, max_binding)| {
+        let shape = MatrixShape { experts, halves, outputs, inputs };
+        let bytes = |outputs| MatrixShape { outputs, ..shape }.bytes(precision);
+        match shape.part_rows(precision, max_binding, "a matrix") {
+            Ok(rows) => {
+                assert!(bytes(rows) <= max_binding && (1..=outputs).contains(&rows));
+                assert!(rows == outputs || rows.is_multiple_of(8), "{rows} rows");
+            }
+            Err(_) => assert!(bytes(outputs) > max_binding && bytes(8) > max_binding),
+        }
+    });
+}
+
 #[test]
 fn an_expert_out_of_range_spoils_only_its_own_row() {
     for wild in [TYPICAL.shape.experts, 1 << 31, u32::MAX] {
@@ -321,17 +338,20 @@ fn an_expert_out_of_range_spoils_only_its_own_row() {
 fn routed_matmul_survives_a_garbage_tile_table() {
     let operands = TYPICAL.operands();
     let MatrixShape { experts, outputs, inputs, .. } = TYPICAL.shape;
+    // Just past what exists, and anywhere.
+    let garbage = |seed: u64, count: u64| -> Vec<u32> {
+        let near = u64::from(2 * TYPICAL.rows);
+        let value = |i| hash(seed, i) % [near, 1 << 32][hash(seed + 100, i) as usize % 2];
+        (0..count as usize).map(|i| value(i) as u32).collect()
+    };
     for choice in CHOICES {
         let gpu = gpu(choice);
         let groups = GroupBuffers::new(gpu, TYPICAL.rows, experts, tile_rows(gpu));
         let src = upload(gpu, &operands.src, inputs);
         let matrix = matrix(gpu, TYPICAL.shape, TYPICAL.precision, TYPICAL.part_rows, &operands.weights);
         for seed in 0..8 {
-            let garbage = |count: u64| -> Vec<u32> {
-                (0..count as usize).map(|i| (hash(seed, i) >> (32 + hash(seed, i) % 30)) as u32).collect()
-            };
-            groups.order.write(0, &garbage(groups.order.bytes() / 4));
-            groups.tiles.write(0, &garbage(groups.tiles.bytes() / 4));
+            groups.order.write(0, &garbage(seed, groups.order.bytes() / 4));
+            groups.tiles.write(0, &garbage(seed + 50, groups.tiles.bytes() / 4));
             let dst = Guarded::rows(gpu, TYPICAL.rows as usize, outputs);
             run(gpu, |recorder| {
                 RoutedMatmul {

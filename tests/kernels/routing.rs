@@ -13,7 +13,8 @@ use crate::{
         widen,
     },
     support::{
-        Guarded, assert_close, assert_repeatable, check, gpu, hash, noise, pad, read, run, size, upload,
+        Guarded, among, assert_close, assert_repeatable, check, gpu, hash, noise, pad, read, run, size,
+        upload,
     },
 };
 
@@ -200,7 +201,7 @@ impl Grouping {
     /// The order and all tiles, used or not.
     fn run(&self, chosen: &[u32]) -> (Vec<u32>, Vec<Tile>) {
         let gpu = device();
-        let chosen = Guarded::holding(gpu, self.first as usize, chosen).buffer;
+        let chosen = among(gpu, self.first, chosen, 0);
         let into = GroupBuffers::new(gpu, self.assignments, self.experts, self.tile_rows);
         into.order.write(0, &vec![u32::MAX; self.assignments as usize]);
         let [_, _, tile_bytes] = GroupBuffers::bytes(self.assignments, self.experts, self.tile_rows);
@@ -305,7 +306,7 @@ impl Combining {
         let residual = noise(seed + 3, (tokens * width) as usize);
 
         let x = Guarded::holding(gpu, 0, &pad(&residual, width));
-        let gates_on_gpu = Guarded::holding(gpu, first as usize, &gates).buffer;
+        let gates_on_gpu = among(gpu, first, &gates, 0.5);
         let rows_on_gpu = upload(gpu, &rows, width);
         let bias_on_gpu = bias.as_ref().map(|bias| upload(gpu, bias, width));
         run(gpu, |recorder| {

@@ -74,7 +74,7 @@ pub struct Guarded {
 impl Guarded {
     /// A word that nothing computes by chance.
     const MARK: u32 = 777.777_f32.to_bits();
-    const AFTER: usize = 64;
+    const AFTER: usize = 256;
 
     /// `words` marked words for a kernel to overwrite, from index `before` of the buffer.
     pub fn new(gpu: &Gpu, before: usize, words: usize) -> Self {
@@ -144,6 +144,13 @@ fn unpad(values: &[f32], width: u32) -> Vec<f64> {
 /// A buffer of rows of `width` floats.
 pub fn upload(gpu: &Gpu, values: &[f64], width: u32) -> Buffer {
     Buffer::with_data(gpu, "test.rows", &pad(values, width))
+}
+
+/// A buffer with `values` from index `first`, and `stranger` before and after them: a value that a kernel reading
+/// too far would take for one of its own.
+pub fn among<T: NoUninit>(gpu: &Gpu, first: u32, values: &[T], stranger: T) -> Buffer {
+    let before = vec![stranger; first as usize];
+    Buffer::with_data(gpu, "test.values", &[&before, values, &[stranger; 70]].concat())
 }
 
 /// Values as they are after storage in `precision`.
