@@ -3,6 +3,15 @@
 
 mod reference;
 
+mod oracles {
+    mod head_families;
+    mod head_mixture;
+    mod losses;
+    mod mixture_models;
+    mod router;
+    mod selective_heads;
+}
+
 use reference::{
     combine::combine,
     embedding::embedding,

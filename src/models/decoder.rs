@@ -81,10 +81,10 @@ pub(crate) struct BlockNames {
     pub up: Vec<String>,
     pub down: String,
     pub down_bias: Option<String>,
-    /// How the files order stacks of experts.
-    pub order: Order,
-    /// How they order the attention output projection.
+    /// How the files order the query, output and MLP projections.
+    pub query_order: Order,
     pub output_order: Order,
+    pub mlp_order: Order,
 }
 
 impl DecoderSpec {
@@ -199,11 +199,10 @@ impl BlockSpec {
         let Self { attention, mlp } = self;
         let width = attention.norm.width;
         let heads = Some(attention.head_dim);
-        let order = names.order;
         let mut requests = Vec::new();
         requests.extend(norm_requests(&names.attention_norm, width));
         requests.extend(router_requests(&names.attention_router, attention.router, width));
-        let query = Layout { order, output_heads: heads, input_heads: None };
+        let query = Layout { order: names.query_order, output_heads: heads, input_heads: None };
         requests.push(Request::new(&names.query, Form::Matrix(attention.query_shape(), query)));
         if let Some(shape) = attention.kv_shape() {
             let layout = Layout { output_heads: heads, ..Layout::default() };
@@ -215,14 +214,14 @@ impl BlockSpec {
         }
         let output = Layout { order: names.output_order, output_heads: None, input_heads: heads };
         requests.push(Request::new(&names.output, Form::Matrix(attention.output_shape(), output)));
-        requests.extend(names.output_bias.iter().map(|name| Request::new(name, Form::vector(width))));
+        requests.extend(names.output_bias.iter().map(|name| Request::new(name, Form::Vector(width))));
 
         requests.extend(norm_requests(&names.mlp_norm, width));
         requests.extend(router_requests(&names.mlp_router, mlp.router, width));
-        let experts = Layout { order, ..Layout::default() };
+        let experts = Layout { order: names.mlp_order, ..Layout::default() };
         requests.push(Request::stacked(&names.up, Form::Matrix(mlp.up_shape(), experts)));
         requests.push(Request::new(&names.down, Form::Matrix(mlp.down_shape(), experts)));
-        requests.extend(names.down_bias.iter().map(|name| Request::new(name, Form::vector(width))));
+        requests.extend(names.down_bias.iter().map(|name| Request::new(name, Form::Vector(width))));
         requests
     }
 }
@@ -231,7 +230,7 @@ fn norm_requests(names: &NormNames, width: u32) -> impl Iterator<Item = Request>
     [Some(&names.weight), names.bias.as_ref()]
         .into_iter()
         .flatten()
-        .map(move |name| Request::new(name, Form::vector(width)))
+        .map(move |name| Request::new(name, Form::Vector(width)))
 }
 
 fn router_requests(names: &RouterNames, spec: Option<RouterSpec>, width: u32) -> Vec<Request> {
@@ -242,7 +241,7 @@ fn router_requests(names: &RouterNames, spec: Option<RouterSpec>, width: u32) ->
         }
         (RouterNames::Mlp { first, bias, second }, RouterNet::Mlp { hidden, .. }) => vec![
             Request::new(first, Form::matrix(MatrixShape::dense(hidden, width))),
-            Request::new(bias, Form::vector(hidden)),
+            Request::new(bias, Form::Vector(hidden)),
             Request::new(second, Form::matrix(MatrixShape::dense(spec.experts(), hidden))),
         ],
         _ => Vec::new(),

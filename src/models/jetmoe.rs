@@ -3,7 +3,7 @@
 //! Everything JetMoE is stands here and in its config reader: which mixture it is, and where its tensors are.
 
 use super::{
-    BlockNames, BlockSpec, Blueprint, DecoderNames, DecoderSpec, NormNames, RouterNames,
+    BlockNames, BlockSpec, Blueprint, DecoderNames, DecoderSpec, Describe, NormNames, RouterNames,
     jetmoe_config::{self as config, Config, layer, layer_tensor},
 };
 use crate::{
@@ -16,11 +16,16 @@ use crate::{
     weights::{Checkpoint, Order},
 };
 
-/// The blueprint of a JetMoE checkpoint.
+/// Reads a JetMoE config.
 ///
 /// # Errors
-/// When config and tensors are not a JetMoE model that both agree on.
-pub(crate) fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
+/// When the config is not JetMoE's or contradicts itself; then, when the tensors do.
+pub(crate) fn read(json: &[u8], file: &str) -> Result<Describe> {
+    let config = Config::parse(json, file)?;
+    Ok(Box::new(move |checkpoint| blueprint(&config, checkpoint)))
+}
+
+fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
     let shapes = config.shapes(checkpoint)?;
     // The config reader bounds every dimension at 2²⁴, so these conversions keep the value.
     let size = |n: usize| n as u32;
@@ -87,7 +92,8 @@ fn block_names(index: usize) -> BlockNames {
         up: vec![name(layer::MLP_IN)],
         down: name(layer::MLP_OUT),
         down_bias: Some(name(layer::MLP_BIAS)),
-        order: Order::OutputMajor,
+        query_order: Order::OutputMajor,
         output_order: Order::OutputMajor,
+        mlp_order: Order::OutputMajor,
     }
 }

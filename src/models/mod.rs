@@ -2,23 +2,60 @@
 
 mod decoder;
 mod jetmoe;
+mod llama;
+mod molm;
 pub(crate) mod jetmoe_config;
 
 pub(crate) use decoder::{BlockNames, BlockSpec, Decoder, DecoderNames, DecoderSpec, NormNames, RouterNames};
 
 use crate::{
     Result,
-    weights::{Checkpoint, Source},
+    weights::{Checkpoint, Fields, Source, quote},
 };
 
 /// The name of a model folder's configuration.
 pub(crate) const CONFIG_FILE: &str = "config.json";
+
+/// The largest sizes that a config may state. No published model comes near them; what exceeds them is damage.
+pub(crate) mod limits {
+    pub(crate) const MOST_WIDE: usize = 1 << 24;
+    pub(crate) const MOST_LAYERS: usize = 1024;
+    pub(crate) const MOST_HEADS: usize = 1024;
+    pub(crate) const MOST_EXPERTS: usize = 256;
+}
 
 /// What a family knows about a checkpoint before anything is loaded.
 pub(crate) struct Blueprint {
     pub family: &'static str,
     pub spec: DecoderSpec,
     pub names: DecoderNames,
+}
+
+/// What is left to do once a config is read: compare it with the tensors.
+type Describe = Box<dyn FnOnce(&Checkpoint) -> Result<Blueprint>>;
+
+/// The largest `config.json` that is read.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// The families by their `model_type`.
+enum Family {
+    JetMoe,
+    Llama,
+    Molm,
+}
+
+impl Family {
+    fn of(fields: &Fields<'_>) -> Result<Self> {
+        match fields.text("model_type")? {
+            "jetmoe" => Ok(Self::JetMoe),
+            "llama" => Ok(Self::Llama),
+            "moduleformer" => Ok(Self::Molm),
+            other => {
+                let why = "the families are jetmoe, llama (also as MoH) and moduleformer (MoLM)";
+                Err(fields.unsupported(format!("model_type {}", quote(other)), why))
+            }
+        }
+    }
 }
 
 impl Blueprint {
@@ -28,11 +65,19 @@ impl Blueprint {
     /// When the family is unknown, a field is missing or absurd, or configuration and tensors contradict each
     /// other.
     pub async fn read(source: &Source) -> Result<(Self, Checkpoint)> {
-        let json = source.read_small(CONFIG_FILE, jetmoe_config::Config::MAX_BYTES).await?;
+        let json = source.read_small(CONFIG_FILE, MAX_CONFIG_BYTES).await?;
         let json = json.ok_or_else(|| source.absent(CONFIG_FILE))?;
-        let config = jetmoe_config::Config::parse(&json, &source.path_of(CONFIG_FILE))?;
+        let file = source.path_of(CONFIG_FILE);
+        let fields = Fields::parse(&json, &file)?;
+        let family = Family::of(&fields)?;
+        // Each family checks its config in itself before any tensor is looked at.
+        let describe = match family {
+            Family::JetMoe => jetmoe::read(&json, &file)?,
+            Family::Llama => llama::read(&fields)?,
+            Family::Molm => molm::read(&fields)?,
+        };
         let checkpoint = Checkpoint::open(source).await?;
-        let blueprint = jetmoe::blueprint(&config, &checkpoint)?;
+        let blueprint = describe(&checkpoint)?;
         blueprint.spec.check()?;
         Ok((blueprint, checkpoint))
     }

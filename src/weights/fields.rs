@@ -74,6 +74,20 @@ impl<'a> Fields<'a> {
         self.optional_number(names, range)?.ok_or_else(|| self.missing(names))
     }
 
+    /// A text.
+    pub(crate) fn text(&self, name: &'static str) -> Result<&str> {
+        match self.find(name) {
+            None => Err(self.missing(&[name])),
+            Some(Value::String(text)) => Ok(text),
+            Some(value) => Err(self.bad(name, shown(value), "a text")),
+        }
+    }
+
+    /// The config's path, for messages.
+    pub(crate) fn file(&self) -> &str {
+        self.file
+    }
+
     /// A flag, if present.
     pub(crate) fn flag(&self, name: &'static str) -> Result<Option<bool>> {
         match self.find(name) {

@@ -27,7 +27,7 @@ pub(crate) use place::{Layout, Order};
 use reader::Reader;
 pub use source::Source;
 pub(crate) use stream::Chunk;
-pub(crate) use upload::{Form, Request, Store, upload};
+pub(crate) use upload::{Form, Request, Store, check_shapes, upload};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use write::{TensorData, write_safetensors};
 

@@ -8,8 +8,10 @@ use crate::ops::{Matrix, head_stride, padded};
 /// How a file orders a stack of matrices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// `[experts, outputs, inputs]`; several tensors may be stacked along the outputs.
+    /// `[outputs, inputs]` of one matrix; several tensors may be stacked along the outputs.
     #[default]
+    Dense,
+    /// `[experts, outputs, inputs]`
     OutputMajor,
     /// `[experts, inputs, outputs]`
     InputMajor,
@@ -60,7 +62,7 @@ impl<T: Stored> Placer<T> {
     /// Places whole file rows, of which the first is row `first` of all stacked tensors.
     pub fn place(&mut self, matrix: &Matrix, first: u64, values: &[T]) {
         match self.layout.order {
-            Order::OutputMajor => self.output_rows(matrix, first, values),
+            Order::Dense | Order::OutputMajor => self.output_rows(matrix, first, values),
             Order::InputMajor => self.input_rows(matrix, first, values),
             Order::Columns => self.column_rows(matrix, first, values),
         }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Checkpoint, Chunk, Source, TensorInfo, check_finite,
-    place::{Layout, Placer, file_length},
+    place::{Layout, Order, Placer, file_length},
 };
 use crate::{
     Error, Result,
@@ -17,19 +17,16 @@ use crate::{
 pub(crate) enum Form {
     /// A stack of matrices in the load's precision.
     Matrix(MatrixShape, Layout),
-    /// Rows of f32: norms, biases, routers. `finite` refuses NaN and infinity, which would make routing
-    /// meaningless without anything looking wrong.
+    /// Rows of f32: routers. `finite` refuses NaN and infinity, which would make routing meaningless without
+    /// anything looking wrong.
     Rows { rows: u32, width: u32, finite: bool },
+    /// One row of f32: norms and biases.
+    Vector(u32),
     /// One row of f32 made of heads of `head_dim` channels.
     Heads { width: u32, head_dim: u32 },
 }
 
 impl Form {
-    /// One row of f32.
-    pub fn vector(width: u32) -> Self {
-        Self::Rows { rows: 1, width, finite: false }
-    }
-
     /// An output-major matrix without heads that need padding.
     pub fn matrix(shape: MatrixShape) -> Self {
         Self::Matrix(shape, Layout::default())
@@ -45,7 +42,28 @@ impl Form {
             }
             .parameters(),
             Self::Rows { rows, width, .. } => u64::from(rows) * u64::from(width),
+            Self::Vector(width) => u64::from(width),
             Self::Heads { width, head_dim } => u64::from(file_length(width, Some(head_dim))),
+        }
+    }
+
+    /// The shape in the file, of each of `parts` tensors that are stacked.
+    fn file_shape(&self, parts: usize) -> Vec<usize> {
+        let part = |n: u32| n as usize / parts.max(1);
+        match *self {
+            Self::Matrix(MatrixShape { experts, halves, outputs, inputs }, layout) => {
+                let outputs = halves * file_length(outputs, layout.output_heads);
+                let inputs = file_length(inputs, layout.input_heads);
+                match layout.order {
+                    Order::Dense => vec![part(outputs), inputs as usize],
+                    Order::OutputMajor => vec![experts as usize, part(outputs), inputs as usize],
+                    Order::InputMajor => vec![experts as usize, inputs as usize, part(outputs)],
+                    Order::Columns => vec![part(outputs), (experts * inputs) as usize],
+                }
+            }
+            Self::Rows { rows, width, .. } => vec![rows as usize, width as usize],
+            Self::Vector(width) => vec![part(width)],
+            Self::Heads { width, head_dim } => vec![part(file_length(width, Some(head_dim)))],
         }
     }
 
@@ -54,7 +72,7 @@ impl Form {
         match *self {
             Self::Matrix(shape, _) => shape.bytes(precision),
             Self::Rows { rows, width, .. } => 4 * u64::from(rows) * u64::from(padded(width)),
-            Self::Heads { width, .. } => 4 * u64::from(padded(width)),
+            Self::Vector(width) | Self::Heads { width, .. } => 4 * u64::from(padded(width)),
         }
     }
 }
@@ -74,6 +92,28 @@ impl Request {
     pub fn stacked(names: &[String], form: Form) -> Self {
         Self { names: names.to_vec(), form }
     }
+}
+
+/// Compares what a model wants with what a checkpoint has: every tensor with its exact shape, and none besides but
+/// the `ignorable` (a name, or `*` and the end of names).
+///
+/// # Errors
+/// The first tensor that is missing, mis-shaped or unknown. `config` is where the shapes come from.
+pub(crate) fn check_shapes(
+    checkpoint: &Checkpoint,
+    requests: &[Request],
+    ignorable: &[&str],
+    config: &str,
+) -> Result<()> {
+    let mut known = std::collections::HashSet::new();
+    for Request { names, form } in requests {
+        for name in names {
+            checkpoint.require(name, &form.file_shape(names.len()), config)?;
+            known.insert(name.as_str());
+        }
+    }
+    let expected = format!("only the tensors of the model that {config} describes");
+    checkpoint.refuse_unexpected(|name| known.contains(name), ignorable, &expected)
 }
 
 /// Bytes done and bytes in all, as loading goes on.
@@ -143,7 +183,7 @@ pub(crate) async fn upload(
             Form::Matrix(shape, _) => {
                 store.matrices.insert(name.clone(), Matrix::new(gpu, name, shape, precision)?);
             }
-            Form::Rows { .. } | Form::Heads { .. } => {
+            Form::Rows { .. } | Form::Vector(_) | Form::Heads { .. } => {
                 store.rows.insert(name.clone(), Buffer::new(gpu, name, request.form.bytes(precision)));
             }
         }
@@ -207,6 +247,10 @@ impl Target<'_> {
                         narrow.place(&store.matrices[name], first, &staging.f16s);
                     }
                 }
+            }
+            Form::Vector(_) => {
+                chunk.to_f32(&mut staging.f32s);
+                store.rows[name].write(0, &staging.f32s);
             }
             Form::Rows { width, finite, .. } => {
                 chunk.to_f32(&mut staging.f32s);

@@ -261,7 +261,7 @@ impl JetMoe {
 }
 
 /// W·x for each row of x `[rows, width]`: the routed linear map with one expert.
-fn linear(weight: &[f64], width: usize, x: &[f64]) -> Vec<f64> {
+pub fn linear(weight: &[f64], width: usize, x: &[f64]) -> Vec<f64> {
     routed_linear(&RoutedLinear {
         weight,
         out_rows: weight.len() / width,
@@ -278,7 +278,7 @@ fn linear(weight: &[f64], width: usize, x: &[f64]) -> Vec<f64> {
 }
 
 /// The first of the names the config has, as a number.
-fn field(config: &Value, names: &[&str]) -> Option<f64> {
+pub fn field(config: &Value, names: &[&str]) -> Option<f64> {
     names.iter().find_map(|name| config[name].as_f64())
 }
 
@@ -289,7 +289,7 @@ pub fn read_json(path: &Path) -> Value {
 }
 
 /// Every tensor of a folder, by name.
-fn read_tensors(folder: &Path) -> HashMap<String, Vec<f64>> {
+pub fn read_tensors(folder: &Path) -> HashMap<String, Vec<f64>> {
     let index = folder.join("model.safetensors.index.json");
     let mut files = vec!["model.safetensors".to_owned()];
     if index.exists() {

@@ -4,16 +4,24 @@
 //! as they are on the GPU. A shape that does not fit panics: these functions are only ever called by tests.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod activations;
 pub mod combine;
 pub mod embedding;
 pub mod group;
+pub mod head_mixture;
 pub mod jetmoe;
+pub mod layer_norm;
+pub mod losses;
+pub mod moh_llama;
+pub mod molm;
 pub mod norm_router;
 pub mod rms_norm;
 pub mod rope_cache;
 pub mod routed_linear;
+pub mod router;
 pub mod row_attention;
 pub mod sample;
+pub mod selective_heads;
 pub mod swiglu;
 
 /// Σ a·b.

@@ -1,6 +1,10 @@
 //! RMSNorm and top-k router in one step, as JetMoE routes (Shen et al. 2024, arXiv 2404.07413).
 
-use super::{matvec, rms_norm::rms_norm, softmax};
+use super::{
+    matvec,
+    rms_norm::rms_norm,
+    router::{Select, Weight},
+};
 
 /// The experts each token keeps.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,17 +44,12 @@ pub fn norm_router(x: &[f64], norm_weight: &[f64], epsilon: f64, router: &[f64],
 /// For each row of scores `[tokens, expert_count]`: the k highest (equal scores: the lower expert first), and
 /// gates = softmax over those k scores alone.
 pub fn top_k_softmax(scores: &[f64], expert_count: usize, top_k: usize) -> Routes {
-    assert!((1..=expert_count).contains(&top_k), "top_k_softmax: k = {top_k} of {expert_count}");
     let mut routes = Routes { top_k, ..Routes::default() };
     for scores in scores.chunks_exact(expert_count) {
-        let mut ranking: Vec<usize> = (0..expert_count).collect();
-        // A stable sort, so equal scores stay in the order of their experts.
-        ranking.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).expect("scores are numbers"));
-        let ranked: Vec<f64> = ranking.iter().map(|&e| scores[e]).collect();
-
-        routes.experts.extend(ranking[..top_k].iter().map(|&e| e as u32));
-        routes.gates.extend(softmax(&ranked[..top_k]));
-        routes.margins.push(ranked.get(top_k).map_or(f64::INFINITY, |dropped| ranked[top_k - 1] - dropped));
+        let (kept, margin) = Select::TopK(top_k).of(scores);
+        routes.gates.extend(Weight::SoftmaxKept.of(scores, &kept));
+        routes.experts.extend(kept.iter().map(|&e| e as u32));
+        routes.margins.push(margin);
     }
     routes
 }
