@@ -233,6 +233,24 @@ fn what_does_not_fit_is_refused_before_anything_is_allocated() {
 }
 
 #[test]
+fn a_context_that_a_software_adapter_would_get_wrong_is_refused() {
+    let gpu = plain_gpu();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("very-long-context");
+    std::fs::create_dir_all(&folder).unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jetmoe_tiny");
+    let config = std::fs::read_to_string(fixture.join("config.json")).unwrap().replace(": 64,", ": 20000,");
+    std::fs::write(folder.join("config.json"), config).unwrap();
+    std::fs::copy(fixture.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
+    let model = load(&gpu, &Source::folder(&folder)).unwrap();
+    assert_eq!(model.info().context, 20_000);
+    let result = ids(&model, &[1], &Generate::new().max_new(16_000));
+    if gpu.capabilities().software {
+        assert_eq!(refusal(result), "context: found 16001, expected at most 12288 on a software adapter");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn the_plan_is_what_is_allocated() {
     for precision in [Precision::F32, Precision::F16] {
         let gpu = plain_gpu();

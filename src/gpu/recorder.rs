@@ -39,6 +39,8 @@ pub struct Recorder {
     used_slots: usize,
     slot_bytes: usize,
     bind_groups: HashMap<BindGroupKey, wgpu::BindGroup>,
+    /// Buffers of recorded dispatches: dropped before they are submitted, they would be destroyed under them.
+    used: Vec<Buffer>,
     counters: Counters,
 }
 
@@ -73,6 +75,7 @@ impl Recorder {
             arenas: Vec::new(),
             used_slots: 0,
             bind_groups: HashMap::new(),
+            used: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -95,6 +98,7 @@ impl Recorder {
         let pipeline = dispatch.kernel.pipeline(&self.gpu, dispatch.constants);
         let (arena, offset) = self.push_params(params);
         let bind_group = self.bind_group(&pipeline, arena, dispatch.buffers);
+        self.used.extend(dispatch.buffers.iter().map(|&buffer| buffer.clone()));
         self.counters.dispatches += 1;
         self.counters.macs += dispatch.macs;
         self.dispatches.push(Recorded {
@@ -132,7 +136,9 @@ impl Recorder {
         then(&mut encoder);
         self.used_slots = 0;
         self.counters.passes += 1;
-        self.gpu.queue().submit([encoder.finish()])
+        let submission = self.gpu.queue().submit([encoder.finish()]);
+        self.used.clear();
+        submission
     }
 
     /// Writes parameters into the next arena slot; returns the arena's index and the slot's offset.

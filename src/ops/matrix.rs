@@ -118,7 +118,7 @@ impl MatrixShape {
     /// When not even eight rows of every expert fit.
     pub fn part_rows(&self, precision: Precision, max_binding: u64, name: &str) -> Result<u32> {
         let whole = self.bytes(precision);
-        if whole <= max_binding {
+        if whole <= max_binding && self.outputs <= MAX_PART_ROWS {
             return Ok(self.outputs.max(1));
         }
         let eight = self.bytes_of_rows(precision, 8);
@@ -131,9 +131,12 @@ impl MatrixShape {
                 limit: "one storage binding of the adapter".to_owned(),
             });
         }
-        Ok(rows.min(self.outputs))
+        Ok(rows.min(self.outputs).min(MAX_PART_ROWS))
     }
 }
+
+/// Output rows of a part at the most: a dispatch has 65,535 workgroups a dimension, of four outputs each.
+const MAX_PART_ROWS: u32 = 65_535 * 4 / 8 * 8;
 
 /// A stack of weight matrices, cut along the outputs so that every part fits one binding.
 ///

@@ -11,6 +11,10 @@ use crate::{
     ops::{Argmax, Sample, padded},
 };
 
+/// Positions of a sequence on a software adapter. Mesa's llvmpipe ends an invocation, without an error, after 65,535
+/// turns of its loops, which row attention reaches between 14,000 and 16,000 keys.
+const SOFTWARE_CAPACITY: u32 = 12_288;
+
 /// How a session is laid out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionLayout {
@@ -60,6 +64,10 @@ impl Session {
     /// [`Error::TooLarge`] before anything is allocated, [`Error::Gpu`] when the device refuses.
     pub fn new(gpu: &Gpu, decoder: &Arc<Decoder>, layout: SessionLayout) -> Result<Self> {
         let SessionLayout { sequences, capacity, step_tokens, logit_rows } = layout;
+        if gpu.capabilities().software && capacity > SOFTWARE_CAPACITY {
+            let expected = format!("at most {SOFTWARE_CAPACITY} on a software adapter");
+            return Err(Error::argument("context", capacity, expected));
+        }
         let spec = &decoder.spec;
         let dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
         dimensions.check(gpu)?;
