@@ -28,9 +28,15 @@ async fn check(source: &Source) -> Result<()> {
     let (Blueprint { spec, names, .. }, checkpoint) = Blueprint::read(source).await?;
     let requests = spec.requests(&names);
     let is_router = |name: &str| {
-        requests.iter().any(|r| r.names.iter().any(|n| n == name) && matches!(r.form, Form::Rows { finite: true, .. }))
+        requests
+            .iter()
+            .any(|r| r.names.iter().any(|n| n == name) && matches!(r.form, Form::Rows { finite: true, .. }))
     };
-    let wanted = requests.iter().flat_map(|request| &request.names).filter_map(|name| checkpoint.tensor(name)).collect();
+    let wanted = requests
+        .iter()
+        .flat_map(|request| &request.names)
+        .filter_map(|name| checkpoint.tensor(name))
+        .collect();
     let mut stream = checkpoint.stream(source, wanted);
     let (mut wide, mut narrow) = (Vec::new(), Vec::new());
     while let Some(chunk) = stream.next().await? {

@@ -39,6 +39,7 @@ mod error;
 pub mod fuzzing;
 #[allow(missing_docs)] // documented where it matters, public to this crate's own tests only
 mod gpu;
+#[allow(missing_docs)] // likewise
 mod layers;
 mod models;
 #[allow(missing_docs)] // likewise
@@ -66,5 +67,5 @@ pub struct Readme;
 /// The rooms below the public ones, open to this crate's own tests and benches. Not a stable interface.
 #[doc(hidden)]
 pub mod internal {
-    pub use crate::{gpu::*, ops::*};
+    pub use crate::{gpu::*, layers::*, ops::*};
 }

@@ -19,8 +19,8 @@ use crate::{
     layers::{LayerCache, Norm, NormSpec, Router, RouterNet, RouterSpec, Step, Workspace, router::dense},
     ops::{
         Activation, AttentionShape, CacheAppend, Combine, DecodeAttention, Group, MAX_HEAD_DIM,
-        MAX_STICK_HEAD_DIM, Matrix, MatrixShape, PrefillAttention, Queries, RopeCache, RoutedMatmul, RoutedMatvec,
-        Routes, StickBreaking, head_stride, tile_rows,
+        MAX_STICK_HEAD_DIM, Matrix, MatrixShape, PrefillAttention, Queries, RopeCache, RoutedMatmul,
+        RoutedMatvec, Routes, StickBreaking, head_stride, tile_rows,
     },
 };
 
@@ -107,15 +107,23 @@ impl HeadMixtureSpec {
         let heads = self.experts() * self.heads_per_expert;
         let shares = self.group * self.kv_heads;
         if shares == 0 || heads == 0 || !(heads.is_multiple_of(shares) || shares.is_multiple_of(heads)) {
-            let expected = format!("heads that divide among {} key/value heads in groups of {}", self.kv_heads, self.group);
+            let expected = format!(
+                "heads that divide among {} key/value heads in groups of {}",
+                self.kv_heads, self.group
+            );
             return Err(Error::argument("query heads", heads, expected));
         }
         if self.kv == KvProjection::Identity && self.kv_heads * self.head_dim != self.norm.width {
-            let expected = format!("the width {}, since keys and values are the input itself", self.norm.width);
+            let expected =
+                format!("the width {}, since keys and values are the input itself", self.norm.width);
             return Err(Error::argument("key/value width", self.kv_heads * self.head_dim, expected));
         }
         if self.routes_after_queries() && self.heads_per_expert != 1 {
-            return Err(Error::argument("heads per expert", self.heads_per_expert, "1, to route by query length"));
+            return Err(Error::argument(
+                "heads per expert",
+                self.heads_per_expert,
+                "1, to route by query length",
+            ));
         }
         Ok(())
     }
@@ -379,7 +387,8 @@ impl HeadMixture {
     fn output(&self, recorder: &mut Recorder, call: &Call<'_>) {
         let Call { workspace, step, routes, .. } = *call;
         let active = self.spec.active();
-        let (src, matrix, bias) = (&workspace.attended, &self.weights.output, self.weights.output_bias.as_ref());
+        let (src, matrix, bias) =
+            (&workspace.attended, &self.weights.output, self.weights.output_bias.as_ref());
         if step.few() {
             RoutedMatvec {
                 src,

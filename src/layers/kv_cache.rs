@@ -41,7 +41,9 @@ impl KvCache {
     ) -> Self {
         let mut tables: Vec<(u32, f64, Buffer)> = Vec::new();
         let mut angles = |spec: &HeadMixtureSpec| {
-            let PositionEncoding::Rope { theta } = spec.position else { return Buffer::new(gpu, "no angles", 0) };
+            let PositionEncoding::Rope { theta } = spec.position else {
+                return Buffer::new(gpu, "no angles", 0);
+            };
             let known = tables.iter().find(|(dim, base, _)| (*dim, *base) == (spec.head_dim, theta));
             if let Some((_, _, table)) = known {
                 return table.clone();

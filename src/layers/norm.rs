@@ -43,7 +43,13 @@ impl Norm {
         self.rows(&workspace.x, Some(&workspace.logit_rows), &workspace.last, rows).record(recorder);
     }
 
-    fn rows<'a>(&'a self, x: &'a Buffer, rows: Option<&'a Buffer>, y: &'a Buffer, count: u32) -> NormRows<'a> {
+    fn rows<'a>(
+        &'a self,
+        x: &'a Buffer,
+        rows: Option<&'a Buffer>,
+        y: &'a Buffer,
+        count: u32,
+    ) -> NormRows<'a> {
         NormRows {
             x,
             weight: &self.weight,

@@ -5,8 +5,8 @@ use crate::{
     gpu::{Buffer, Recorder},
     layers::{FEW_TOKENS, Norm, NormKind, NormSpec, Workspace},
     ops::{
-        Activation, ExpertChoice, MAX_EXPERTS, Matrix, NormRouter, QueryNorm, RoutedMatmul, RoutedMatvec, Routes,
-        Select,
+        Activation, ExpertChoice, MAX_EXPERTS, Matrix, NormRouter, QueryNorm, RoutedMatmul, RoutedMatvec,
+        Routes, Select,
     },
 };
 
@@ -123,8 +123,14 @@ impl Router {
         routes: Routes<'_>,
     ) {
         if matches!(self.weights, RouterWeights::QueryNorm) {
-            QueryNorm { q: &workspace.q, scores: &workspace.scores, tokens, heads: self.spec.experts(), head_dim }
-                .record(recorder);
+            QueryNorm {
+                q: &workspace.q,
+                scores: &workspace.scores,
+                tokens,
+                heads: self.spec.experts(),
+                head_dim,
+            }
+            .record(recorder);
             self.select(recorder, workspace, tokens, routes);
         }
     }

@@ -9,9 +9,9 @@ use crate::{
     Result,
     gpu::{Buffer, Gpu, Recorder},
     layers::{
-        Dimensions, ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, HeadMixture, HeadMixtureSpec, HeadMixtureWeights,
-        KvCache, Norm, NormSpec, OutputHead, Router, RouterNet, RouterSpec, RouterWeights, Step, TokenEmbedding,
-        Workspace,
+        Dimensions, ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, HeadMixture, HeadMixtureSpec,
+        HeadMixtureWeights, KvCache, Norm, NormSpec, OutputHead, Router, RouterNet, RouterSpec,
+        RouterWeights, Step, TokenEmbedding, Workspace,
     },
     ops::{MatrixShape, Precision},
     weights::{Form, Layout, Order, Request, Store},
@@ -59,7 +59,11 @@ pub(crate) struct NormNames {
 #[derive(Clone, Debug)]
 pub(crate) enum RouterNames {
     Linear(String),
-    Mlp { first: String, bias: String, second: String },
+    Mlp {
+        first: String,
+        bias: String,
+        second: String,
+    },
     /// Nothing to load: no router, or one that looks at the queries.
     None,
 }

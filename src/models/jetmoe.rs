@@ -32,7 +32,8 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
     let width = size(shapes.width);
     let router = |experts: usize| {
         let weighting = Weighting::SoftmaxTopK;
-        let choice = ExpertChoice { experts: size(experts), shared: 0, top_k: size(config.active), weighting };
+        let choice =
+            ExpertChoice { experts: size(experts), shared: 0, top_k: size(config.active), weighting };
         Some(RouterSpec { net: RouterNet::Linear, choice })
     };
     let norm = NormSpec { kind: NormKind::Rms, width, eps: config::BLOCK_NORM_EPS };

@@ -120,9 +120,6 @@ pub(crate) struct Shapes {
 }
 
 impl Config {
-    /// The longest `config.json` that is read.
-    pub(crate) const MAX_BYTES: u64 = 1 << 20;
-
     /// Reads a config. `file` is its path, for messages.
     pub(crate) fn parse(json: &[u8], file: &str) -> Result<Self> {
         let fields = Fields::parse(json, file)?;

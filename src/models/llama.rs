@@ -66,7 +66,13 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
     let head_dim = match optional("head_dim", MOST_WIDE)? {
         Some(head_dim) => head_dim,
         None if width.is_multiple_of(heads) => width / heads,
-        None => return Err(fields.bad("hidden_size", width, format!("a multiple of num_attention_heads, {heads}"))),
+        None => {
+            return Err(fields.bad(
+                "hidden_size",
+                width,
+                format!("a multiple of num_attention_heads, {heads}"),
+            ));
+        }
     };
     let config = Config {
         file: fields.file().to_owned(),
@@ -79,7 +85,9 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
         hidden: size("intermediate_size", MOST_WIDE)?,
         context: size("max_position_embeddings", MOST_WIDE)?,
         eps: fields.number(&["rms_norm_eps"], 1e-12..=0.1)?,
-        theta: fields.optional_number(&["rope_theta", "rope_parameters.rope_theta"], 1.0..=1e12)?.unwrap_or(1e4),
+        theta: fields
+            .optional_number(&["rope_theta", "rope_parameters.rope_theta"], 1.0..=1e12)?
+            .unwrap_or(1e4),
         mixture: mixture(fields, heads)?,
         tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
         bos: fields.tokens("bos_token_id")?.first().copied(),

@@ -2,9 +2,9 @@
 
 mod decoder;
 mod jetmoe;
+pub(crate) mod jetmoe_config;
 mod llama;
 mod molm;
-pub(crate) mod jetmoe_config;
 
 pub(crate) use decoder::{BlockNames, BlockSpec, Decoder, DecoderNames, DecoderSpec, NormNames, RouterNames};
 

@@ -13,36 +13,36 @@ mod combine;
 mod embedding;
 mod group;
 mod matrix;
-mod norm_router;
 mod norm;
+mod norm_router;
 mod query_norm;
-mod select;
 mod rope_cache;
 mod routed_matmul;
 mod routed_matvec;
 mod sample;
+mod select;
 
 use crate::gpu::{Access, Kernel};
 use crate::gpu::{Buffer, Capabilities, Gpu, KernelChoice};
 
 pub use attention::{
-    AttentionShape, DECODE_SPLIT_KEYS, DecodeAttention, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, PrefillAttention, Queries,
-    StickBreaking, head_stride,
+    AttentionShape, DECODE_SPLIT_KEYS, DecodeAttention, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, PrefillAttention,
+    Queries, StickBreaking, head_stride,
 };
+pub use cache_append::CacheAppend;
 pub use combine::Combine;
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers};
 pub use matrix::{Activation, Matrix, MatrixShape, Part, Precision};
+pub use norm::NormRows;
 pub use norm_router::{MAX_EXPERTS, NormRouter};
 pub use params::ParamsLayout;
-pub use cache_append::CacheAppend;
-pub use norm::NormRows;
 pub use query_norm::QueryNorm;
-pub use select::{ExpertChoice, Select, Weighting};
 pub use rope_cache::{RopeCache, rope_angles};
 pub use routed_matmul::{RoutedMatmul, tile_rows};
 pub use routed_matvec::RoutedMatvec;
 pub use sample::{Argmax, Sample};
+pub use select::{ExpertChoice, Select, Weighting};
 
 /// The WGSL texts, expanded by `build.rs`.
 mod shaders {

@@ -3,11 +3,8 @@
 use super::{Access, Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "query_norm",
-    source: shaders::QUERY_NORM,
-    bindings: &[Access::Read, Access::Write],
-};
+pub static KERNEL: Kernel =
+    Kernel { name: "query_norm", source: shaders::QUERY_NORM, bindings: &[Access::Read, Access::Write] };
 
 uniform! {
     struct Params {

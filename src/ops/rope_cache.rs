@@ -1,6 +1,10 @@
 //! Rotary positions for queries and keys, fused with the write to the key/value cache.
 
-use super::{Access, Kernel, attention::{AttentionShape, Queries}, padded, shaders};
+use super::{
+    Access, Kernel,
+    attention::{AttentionShape, Queries},
+    padded, shaders,
+};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
 pub static KERNEL: Kernel = Kernel {

@@ -117,7 +117,8 @@ impl<T: Stored> Placer<T> {
         let (inputs, row) = widths(matrix, input_heads);
         let (experts, outputs) = (matrix.shape.experts as usize, u64::from(matrix.shape.outputs));
         for expert in 0..experts {
-            let columns = values.chunks(experts * inputs).map(|row| &row[expert * inputs..(expert + 1) * inputs]);
+            let columns =
+                values.chunks(experts * inputs).map(|row| &row[expert * inputs..(expert + 1) * inputs]);
             self.pad_rows(columns, row, input_heads);
             matrix.write_rows(expert as u64 * outputs + first, bytemuck::cast_slice(&self.staged));
         }

@@ -171,9 +171,9 @@ pub(crate) async fn upload(
     for request in requests {
         let mut before = 0;
         for name in &request.names {
-            let tensor = checkpoint
-                .tensor(name)
-                .ok_or_else(|| Error::bad_file("checkpoint", format!("tensor {name}"), "nothing", "a tensor"))?;
+            let tensor = checkpoint.tensor(name).ok_or_else(|| {
+                Error::bad_file("checkpoint", format!("tensor {name}"), "nothing", "a tensor")
+            })?;
             wanted.push(tensor);
             targets.insert(name.as_str(), Target { request, before });
             before += tensor.elements();
@@ -226,7 +226,13 @@ struct Staging {
 }
 
 impl Target<'_> {
-    fn place(&self, store: &Store, chunk: &Chunk<'_>, precision: Precision, staging: &mut Staging) -> Result<()> {
+    fn place(
+        &self,
+        store: &Store,
+        chunk: &Chunk<'_>,
+        precision: Precision,
+        staging: &mut Staging,
+    ) -> Result<()> {
         let name = self.request.names[0].as_str();
         let width = chunk.width().max(1) as u64;
         let first = self.before / width + chunk.first_row;
@@ -263,7 +269,9 @@ impl Target<'_> {
             }
             Form::Heads { head_dim, .. } => {
                 chunk.to_f32(&mut staging.f32s);
-                for (head, values) in (self.before / u64::from(head_dim)..).zip(staging.f32s.chunks(head_dim as usize)) {
+                for (head, values) in
+                    (self.before / u64::from(head_dim)..).zip(staging.f32s.chunks(head_dim as usize))
+                {
                     store.rows[name].write(head * 4 * u64::from(head_stride(head_dim)), values);
                 }
             }
