@@ -31,7 +31,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     var sum = vec4<f32>(0.0);
     for (var slot = 0u; slot < params.slots; slot++) {
         let assignment = token * params.slots + slot;
-var gate = 1.0;
+        var gate = 1.0;
         if GATED {
             gate = gates[params.first + assignment];
         }

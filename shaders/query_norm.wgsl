@@ -13,7 +13,8 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> scores: array<vec4<f32>>;
+// Not vec4s: four invocations share one, and a write to a component may write the whole.
+@group(0) @binding(2) var<storage, read_write> scores: array<f32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
@@ -27,5 +28,5 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         let value = q[token * params.q_quads + head * params.head_quads + i];
         squares += dot(value, value);
     }
-    scores[token * params.score_quads + head / 4u][head % 4u] = sqrt(squares);
+    scores[token * params.score_quads * 4u + head] = sqrt(squares);
 }

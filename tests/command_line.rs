@@ -398,3 +398,28 @@ fn logs_are_off_until_asked_for() {
     assert!(code == 0 && text.starts_with("The king"));
     assert!(log.contains("loaded model") && !log.contains('\x1b'), "{log}");
 }
+
+#[test]
+fn routes_count_the_reference_choices() {
+    let bytes = fs::read(format!("{PROSE}/reference.safetensors")).unwrap();
+    let reference = SafeTensors::deserialize(&bytes).unwrap();
+    for (index, (prompt, _)) in prompts().iter().enumerate() {
+        let report = json(&["routes", prompt, "--json"]);
+        for layer in 0..5 {
+            for kind in ["attention", "mlp"] {
+                let name = format!("{index}.layers.{layer}.{kind}.experts");
+                let chosen = words(&reference.tensor(&name).unwrap());
+                let used = &report["layers"][layer][kind];
+                let share =
+                    |expert| chosen.iter().filter(|&&e| e == expert).count() as f64 / chosen.len() as f64;
+                let expected: Vec<f64> = (0..8).map(share).collect();
+                let entropy: f64 = expected.iter().filter(|share| **share > 0.0).map(|s| -s * s.ln()).sum();
+                let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+                assert!(numbers(&used["load"]).iter().zip(&expected).all(|(a, b)| close(*a, *b)), "{name}");
+                assert!(close(used["entropy"].as_f64().unwrap(), entropy), "{name}");
+            }
+        }
+        // The text form has a line for each router.
+        assert_eq!(stdout(&["routes", prompt]).lines().count(), 11);
+    }
+}

@@ -17,8 +17,21 @@ const MAX_STORAGE_BUFFERS: usize = 8;
 const MAX_WORKGROUP_BYTES: u32 = 16 * 1024;
 const MAX_INVOCATIONS: u32 = 256;
 
-/// Values to try for an override that is not a bool: the formats of `shaders/shared/weights.wgsl`.
-const WEIGHT_FORMATS: [f64; 2] = [0.0, 1.0];
+/// Values to try for an override: all that Rust gives it, or the ends and the middle of a range.
+fn values(scalar: Scalar, name: &str) -> &'static [f64] {
+    match (scalar, name) {
+        (Scalar::BOOL, _) => &[0.0, 1.0],
+        // shaders/shared/weights.wgsl
+        (Scalar::U32, "WEIGHT_FORMAT") => &[0.0, 1.0],
+        // shaders/shared/activation.wgsl
+        (Scalar::U32, "ACTIVATION") => &[0.0, 1.0, 2.0, 3.0, 4.0],
+        // shaders/shared/select.wgsl
+        (Scalar::U32, "WEIGHTING") => &[0.0, 1.0, 2.0, 3.0, 4.0],
+        (Scalar::U32, "SHARED") => &[0.0, 3.0, 255.0, 256.0],
+        (Scalar::F32, "RENORM_EPS") => &[0.0, 1e-6],
+        _ => panic!("override {name} has values this test does not know"),
+    }
+}
 
 /// May use subgroup operations.
 fn is_subgroup(kernel: &Kernel) -> bool {
@@ -48,17 +61,15 @@ fn permutations(module: &Module) -> Vec<PipelineConstants> {
     let mut all = vec![PipelineConstants::default()];
     for (_, constant) in module.overrides.iter() {
         let name = constant.name.as_deref().expect("overrides have names, not ids");
-        let values = match (&module.types[constant.ty].inner, name) {
-            (&TypeInner::Scalar(Scalar::BOOL), _) => [0.0, 1.0],
-            (&TypeInner::Scalar(Scalar::U32), "WEIGHT_FORMAT") => WEIGHT_FORMATS,
-            _ => panic!("override {name} has values this test does not know"),
+        let TypeInner::Scalar(scalar) = module.types[constant.ty].inner else {
+            panic!("override {name} is no scalar");
         };
         let with = |set: &PipelineConstants, value| {
             let mut set = set.clone();
             set.insert(name.to_owned(), value);
             set
         };
-        all = all.iter().flat_map(|set| values.map(|value| with(set, value))).collect();
+        all = all.iter().flat_map(|set| values(scalar, name).iter().map(|&value| with(set, value))).collect();
     }
     // The defaults, too.
     all.push(PipelineConstants::default());

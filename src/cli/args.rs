@@ -30,6 +30,7 @@ pub struct Cli {
 pub enum Command {
     Generate(GenerateArgs),
     Logits(LogitsArgs),
+    Routes(RoutesArgs),
     Info(InfoArgs),
     Adapters(AdaptersArgs),
 }
@@ -117,6 +118,27 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", default_value = "0")]
     pub layer: usize,
     /// Print one JSON object at the end; with --show-heads it has the routes of every layer
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// Say how much a text uses each expert
+#[derive(Args)]
+#[command(
+    after_help = "For each router, the share of each expert in the choices and the entropy of these shares: \
+        at most ln(experts), when all are used alike.\n\n\
+        Example:\n  headwise routes \"And the LORD said unto\""
+)]
+pub struct RoutesArgs {
+    /// Text to read [default: stdin, less one line break at its end]
+    #[arg(conflicts_with = "ids")]
+    pub text: Option<String>,
+    /// Read these token ids instead of a text
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
+    pub ids: Option<Vec<u32>>,
+    /// Print one JSON object, with importance too
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]

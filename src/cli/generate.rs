@@ -1,7 +1,7 @@
 //! `headwise generate`
 
 use std::{
-    io::{self, IsTerminal, Read, Write},
+    io::{self, IsTerminal, Write},
     ops::ControlFlow,
     time::Instant,
 };
@@ -13,29 +13,18 @@ use super::{
     failure::Failure,
     heads::Painter,
     output,
+    prompt::Prompt,
     report::Report,
     transcript::{Transcript, Words},
 };
 
-/// What to continue.
-enum Prompt {
-    Text(String),
-    Ids(Vec<u32>),
-}
-
-/// The longest text that is read from stdin.
-const MAX_STDIN: u64 = 16 << 20;
-
 pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
-    let prompt = prompt(args)?;
+    let prompt = Prompt::read("generate", args.prompt.as_ref(), args.ids.as_ref())?;
     let start = Instant::now();
     let model = args.model.load(shared)?;
     let load = start.elapsed();
     check_layer(args, &model)?;
-    let ids = match &prompt {
-        Prompt::Text(text) => model.tokenizer()?.encode(text)?,
-        Prompt::Ids(ids) => ids.clone(),
-    };
+    let ids = prompt.ids(&model)?;
 
     let mut transcript = transcript(args, &model, &prompt, &ids)?;
     let mut failed = None;
@@ -62,27 +51,6 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
         let _ = writeln!(io::stderr(), "{speeds}; {} ({})", adapter.name, adapter.backend);
     }
     Ok(())
-}
-
-/// The prompt, wherever it comes from.
-fn prompt(args: &GenerateArgs) -> Result<Prompt, Failure> {
-    if let Some(ids) = &args.ids {
-        return Ok(Prompt::Ids(ids.clone()));
-    }
-    if let Some(text) = &args.prompt {
-        return Ok(Prompt::Text(text.clone()));
-    }
-    if io::stdin().is_terminal() {
-        return Err(Failure::usage("generate", "give a PROMPT or --ids, or pipe a text into stdin"));
-    }
-    let stdin = |source| Error::Io { path: "stdin".to_owned(), source };
-    let mut text = String::new();
-    io::stdin().take(MAX_STDIN + 1).read_to_string(&mut text).map_err(stdin)?;
-    if text.len() as u64 > MAX_STDIN {
-        return Err(stdin(io::Error::other("the prompt is longer than 16 MiB")).into());
-    }
-    let line = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text));
-    Ok(Prompt::Text(line.map(str::to_owned).unwrap_or(text)))
 }
 
 fn check_layer(args: &GenerateArgs, model: &Model) -> Result<(), Error> {

@@ -10,8 +10,10 @@ mod info;
 mod logits;
 mod output;
 mod progress;
+mod prompt;
 mod quiet_driver;
 mod report;
+mod routes;
 mod transcript;
 
 use std::process::ExitCode;
@@ -43,6 +45,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Generate(args) => generate::run(args, &cli.shared),
         Command::Logits(args) => logits::run(args, &cli.shared),
+        Command::Routes(args) => routes::run(args, &cli.shared),
         Command::Info(args) => info::run(args, &cli.shared),
         Command::Adapters(args) => adapters::run(args, &cli.shared),
     }

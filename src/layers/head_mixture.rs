@@ -106,17 +106,15 @@ impl HeadMixtureSpec {
         }
         let heads = self.experts() * self.heads_per_expert;
         let shares = self.group * self.kv_heads;
-        if shares == 0 || heads == 0 || !(heads.is_multiple_of(shares) || shares.is_multiple_of(heads)) {
+        if shares == 0 || heads == 0 || !heads.is_multiple_of(shares) {
             let expected = format!(
                 "heads that divide among {} key/value heads in groups of {}",
                 self.kv_heads, self.group
             );
             return Err(Error::argument("query heads", heads, expected));
         }
-        if self.kv == KvProjection::Identity && self.kv_heads * self.head_dim != self.norm.width {
-            let expected =
-                format!("the width {}, since keys and values are the input itself", self.norm.width);
-            return Err(Error::argument("key/value width", self.kv_heads * self.head_dim, expected));
+        if self.kv == KvProjection::Identity {
+            self.check_identity()?;
         }
         if self.routes_after_queries() && self.heads_per_expert != 1 {
             return Err(Error::argument(
@@ -124,6 +122,23 @@ impl HeadMixtureSpec {
                 self.heads_per_expert,
                 "1, to route by query length",
             ));
+        }
+        Ok(())
+    }
+
+    /// What keys and values that are the input itself, in one cache, ask for.
+    fn check_identity(&self) -> Result<()> {
+        let width = self.kv_heads * self.head_dim;
+        if width != self.norm.width {
+            let expected =
+                format!("the width {}, since keys and values are the input itself", self.norm.width);
+            return Err(Error::argument("key/value width", width, expected));
+        }
+        if self.kv_heads > 1 && !self.head_dim.is_multiple_of(4) {
+            return Err(Error::argument("head size", self.head_dim, "a multiple of 4, to cut the input into heads"));
+        }
+        if self.position != PositionEncoding::None {
+            return Err(Error::argument("positions", "rope", "none, since keys are values"));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Result,
+    Error, Result,
     gpu::{Buffer, Gpu, Recorder},
     layers::{
         Dimensions, ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, HeadMixture, HeadMixtureSpec,
@@ -93,11 +93,15 @@ pub(crate) struct BlockNames {
 
 impl DecoderSpec {
     /// # Errors
-    /// When a layer's parameters contradict each other.
-    pub fn check(&self) -> Result<()> {
-        self.blocks.iter().try_for_each(|block| {
+    /// When a layer's parameters contradict each other; `config` is the file they come from.
+    pub fn check(&self, config: &str) -> Result<()> {
+        let layers = self.blocks.iter().try_for_each(|block| {
             block.attention.check()?;
             block.mlp.check()
+        });
+        layers.map_err(|error| match error {
+            Error::Argument { name, found, expected } => Error::bad_file(config, name, found, expected),
+            other => other,
         })
     }
 

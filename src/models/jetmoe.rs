@@ -74,6 +74,7 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
         head: shapes.lm_head.then(|| config::LM_HEAD.to_owned()),
         blocks: (0..config.layers).map(block_names).collect(),
     };
+    spec.check(&config.file)?;
     Ok(Blueprint { family: "jetmoe", spec, names })
 }
 

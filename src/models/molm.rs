@@ -120,7 +120,7 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
         head: (!config.tied).then(|| "lm_head.weight".to_owned()),
         blocks: (0..config.layers).map(|index| block_names(index, identity)).collect(),
     };
-    spec.check()?;
+    spec.check(&config.file)?;
     check_shapes(checkpoint, &spec.requests(&names), &IGNORABLE, &config.file)?;
     Ok(Blueprint { family: "molm", spec, names })
 }

@@ -3,12 +3,13 @@
 #[cfg(not(target_arch = "wasm32"))]
 use super::Choice;
 use super::{
-    Model, TokenRoutes,
+    LayerUse, Model, TokenRoutes,
+    routes::layer_use,
     session::{Session, SessionLayout},
 };
 #[cfg(not(target_arch = "wasm32"))]
 use crate::weights::{TensorData, write_safetensors};
-use crate::{Error, Result};
+use crate::{Error, Result, models::BlockSpec};
 
 /// Logits and routes of one sequence.
 #[derive(Clone, Debug)]
@@ -57,6 +58,9 @@ impl Logits {
 /// Tokens of one step; bounds the logits buffer.
 const STEP_TOKENS: usize = 64;
 
+/// Tokens of one step without logits.
+const ROUTE_TOKENS: usize = 512;
+
 impl Model {
     /// Logits and routes of every token of `sequences`, each its own text.
     ///
@@ -104,6 +108,42 @@ impl Model {
             }
         }
         Ok(results)
+    }
+
+    /// The experts that the tokens of a text chose. A text longer than the model's context is read in pieces of
+    /// that length, each on its own.
+    ///
+    /// # Errors
+    /// No tokens, an id outside the vocabulary, and what the GPU reports.
+    pub async fn routes(&self, ids: &[u32]) -> Result<Vec<TokenRoutes>> {
+        let context = self.info().context as usize;
+        let mut result = Vec::with_capacity(ids.len());
+        self.check_prompts(&[ids.get(..context).unwrap_or(ids)])?;
+        for piece in ids.chunks(context) {
+            let layout = SessionLayout {
+                sequences: 1,
+                capacity: piece.len() as u32,
+                step_tokens: piece.len().min(ROUTE_TOKENS) as u32,
+                logit_rows: 1,
+            };
+            let mut session = Session::new(&self.gpu, &self.decoder, layout)?;
+            for step in piece.chunks(ROUTE_TOKENS) {
+                session.forward(&[(0, step)], &[])?;
+                let pending = session.read_tokens(true);
+                let (_, routes) = session.wait_tokens(pending).await?;
+                result.extend(
+                    routes.iter().flat_map(|routes| (0..step.len()).map(|token| routes.token(token))),
+                );
+            }
+        }
+        Ok(result)
+    }
+
+    /// How much `tokens` used each expert of each layer.
+    pub fn expert_use(&self, tokens: &[TokenRoutes]) -> Vec<LayerUse> {
+        let blocks = &self.decoder.spec.blocks;
+        let experts = |block: &BlockSpec| (block.attention.experts() as usize, block.mlp.experts() as usize);
+        layer_use(tokens, &blocks.iter().map(experts).collect::<Vec<_>>())
     }
 
     /// Refuses what cannot be a batch of prompts for this model.

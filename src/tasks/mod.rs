@@ -13,6 +13,6 @@ pub use generate::{Cancel, Generate, Generation, StopReason, Token};
 pub use info::{AttentionInfo, MlpInfo, ModelInfo, PrecisionMemory};
 pub use logits::Logits;
 pub use model::{LoadOptions, Model};
-pub use routes::{Choice, LayerRoutes, Routes, TokenRoutes};
+pub use routes::{Choice, LayerRoutes, LayerUse, RouterUse, Routes, TokenRoutes};
 #[cfg(feature = "tokenizer")]
 pub use text::{TextStream, Tokenizer};

@@ -1,14 +1,20 @@
-//! Row attention: `row_attention_decode` with `attention_merge`, and `row_attention_prefill`.
+//! Row attention: `row_attention_decode` with `attention_merge`, `row_attention_prefill`, and `stick_breaking`.
 
 use headwise::internal::{
     AttentionShape, Buffer, Counters, DECODE_SPLIT_KEYS, DecodeAttention, Gpu, KernelChoice, MAX_HEAD_DIM,
-    PrefillAttention,
+    MAX_STICK_HEAD_DIM, PrefillAttention, Queries, Routes, StickBreaking, head_stride,
 };
 use proptest::prelude::*;
 
 use crate::{
-    reference::row_attention::{RowAttention, row_attention},
-    support::{Guarded, assert_close, assert_repeatable, check, gpu, hash, noise, pad, run, size, upload},
+    reference::{
+        dot,
+        head_mixture::stick_breaking,
+        row_attention::{RowAttention, row_attention},
+    },
+    support::{
+        Guarded, among, assert_close, assert_repeatable, check, gpu, hash, noise, pad, run, size, upload,
+    },
 };
 
 fn device() -> &'static Gpu {
@@ -21,7 +27,18 @@ struct Attention {
     shape: AttentionShape,
     /// (position, sequence) of each token, sequence by sequence.
     spans: Vec<[u32; 2]>,
+    /// `[tokens, slots]`, of no matter where queries count by slot.
+    chosen: Vec<u32>,
+    /// Where the routes start.
+    first: u32,
     seed: u64,
+}
+
+/// How weights come from scores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Weigh {
+    Softmax,
+    StickBreaking,
 }
 
 /// The numbers of an [`Attention`]: queries, and a cache that is NaN where nobody may look.
@@ -31,21 +48,27 @@ struct Operands {
     values: Vec<f64>,
 }
 
-/// Every way to lay query heads over slots and over shared key/value heads.
-fn any_shape(max_capacity: u32) -> impl Strategy<Value = AttentionShape> {
-    let head_quads = prop_oneof![2 => size(MAX_HEAD_DIM / 4), 1 => Just(MAX_HEAD_DIM / 4)];
+/// Every way to lay query heads over slots and over shared key/value heads; heads of any size, but more often of
+/// whole vec4s.
+fn any_shape(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = AttentionShape> {
+    let head_dim = prop_oneof![
+        2 => size(max_head_dim / 4).prop_map(|quads| 4 * quads),
+        2 => size(max_head_dim),
+        1 => Just(max_head_dim),
+    ];
     let capacity = prop_oneof![size(70), size(max_capacity)];
-    (size(4), size(3), size(3), any::<u32>(), head_quads, capacity, 1..=3u32).prop_map(
-        |(kv_heads, group, repeats, split, head_quads, capacity, sequences)| {
+    (size(4), size(3), size(3), any::<u32>(), head_dim, capacity, 1..=3u32).prop_map(
+        |(kv_heads, group, repeats, split, head_dim, capacity, sequences)| {
             let all = kv_heads * group * repeats;
             let divisors: Vec<u32> = (1..=all).filter(|&n| all.is_multiple_of(n)).collect();
             let heads = divisors[split as usize % divisors.len()];
             AttentionShape {
+                queries: Queries::BySlot,
                 slots: all / heads,
                 heads,
                 kv_heads,
                 group,
-                head_dim: 4 * head_quads,
+                head_dim,
                 capacity,
                 sequences,
             }
@@ -53,13 +76,66 @@ fn any_shape(max_capacity: u32) -> impl Strategy<Value = AttentionShape> {
     )
 }
 
+/// As [`any_shape`], with heads that count over experts.
+fn any_expert_shape(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = (AttentionShape, u32)> {
+    (any_shape(max_capacity, max_head_dim), 0..6u32, any::<bool>()).prop_map(|(shape, more, dense)| {
+        let experts = shape.slots + more;
+        let queries = if dense { Queries::Dense { experts } } else { Queries::ByExpert };
+        (AttentionShape { queries, ..shape }, experts)
+    })
+}
+
+/// Heads of `channels` floats in the layout of the GPU: each padded with zeros to whole vec4s.
+fn spread(values: &[f64], channels: u32) -> Vec<f64> {
+    let stride = head_stride(channels) as usize;
+    let padded = |head: &[f64]| (0..stride).map(|i| head.get(i).copied().unwrap_or(0.0)).collect::<Vec<_>>();
+    values.chunks_exact(channels as usize).flat_map(padded).collect()
+}
+
+/// The reverse of [`spread`]; panics if the padding is not zero.
+fn gather(values: &[f64], channels: u32) -> Vec<f64> {
+    let mut heads = Vec::new();
+    for head in values.chunks_exact(head_stride(channels) as usize) {
+        let (head, padding) = head.split_at(channels as usize);
+        assert!(padding.iter().all(|&value| value == 0.0), "padding of a head is {padding:?}");
+        heads.extend(head);
+    }
+    heads
+}
+
+/// Tokens whose queries count by slot.
+fn by_slot(shape: AttentionShape, spans: Vec<[u32; 2]>, seed: u64) -> Attention {
+    Attention { shape, spans, chosen: vec![0], first: 0, seed }
+}
+
+/// Tokens that chose some of `experts`, each one once.
+fn by_expert(shape: AttentionShape, experts: u32, spans: Vec<[u32; 2]>, seed: u64) -> Attention {
+    let mut chosen = Vec::new();
+    for token in 0..spans.len() {
+        let at = hash(seed + 9, token);
+        let mut all: Vec<u32> = (0..experts).collect();
+        all.sort_by_key(|&expert| hash(at, expert as usize));
+        chosen.extend(&all[..shape.slots as usize]);
+    }
+    Attention { shape, spans, chosen, first: (seed % 7) as u32, seed }
+}
+
 impl Attention {
     fn tokens(&self) -> u32 {
         self.spans.len() as u32
     }
 
-    fn q_width(&self) -> u32 {
-        self.shape.heads * self.shape.head_dim
+    /// Query heads of a token, chosen or not.
+    fn q_heads(&self) -> u32 {
+        match self.shape.queries {
+            Queries::Dense { experts } => experts * self.shape.heads,
+            Queries::BySlot | Queries::ByExpert => self.shape.slots * self.shape.heads,
+        }
+    }
+
+    /// Floats of an output row, one for each slot.
+    fn out_width(&self) -> u32 {
+        self.shape.heads * self.shape.head_stride()
     }
 
     fn kv_width(&self) -> u32 {
@@ -77,9 +153,9 @@ impl Attention {
     }
 
     fn operands(&self) -> Operands {
-        let AttentionShape { slots, capacity, sequences, .. } = self.shape;
+        let AttentionShape { capacity, sequences, .. } = self.shape;
         let width = self.kv_width() as usize;
-        let q = noise(self.seed, (self.tokens() * slots * self.q_width()) as usize);
+        let q = noise(self.seed, (self.tokens() * self.q_heads() * self.shape.head_dim) as usize);
         let [mut keys, mut values] =
             [1, 2].map(|salt| noise(self.seed + salt, (sequences * capacity) as usize * width));
         for sequence in 0..sequences {
@@ -108,33 +184,132 @@ impl Attention {
         row_attention(&op, &operands.q, &operands.keys, &operands.values)
     }
 
+    /// Each chosen head by itself, in either way to weigh: its query, its key/value head, and the weights of
+    /// the keys from the oldest to the newest.
+    fn oracle_by_head(&self, weigh: Weigh, operands: &Operands) -> Vec<f64> {
+        let AttentionShape { queries, slots, heads, kv_heads, group, head_dim, capacity, .. } = self.shape;
+        let d = head_dim as usize;
+        let mut out = Vec::new();
+        for (token, &[position, sequence]) in self.spans.iter().enumerate() {
+            for index in 0..slots * heads {
+                let (slot, j) = ((index / heads) as usize, index % heads);
+                let by_expert = || self.chosen[token * slots as usize + slot] * heads + j;
+                let (head, query) = match queries {
+                    Queries::BySlot => (index, index),
+                    Queries::ByExpert => (by_expert(), index),
+                    Queries::Dense { .. } => (by_expert(), by_expert()),
+                };
+                let q = &operands.q[token * (self.q_heads() * head_dim) as usize + query as usize * d..][..d];
+                let kv_head = head / group % kv_heads;
+                let of = |cache: &[f64]| -> Vec<f64> {
+                    let place =
+                        |i: u32| (((sequence * capacity + i) * kv_heads + kv_head) * head_dim) as usize;
+                    (0..=position).flat_map(|i| cache[place(i)..][..d].to_vec()).collect()
+                };
+                let (keys, values) = (of(&operands.keys), of(&operands.values));
+                match weigh {
+                    Weigh::Softmax => {
+                        let op = RowAttention {
+                            heads: 1,
+                            kv_heads: 1,
+                            group: 1,
+                            head_dim: d,
+                            capacity: position as usize + 1,
+                            positions: &[position],
+                            sequences: &[0],
+                        };
+                        out.extend(row_attention(&op, q, &keys, &values));
+                    }
+                    Weigh::StickBreaking => {
+                        let scale = 1.0 / f64::from(head_dim).sqrt();
+                        let scores: Vec<f64> = keys.chunks_exact(d).map(|k| scale * dot(q, k)).collect();
+                        let mut sum = vec![0.0; d];
+                        for (weight, v) in stick_breaking(&scores).iter().zip(values.chunks_exact(d)) {
+                            sum.iter_mut().zip(v).for_each(|(sum, v)| *sum += weight * v);
+                        }
+                        out.extend(sum);
+                    }
+                }
+            }
+        }
+        out
+    }
+
     /// Rows to write. The padding is zero before; attention must leave it so.
     fn output(&self) -> Guarded {
         let rows = (self.tokens() * self.shape.slots) as usize;
-        let marked = vec![777.0; rows * self.q_width() as usize];
-        Guarded::holding(device(), 0, &pad(&marked, self.q_width()))
+        let marked = vec![777.0; rows * self.out_width() as usize];
+        Guarded::holding(device(), 0, &pad(&marked, self.out_width()))
     }
 
     fn buffers(&self, operands: &Operands) -> [Buffer; 4] {
         let gpu = device();
+        let AttentionShape { queries, heads, kv_heads, head_dim, .. } = self.shape;
+        let q_row = if let Queries::Dense { .. } = queries { self.q_heads() } else { heads };
+        let rows = |values: &[f64], heads: u32| {
+            upload(gpu, &spread(values, head_dim), heads * head_stride(head_dim))
+        };
         [
             Buffer::with_data(gpu, "test.spans", &self.spans),
-            upload(gpu, &operands.q, self.q_width()),
-            upload(gpu, &operands.keys, self.kv_width()),
-            upload(gpu, &operands.values, self.kv_width()),
+            rows(&operands.q, q_row),
+            rows(&operands.keys, kv_heads),
+            rows(&operands.values, kv_heads),
         ]
     }
 
+    /// Chosen experts on the GPU, among those of other routers.
+    fn chosen(&self) -> Buffer {
+        among(device(), self.first, &self.chosen, 0)
+    }
+
+    fn routes<'a>(&self, chosen: &'a Buffer) -> Option<Routes<'a>> {
+        let routes = Routes { chosen, gates: chosen, first: self.first };
+        (self.shape.queries != Queries::BySlot).then_some(routes)
+    }
+
+    /// The output rows, without any padding.
+    fn read(&self, out: &Guarded) -> Vec<f64> {
+        gather(&out.read_rows(self.out_width()), self.shape.head_dim)
+    }
+
+    fn stick_breaking(&self, operands: &Operands) -> (Vec<f64>, Counters) {
+        let [spans, q, k_cache, v_cache] = &self.buffers(operands);
+        let (chosen, out) = (self.chosen(), self.output());
+        let counters = run(device(), |recorder| {
+            StickBreaking {
+                shape: self.shape,
+                spans,
+                q,
+                k_cache,
+                v_cache,
+                routes: self.routes(&chosen),
+                out: &out.buffer,
+                tokens: self.tokens(),
+                keys: self.keys(),
+            }
+            .record(recorder);
+        });
+        (self.read(&out), counters)
+    }
+
     fn decode(&self, operands: &Operands) -> (Vec<f64>, Counters) {
+        self.decode_in(true, operands)
+    }
+
+    fn decode_unsplit(&self, operands: &Operands) -> (Vec<f64>, Counters) {
+        self.decode_in(false, operands)
+    }
+
+    fn decode_in(&self, split: bool, operands: &Operands) -> (Vec<f64>, Counters) {
         let gpu = device();
         let [spans, q, k_cache, v_cache] = &self.buffers(operands);
         let positions = self.spans.iter().map(|span| span[0].min(self.shape.capacity - 1));
         let last_position = positions.max().expect("some token");
-        let splits = AttentionShape::splits(last_position);
+        let splits = if split { AttentionShape::splits(last_position) } else { 1 };
         let partial_rows = (self.tokens() * self.shape.slots * self.shape.heads * splits) as usize;
-        let partial = Guarded::new(gpu, 0, partial_rows * self.shape.head_dim as usize);
+        let partial = Guarded::new(gpu, 0, partial_rows * self.shape.head_stride() as usize);
         let stats = Guarded::new(gpu, 0, 2 * partial_rows);
-        let out = self.output();
+        let (chosen, out) = (self.chosen(), self.output());
         let counters = run(gpu, |recorder| {
             DecodeAttention {
                 shape: self.shape,
@@ -144,9 +319,11 @@ impl Attention {
                 v_cache,
                 partial: &partial.buffer,
                 stats: &stats.buffer,
+                routes: self.routes(&chosen),
                 out: &out.buffer,
                 tokens: self.tokens(),
                 last_position,
+                split,
                 keys: self.keys(),
             }
             .record(recorder);
@@ -154,7 +331,7 @@ impl Attention {
         // Scratch has guards, too.
         partial.read::<f32>();
         stats.read::<f32>();
-        (out.read_rows(self.q_width()), counters)
+        (self.read(&out), counters)
     }
 
     /// The runs of tokens of one sequence: (first token, tokens).
@@ -188,55 +365,106 @@ impl Attention {
             }
             .record(recorder);
         });
-        (out.read_rows(self.q_width()), counters)
+        (self.read(&out), counters)
     }
 
     /// Multiply-accumulates, by the definition: q·k and weight·v for each head and key.
     fn macs(&self) -> u64 {
-        2 * self.keys() * u64::from(self.shape.slots * self.q_width())
+        let AttentionShape { slots, heads, head_dim, .. } = self.shape;
+        2 * self.keys() * u64::from(slots * heads * head_dim)
     }
 }
 
-/// Tokens at any positions of any sequences.
-fn any_decode() -> impl Strategy<Value = Attention> {
-    (any_shape(1100), size(5), any::<u64>()).prop_map(|(shape, tokens, seed)| {
-        let at = |i, limit: u32| (hash(seed, i) % u64::from(limit)) as u32;
-        let mut spans: Vec<[u32; 2]> = (0..tokens as usize)
-            .map(|i| [at(2 * i, shape.capacity), at(2 * i + 1, shape.sequences)])
-            .collect();
-        // One of them at the very end of the cache.
-        spans[at(99, tokens) as usize][0] = shape.capacity - 1;
-        Attention { shape, spans, seed }
-    })
+/// Tokens at any positions of any sequences, one of them at the very end of the cache.
+fn any_spans(shape: &AttentionShape, tokens: u32, seed: u64) -> Vec<[u32; 2]> {
+    let at = |i, limit: u32| (hash(seed, i) % u64::from(limit)) as u32;
+    let mut spans: Vec<[u32; 2]> =
+        (0..tokens as usize).map(|i| [at(2 * i, shape.capacity), at(2 * i + 1, shape.sequences)]).collect();
+    spans[at(99, tokens) as usize][0] = shape.capacity - 1;
+    spans
+}
+
+fn any_decode(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Attention> {
+    (any_shape(max_capacity, max_head_dim), size(5), any::<u64>())
+        .prop_map(|(shape, tokens, seed)| by_slot(shape, any_spans(&shape, tokens, seed), seed))
+}
+
+fn any_expert_decode(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Attention> {
+    (any_expert_shape(max_capacity, max_head_dim), size(5), any::<u64>()).prop_map(
+        |((shape, experts), tokens, seed)| by_expert(shape, experts, any_spans(&shape, tokens, seed), seed),
+    )
 }
 
 /// Runs of neighbouring tokens, one for each of some sequences, not all from position 0.
 fn any_prefill() -> impl Strategy<Value = Attention> {
     let runs = prop::collection::vec((size(40), any::<u32>()), 3);
-    (any_shape(300), runs, any::<u64>()).prop_map(|(shape, runs, seed)| {
+    (any_shape(300, MAX_HEAD_DIM), runs, any::<u64>()).prop_map(|(shape, runs, seed)| {
         let mut spans = Vec::new();
         for (sequence, &(tokens, start)) in (0..shape.sequences).rev().zip(&runs) {
             let tokens = tokens.min(shape.capacity);
             let start = start % (shape.capacity - tokens + 1);
             spans.extend((start..start + tokens).map(|position| [position, sequence]));
         }
-        Attention { shape, spans, seed }
+        by_slot(shape, spans, seed)
     })
 }
 
 #[test]
 fn decode_attends_to_the_keys_up_to_each_position() {
-    check(64, any_decode(), |attention| {
+    check(96, any_decode(1100, MAX_HEAD_DIM), |attention| {
         let operands = attention.operands();
-        let (got, counters) = attention.decode(&operands);
-        assert_close(&got, &attention.oracle(&operands), "out");
+        let expected = attention.oracle(&operands);
+        for split in [true, false] {
+            let (got, counters) = attention.decode_in(split, &operands);
+            assert_close(&got, &expected, split);
+            assert_eq!(counters.macs, attention.macs());
+        }
+    });
+}
+
+#[test]
+fn decode_finds_the_heads_of_the_chosen_experts() {
+    check(96, any_expert_decode(600, MAX_HEAD_DIM), |attention| {
+        let operands = attention.operands();
+        let expected = attention.oracle_by_head(Weigh::Softmax, &operands);
+        for split in [true, false] {
+            let (got, counters) = attention.decode_in(split, &operands);
+            assert_close(&got, &expected, split);
+            assert_eq!(counters.macs, attention.macs());
+        }
+    });
+}
+
+#[test]
+fn stick_breaking_attends_to_the_keys_up_to_each_position() {
+    let any = prop_oneof![any_decode(700, 128), any_expert_decode(700, 128)];
+    check(96, any, |attention| {
+        let operands = attention.operands();
+        let (got, counters) = attention.stick_breaking(&operands);
+        assert_close(&got, &attention.oracle_by_head(Weigh::StickBreaking, &operands), "out");
         assert_eq!(counters.macs, attention.macs());
+    });
+}
+
+/// Scores of a size that models have: queries and keys here are ten times as large.
+#[test]
+fn stick_breaking_holds_for_sharp_scores_and_large_heads() {
+    let any = prop_oneof![
+        any_decode(200, MAX_STICK_HEAD_DIM),
+        any_expert_decode(200, MAX_STICK_HEAD_DIM),
+        any_decode(700, 40),
+    ];
+    check(48, any, |attention| {
+        let mut operands = attention.operands();
+        operands.q.iter_mut().chain(&mut operands.keys).for_each(|x| *x *= 10.0);
+        let (got, _) = attention.stick_breaking(&operands);
+        assert_close(&got, &attention.oracle_by_head(Weigh::StickBreaking, &operands), "out");
     });
 }
 
 #[test]
 fn prefill_attends_to_the_keys_up_to_each_position() {
-    check(64, any_prefill(), |attention| {
+    check(96, any_prefill(), |attention| {
         let operands = attention.operands();
         let (got, counters) = attention.prefill(&operands, &attention.ranges());
         assert_close(&got, &attention.oracle(&operands), "out");
@@ -244,8 +472,16 @@ fn prefill_attends_to_the_keys_up_to_each_position() {
     });
 }
 
-const SHAPE: AttentionShape =
-    AttentionShape { slots: 2, heads: 3, kv_heads: 3, group: 1, head_dim: 20, capacity: 900, sequences: 2 };
+const SHAPE: AttentionShape = AttentionShape {
+    queries: Queries::BySlot,
+    slots: 2,
+    heads: 3,
+    kv_heads: 3,
+    group: 1,
+    head_dim: 20,
+    capacity: 900,
+    sequences: 2,
+};
 
 /// Positions on both sides of every boundary between splits.
 #[test]
@@ -253,9 +489,11 @@ fn decode_merges_splits_at_their_edges() {
     for last in [0, 1, 2, 3].map(|splits| splits * DECODE_SPLIT_KEYS) {
         for position in [last.saturating_sub(2), last.saturating_sub(1), last, last + 1] {
             // The first token sees one split only, so its other splits are empty.
-            let attention = Attention { shape: SHAPE, spans: vec![[0, 1], [position, 0]], seed: 7 };
+            let attention = by_slot(SHAPE, vec![[0, 1], [position, 0]], 7);
             let operands = attention.operands();
-            assert_close(&attention.decode(&operands).0, &attention.oracle(&operands), position);
+            let expected = attention.oracle(&operands);
+            assert_close(&attention.decode(&operands).0, &expected, position);
+            assert_close(&attention.decode_unsplit(&operands).0, &expected, position);
         }
     }
 }
@@ -263,7 +501,7 @@ fn decode_merges_splits_at_their_edges() {
 #[test]
 fn prefill_skips_a_sequence_without_tokens() {
     let spans = (5..30).map(|position| [position, 1]).collect();
-    let attention = Attention { shape: SHAPE, spans, seed: 8 };
+    let attention = by_slot(SHAPE, spans, 8);
     let operands = attention.operands();
     let (got, _) = attention.prefill(&operands, &[[0, 0], [0, 25]]);
     assert_close(&got, &attention.oracle(&operands), "out");
@@ -272,7 +510,7 @@ fn prefill_skips_a_sequence_without_tokens() {
 #[test]
 fn decode_and_prefill_agree() {
     let spans = (700..710).map(|position| [position, 0]).chain((0..3).map(|p| [p, 1])).collect();
-    let attention = Attention { shape: SHAPE, spans, seed: 9 };
+    let attention = by_slot(SHAPE, spans, 9);
     let operands = attention.operands();
     assert_close(
         &attention.decode(&operands).0,
@@ -287,11 +525,14 @@ fn decode_and_prefill_agree() {
 fn attention_reads_a_long_context() {
     let shape =
         AttentionShape { slots: 1, heads: 1, kv_heads: 1, head_dim: MAX_HEAD_DIM, capacity: 12_000, ..SHAPE };
-    let attention = Attention { shape, spans: vec![[11_999, 0]], seed: 13 };
+    let attention = by_slot(shape, vec![[11_999, 0]], 13);
     let operands = attention.operands();
     let expected = attention.oracle(&operands);
     assert_close(&attention.decode(&operands).0, &expected, "decode");
+    assert_close(&attention.decode_unsplit(&operands).0, &expected, "decode unsplit");
     assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, "prefill");
+    let expected = attention.oracle_by_head(Weigh::StickBreaking, &operands);
+    assert_close(&attention.stick_breaking(&operands).0, &expected, "stick-breaking");
 }
 
 /// The softmax may not overflow: with one score far above the others, its value is the answer.
@@ -299,7 +540,7 @@ fn attention_reads_a_long_context() {
 fn attention_holds_scores_of_any_size() {
     for sign in [1.0, -1.0] {
         for best in [0, 31, 32, 63, 64, 255, 256, 599] {
-            let attention = Attention { shape: SHAPE, spans: vec![[599, 0]], seed: 10 };
+            let attention = by_slot(SHAPE, vec![[599, 0]], 10);
             let Operands { q, mut keys, values } = attention.operands();
             let ones = vec![1.0; q.len()];
             let width = attention.kv_width() as usize;
@@ -308,6 +549,7 @@ fn attention_holds_scores_of_any_size() {
             let expected = values[best * width..(best + 1) * width].repeat(2);
             let operands = Operands { q: ones, keys, values };
             assert_close(&attention.decode(&operands).0, &expected, ("decode", best));
+            assert_close(&attention.decode_unsplit(&operands).0, &expected, ("decode unsplit", best));
             assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, ("prefill", best));
         }
     }
@@ -316,12 +558,16 @@ fn attention_holds_scores_of_any_size() {
 /// A position past the cache means its last place, a sequence past the last means the last.
 #[test]
 fn attention_clamps_spans_out_of_range() {
-    let wild = Attention { shape: SHAPE, spans: vec![[12, 0], [900, 1], [u32::MAX, u32::MAX]], seed: 11 };
+    let wild = by_slot(SHAPE, vec![[12, 0], [900, 1], [u32::MAX, u32::MAX]], 11);
     let clamped = Attention { spans: vec![[12, 0], [899, 1], [899, 1]], ..wild.clone() };
     let operands = clamped.operands();
     let expected = clamped.oracle(&operands);
-    let (decode, _) = wild.decode(&operands);
-    assert_close(&decode, &expected, "decode");
+    for split in [true, false] {
+        let (decode, _) = wild.decode_in(split, &operands);
+        assert_close(&decode, &expected, ("decode", split));
+    }
+    let (stick, _) = wild.stick_breaking(&operands);
+    assert_close(&stick, &clamped.oracle_by_head(Weigh::StickBreaking, &operands), "stick-breaking");
     let (prefill, _) = wild.prefill(&operands, &[[0, 1], [1, 1], [2, 1]]);
     assert_close(&prefill, &expected, "prefill");
 }
@@ -329,8 +575,155 @@ fn attention_clamps_spans_out_of_range() {
 #[test]
 fn attention_gives_the_same_bits_every_time() {
     let spans = (600..620).map(|position| [position, 0]).chain((10..50).map(|p| [p, 1])).collect();
-    let attention = Attention { shape: SHAPE, spans, seed: 12 };
+    let attention = by_slot(SHAPE, spans, 12);
     let operands = attention.operands();
     assert_repeatable(|| attention.decode(&operands).0);
+    assert_repeatable(|| attention.decode_unsplit(&operands).0);
+    assert_repeatable(|| attention.stick_breaking(&operands).0);
     assert_repeatable(|| attention.prefill(&operands, &attention.ranges()).0);
+}
+
+/// The shapes of expert heads that single tests use: 5 experts of 3 heads, of which a token has 2.
+fn expert_shapes() -> [AttentionShape; 2] {
+    [Queries::ByExpert, Queries::Dense { experts: 5 }].map(|queries| AttentionShape {
+        queries,
+        kv_heads: 4,
+        group: 2,
+        head_dim: 18,
+        ..SHAPE
+    })
+}
+
+#[test]
+fn expert_heads_give_the_same_bits_every_time() {
+    for shape in expert_shapes() {
+        let spans = (600..610).map(|position| [position, 0]).chain((10..20).map(|p| [p, 1])).collect();
+        let attention = by_expert(shape, 5, spans, 14);
+        let operands = attention.operands();
+        assert_repeatable(|| attention.decode(&operands).0);
+        assert_repeatable(|| attention.decode_unsplit(&operands).0);
+        assert_repeatable(|| attention.stick_breaking(&operands).0);
+    }
+}
+
+/// A token's output does not depend on how many tokens there are beside it.
+#[test]
+fn a_token_attends_in_the_same_bits_alone_and_in_a_batch() {
+    for shape in [SHAPE, expert_shapes()[0], expert_shapes()[1]] {
+        let spans = vec![[700, 0], [699, 1], [3, 0], [64, 1]];
+        let batch = by_expert(shape, 5, spans.clone(), 15);
+        let operands = batch.operands();
+        let [q_width, out_width, slots] =
+            [batch.q_heads() * shape.head_dim, shape.slots * shape.heads * shape.head_dim, shape.slots]
+                .map(|n| n as usize);
+        let (decode, stick) = (batch.decode_unsplit(&operands).0, batch.stick_breaking(&operands).0);
+        for (token, span) in spans.into_iter().enumerate() {
+            let chosen = batch.chosen[token * slots..][..slots].to_vec();
+            let alone = Attention { spans: vec![span], chosen, ..batch.clone() };
+            let q = operands.q[token * q_width..][..q_width].to_vec();
+            let operands = Operands { q, keys: operands.keys.clone(), values: operands.values.clone() };
+            let out = token * out_width..(token + 1) * out_width;
+            assert_eq!(alone.decode_unsplit(&operands).0, decode[out.clone()], "decode, token {token}");
+            assert_eq!(alone.stick_breaking(&operands).0, stick[out], "stick-breaking, token {token}");
+        }
+    }
+}
+
+/// An expert out of range reads some query and some key/value head that exist; no other slot notices.
+#[test]
+fn an_expert_out_of_range_spoils_only_its_own_heads() {
+    for shape in expert_shapes() {
+        for wild in [5, 6, 1 << 20, 0x5555_5555, 1 << 31, u32::MAX] {
+            let clean = by_expert(shape, 5, vec![[80, 0], [300, 1], [7, 0]], 16);
+            let operands = clean.operands();
+            let mut spoiled = clean.clone();
+            spoiled.chosen[3] = wild;
+            let slot = (shape.heads * shape.head_dim) as usize;
+            for (weigh, got) in [
+                (Weigh::Softmax, spoiled.decode(&operands).0),
+                (Weigh::Softmax, spoiled.decode_unsplit(&operands).0),
+                (Weigh::StickBreaking, spoiled.stick_breaking(&operands).0),
+            ] {
+                let mut expected = clean.oracle_by_head(weigh, &operands);
+                let own = 3 * slot..4 * slot;
+                assert!(got[own.clone()].iter().all(|value| value.abs() <= 1.0), "{:?}", &got[own]);
+                expected[own.clone()].copy_from_slice(&got[own]);
+                assert_close(&got, &expected, (weigh, wild));
+            }
+        }
+    }
+}
+
+/// The two oracles, and with them the two ways to count heads, agree where both apply.
+#[test]
+fn queries_by_expert_are_queries_by_slot_when_experts_are_the_slots() {
+    let spans = vec![[500, 0], [20, 1]];
+    let slot = by_slot(SHAPE, spans.clone(), 17);
+    let operands = slot.operands();
+    let expected = slot.oracle(&operands);
+    assert_close(&slot.oracle_by_head(Weigh::Softmax, &operands), &expected, "oracles");
+    for queries in [Queries::ByExpert, Queries::Dense { experts: 2 }] {
+        let shape = AttentionShape { queries, ..SHAPE };
+        let expert = Attention { shape, spans: spans.clone(), chosen: vec![0, 1, 0, 1], first: 0, seed: 17 };
+        assert_eq!(expert.decode(&operands).0, slot.decode(&operands).0, "{queries:?}");
+        assert_eq!(expert.stick_breaking(&operands).0, slot.stick_breaking(&operands).0, "{queries:?}");
+    }
+}
+
+const STICK: AttentionShape =
+    AttentionShape { slots: 1, heads: 1, kv_heads: 1, head_dim: 4, capacity: 10_000, sequences: 1, ..SHAPE };
+
+/// Small shares of many keys add up: what is left of the stick may not drift.
+#[test]
+fn stick_breaking_does_not_drift_over_thousands_of_equal_keys() {
+    for position in [62, 63, 64, 127, 128, 1000, 9999] {
+        for score in [-14.0, -12.0, -10.0, -9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -1.0, 0.0, 2.0] {
+            let attention = by_slot(STICK, vec![[position, 0]], 18);
+            let operands = Operands {
+                q: vec![1.0; 4],
+                keys: vec![score / 2.0; 4 * STICK.capacity as usize],
+                values: vec![1.0; 4 * STICK.capacity as usize],
+            };
+            let expected = attention.oracle_by_head(Weigh::StickBreaking, &operands);
+            assert_close(&attention.stick_breaking(&operands).0, &expected, (position, score));
+        }
+    }
+}
+
+/// Shares that are all or nothing: the newest key that takes all of the stick is the answer, and without one
+/// the answer is 0.
+#[test]
+fn stick_breaking_holds_scores_of_any_size() {
+    for size in [100.0, 1e4, 1e30] {
+        for best in [0, 1, 62, 63, 64, 65, 200, 599] {
+            let shape = AttentionShape { capacity: 600, ..STICK };
+            let attention = by_slot(shape, vec![[599, 0]], 19);
+            let q = vec![1.0; 4];
+            let values = noise(20, 4 * 600);
+            let mut keys = vec![-size; 4 * 600];
+            let nothing = Operands { q: q.clone(), keys: keys.clone(), values: values.clone() };
+            assert_close(&attention.stick_breaking(&nothing).0, &[0.0; 4], (size, "nothing"));
+
+            // All keys up to the best one, so that older ones get nothing.
+            keys[..4 * (best + 1)].fill(size);
+            let expected = values[4 * best..][..4].to_vec();
+            let operands = Operands { q, keys, values };
+            assert_close(&attention.stick_breaking(&operands).0, &expected, (size, best));
+        }
+    }
+}
+
+/// llvmpipe ends a shader after 65,535 turns of all its loops together, without a word.
+#[test]
+fn stick_breaking_reads_a_long_context_with_the_largest_heads() {
+    let shape = AttentionShape { head_dim: MAX_STICK_HEAD_DIM, capacity: 4096, ..STICK };
+    let attention = by_slot(shape, vec![[4095, 0]], 21);
+    let mut operands = attention.operands();
+    // Scores near −8, so that the oldest key still counts.
+    operands.q.fill(0.25);
+    operands.keys.iter_mut().for_each(|key| *key = *key / 8.0 - 1.0);
+    let expected = attention.oracle_by_head(Weigh::StickBreaking, &operands);
+    assert_close(&attention.stick_breaking(&operands).0, &expected, "out");
+    let oldest = stick_breaking(&vec![-8.0; 4096])[0];
+    assert!(oldest > 5e-5, "the oldest key has {oldest:e}");
 }

@@ -1,13 +1,16 @@
 //! Routed linear in both forms, `routed_matvec` and `routed_matmul`, in every variant.
 
 use headwise::internal::{
-    Buffer, Counters, Gpu, Group, GroupBuffers, KernelChoice, MatrixShape, Precision, RoutedMatmul,
-    RoutedMatvec, Routes, tile_rows,
+    Activation, Buffer, Counters, Gpu, Group, GroupBuffers, KernelChoice, MatrixShape, Precision,
+    RoutedMatmul, RoutedMatvec, Routes, tile_rows,
 };
 use proptest::prelude::*;
 
 use crate::{
-    reference::routed_linear::{RoutedLinear, routed_linear},
+    reference::{
+        activations,
+        routed_linear::{RoutedLinear, routed_linear},
+    },
     support::{
         CHOICES, Guarded, among, assert_close, assert_repeatable, check, gpu, hash, matrix, noise, precision,
         run, size, stored, upload,
@@ -31,6 +34,7 @@ struct Linear {
     first: u32,
     gated: bool,
     bias: bool,
+    activation: Activation,
     residual: bool,
     seed: u64,
 }
@@ -42,13 +46,13 @@ fn any_linear(max_rows: u32, max_slots: u32) -> impl Strategy<Value = Linear> {
     let shape = (size(9), 1..=2u32, size(150), inputs);
     let rows = (size(max_rows), size(max_slots), size(5));
     let switches = any::<(bool, bool, bool, bool)>();
-    let rest = (precision(), 1..=12u32, any::<u32>(), size(7), any::<u64>());
+    let rest = (precision(), 1..=12u32, any::<u32>(), size(7), activation(), any::<u64>());
     (shape, rows, switches, rest).prop_map(
         |(
             (experts, halves, outputs, inputs),
             (rows, slots, src_div),
             (routed, gated, bias, residual),
-            (precision, part_blocks, used, first, seed),
+            (precision, part_blocks, used, first, activation, seed),
         )| {
             let experts = if routed { experts } else { 1 };
             Linear {
@@ -63,11 +67,31 @@ fn any_linear(max_rows: u32, max_slots: u32) -> impl Strategy<Value = Linear> {
                 // Gates come with routes.
                 gated: gated && routed,
                 bias,
+                activation,
                 residual,
                 seed,
             }
         },
     )
+}
+
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::None, Activation::Gelu, Activation::GeluTanh, Activation::Tanh, Activation::Relu];
+
+fn activation() -> impl Strategy<Value = Activation> {
+    prop_oneof![1 => Just(Activation::None), 2 => prop::sample::select(&ACTIVATIONS[..])]
+}
+
+/// How the oracle says it.
+fn activate(activation: Activation, x: &[f64]) -> Vec<f64> {
+    let f = match activation {
+        Activation::None => return x.to_vec(),
+        Activation::Gelu => activations::Activation::Gelu,
+        Activation::GeluTanh => activations::Activation::GeluTanh,
+        Activation::Tanh => activations::Activation::Tanh,
+        Activation::Relu => activations::Activation::Relu,
+    };
+    f.apply(x)
 }
 
 /// The numbers of a [`Linear`].
@@ -103,7 +127,7 @@ impl Linear {
     }
 
     fn oracle(&self, operands: &Operands) -> Vec<f64> {
-        routed_linear(&RoutedLinear {
+        let product = routed_linear(&RoutedLinear {
             weight: &operands.weights,
             out_rows: (self.shape.halves * self.shape.outputs) as usize,
             in_width: self.shape.inputs as usize,
@@ -113,9 +137,14 @@ impl Linear {
             src: &operands.src,
             src_div: self.src_div as usize,
             bias: self.bias.then_some(&operands.bias[..]),
-            residual: self.residual.then_some(&operands.residual[..]),
+            residual: None,
             swiglu: self.shape.halves == 2,
-        })
+        });
+        let mut y = activate(self.activation, &product);
+        if self.residual {
+            y.iter_mut().zip(&operands.residual).for_each(|(y, residual)| *y += residual);
+        }
+        y
     }
 
     /// Multiply-accumulates, by the definition.
@@ -147,6 +176,7 @@ impl Linear {
                 routes: self.used.map(|_| Routes { chosen: &chosen, gates: &gates, first: self.first }),
                 gated: self.gated,
                 bias: bias.as_ref(),
+                activation: self.activation,
                 dst: &dst.buffer,
                 residual: self.residual,
                 rows: self.rows,
@@ -183,6 +213,7 @@ impl Linear {
                 matrix: &matrix,
                 groups: groups.as_ref(),
                 bias: bias.as_ref(),
+                activation: self.activation,
                 dst: &dst.buffer,
                 rows: self.rows,
                 src_div: self.src_div,
@@ -232,6 +263,7 @@ const TYPICAL: Linear = Linear {
     first: 6,
     gated: false,
     bias: true,
+    activation: Activation::None,
     residual: false,
     seed: 11,
 };
@@ -359,6 +391,7 @@ fn routed_matmul_survives_a_garbage_tile_table() {
                     matrix: &matrix,
                     groups: Some(&groups),
                     bias: None,
+                    activation: Activation::None,
                     dst: &dst.buffer,
                     rows: TYPICAL.rows,
                     src_div: TYPICAL.src_div,

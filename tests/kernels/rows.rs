@@ -1,14 +1,15 @@
-//! Kernels that work row by row: `embedding`, `rms_norm`, `rope_cache`.
+//! Kernels that work row by row: `embedding`, `norm`, `query_norm`, `rope_cache`, `cache_append`.
 
 use headwise::internal::{
-    AttentionShape, Buffer, Embedding, Gpu, KernelChoice, MatrixShape, Precision, RmsNorm, RopeCache,
-    rope_angles,
+    AttentionShape, Buffer, CacheAppend, Embedding, Gpu, KernelChoice, MatrixShape, NormRows, Precision,
+    Queries, QueryNorm, RopeCache, rope_angles,
 };
 use proptest::prelude::*;
 
 use crate::{
     reference::{
         embedding::embedding,
+        layer_norm::layer_norm,
         rms_norm::rms_norm,
         rope_cache::{RopeCache as Reference, rope_cache},
     },
@@ -73,16 +74,27 @@ fn embedding_gives_the_same_bits_every_time() {
     assert_repeatable(|| embed(&table, 500, 100, 200, Precision::F32, &ids));
 }
 
-/// Norms the rows `chosen` of x.
-fn norm(x: &[f64], weight: &[f64], eps: f32, chosen: &[u32]) -> Vec<f64> {
+/// Norms the rows `chosen` of x, or all of them; with a bias it is a LayerNorm.
+fn norm(x: &[f64], weight: &[f64], bias: Option<&[f64]>, eps: f32, chosen: Option<&[u32]>) -> Vec<f64> {
     let gpu = device();
     let width = weight.len() as u32;
+    let count = chosen.map_or(x.len() / weight.len(), <[u32]>::len);
     let (x, weight) = (upload(gpu, x, width), upload(gpu, weight, width));
-    let rows = Buffer::with_data(gpu, "test.rows", chosen);
-    let y = Guarded::rows(gpu, chosen.len(), width);
+    let bias = bias.map(|bias| upload(gpu, bias, width));
+    let rows = chosen.map(|chosen| Buffer::with_data(gpu, "test.rows", chosen));
+    let y = Guarded::rows(gpu, count, width);
     run(gpu, |recorder| {
-        RmsNorm { x: &x, weight: &weight, rows: &rows, y: &y.buffer, count: chosen.len() as u32, width, eps }
-            .record(recorder);
+        NormRows {
+            x: &x,
+            weight: &weight,
+            bias: bias.as_ref(),
+            rows: rows.as_ref(),
+            y: &y.buffer,
+            count: count as u32,
+            width,
+            eps,
+        }
+        .record(recorder);
     });
     y.read_rows(width)
 }
@@ -104,8 +116,10 @@ fn rms_norm_normalises_the_chosen_rows() {
         let x: Vec<f64> = x.into_iter().map(|x| f64::from((x * scale) as f32)).collect();
         let weight = noise(seed + 1, width as usize);
         let chosen = some_ids(seed + 2, count, rows);
-        let got = norm(&x, &weight, eps, &chosen);
+        let got = norm(&x, &weight, None, eps, Some(&chosen));
         assert_close(&got, &rms_norm(&rows_of(&x, width as usize, &chosen), &weight, f64::from(eps)), "y");
+        let all = norm(&x, &weight, None, eps, None);
+        assert_close(&all, &rms_norm(&x, &weight, f64::from(eps)), "all rows");
     });
 }
 
@@ -114,19 +128,19 @@ fn rms_norm_takes_the_last_row_for_one_out_of_range() {
     let (x, weight) = (noise(1, 4 * 24), noise(2, 24));
     let chosen = [1, 4, u32::MAX, 0];
     let expected = rms_norm(&rows_of(&x, 24, &chosen), &weight, f64::from(1e-6f32));
-    assert_close(&norm(&x, &weight, 1e-6, &chosen), &expected, "y");
+    assert_close(&norm(&x, &weight, None, 1e-6, Some(&chosen)), &expected, "y");
 }
 
 #[test]
 fn rms_norm_of_zeros_is_zero() {
-    assert_eq!(norm(&[0.0; 20], &noise(1, 10), 1e-6, &[0, 1]), [0.0; 20]);
+    assert_eq!(norm(&[0.0; 20], &noise(1, 10), None, 1e-6, Some(&[0, 1])), [0.0; 20]);
 }
 
 #[test]
 fn rms_norm_gives_the_same_bits_every_time() {
     let (x, weight) = (noise(1, 40 * 300), noise(2, 300));
     let chosen = some_ids(3, 60, 40);
-    assert_repeatable(|| norm(&x, &weight, 1e-6, &chosen));
+    assert_repeatable(|| norm(&x, &weight, None, 1e-6, Some(&chosen)));
 }
 
 #[derive(Clone, Debug)]
@@ -144,6 +158,7 @@ fn any_rope() -> impl Strategy<Value = Rope> {
     (sizes, theta, size(12), any::<u64>()).prop_map(
         |((slots, heads, kv_heads, head_quads, capacity, sequences), theta, tokens, seed)| {
             let shape = AttentionShape {
+                queries: Queries::BySlot,
                 slots,
                 heads,
                 kv_heads,
@@ -229,8 +244,16 @@ fn rope_cache_rotates_and_appends() {
     });
 }
 
-const ROPE: AttentionShape =
-    AttentionShape { slots: 2, heads: 3, kv_heads: 3, group: 1, head_dim: 20, capacity: 4000, sequences: 2 };
+const ROPE: AttentionShape = AttentionShape {
+    queries: Queries::BySlot,
+    slots: 2,
+    heads: 3,
+    kv_heads: 3,
+    group: 1,
+    head_dim: 20,
+    capacity: 4000,
+    sequences: 2,
+};
 
 /// Angles come from a table made in f64, so they do not lose precision far from position 0.
 #[test]

@@ -1,0 +1,243 @@
+//! The promise: every family computes what its original implementation computes, through the same layers.
+//!
+//! JetMoE has its own file, `conformance.rs`, with the trained model.
+
+mod reference;
+
+use std::{ops::ControlFlow, path::Path};
+
+use headwise::{
+    Choice, Error, Generate, Gpu, GpuOptions, KernelChoice, LayerRoutes, LoadOptions, Logits, Model,
+    Precision, Source, block_on,
+};
+use reference::{jetmoe::read_json, losses, moh_llama::MohLlama, molm::Molm, norm_router::Routes};
+use serde_json::Value;
+
+const SHAPES: [KernelChoice; 3] = [KernelChoice::Plain, KernelChoice::Workgroup, KernelChoice::Subgroup];
+
+/// Token by token, the most that run as few rows, the least that run in tiles, and all at once.
+const STEPS: [usize; 4] = [1, 4, 5, 64];
+
+fn fixture(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn try_load(kernels: KernelChoice, folder: &Path, options: LoadOptions<'_>) -> Result<Model, Error> {
+    let gpu = GpuOptions::new().default_limits(true).kernels(kernels);
+    let gpu = block_on(Gpu::new(gpu)).expect("these tests need a GPU adapter: scripts/setup vulkan");
+    block_on(Model::load(&gpu, &Source::folder(folder), options))
+}
+
+fn load(kernels: KernelChoice, name: &str) -> Model {
+    try_load(kernels, &fixture(name), LoadOptions::new()).unwrap()
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    match value.as_array() {
+        Some(values) => values.iter().flat_map(numbers).collect(),
+        None => vec![value.as_f64().unwrap()],
+    }
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    numbers(value).into_iter().map(|id| id as u32).collect()
+}
+
+fn logits(model: &Model, ids: &[u32], step_tokens: usize) -> Logits {
+    block_on(model.logits_in_steps(&[ids], step_tokens)).unwrap().remove(0)
+}
+
+fn difference(found: &Logits, expected: &[f64]) -> f64 {
+    reference::max_difference(&reference::widen(&found.values), expected)
+}
+
+fn assert_routes(
+    found: &Logits,
+    router: impl Fn(&LayerRoutes) -> &[Choice],
+    layer: usize,
+    expected: &Routes,
+) {
+    let choices: Vec<Choice> =
+        found.routes.iter().flat_map(|token| router(&token.layers[layer]).iter().copied()).collect();
+    let experts: Vec<u32> = choices.iter().map(|choice| choice.expert).collect();
+    let gates: Vec<f64> = choices.iter().map(|choice| f64::from(choice.gate)).collect();
+    let matched = expected.compare(&experts, &gates, 1e-4).unwrap();
+    assert_eq!(matched.skipped, 0);
+    assert!(matched.gate_error < 1e-5, "layer {layer}: gates differ by {}", matched.gate_error);
+}
+
+/// Logits of the fixture's ids in every kernel shape and step size, within 2e-4; returns one of them.
+fn assert_logits(name: &str) -> Logits {
+    let expected = read_json(&fixture(name).join("expected.json"));
+    let (prompt, wanted) = (ids(&expected["ids"]), numbers(&expected["logits"]));
+    for kernels in SHAPES {
+        let model = load(kernels, name);
+        for step_tokens in STEPS {
+            let worst = difference(&logits(&model, &prompt, step_tokens), &wanted);
+            assert!(worst < 2e-4, "{name}, {kernels:?}, steps of {step_tokens}: logits differ by {worst}");
+        }
+    }
+    logits(&load(KernelChoice::Plain, name), &prompt, 64)
+}
+
+#[test]
+fn molm_matches_moduleformer_with_and_without_key_value_projections() {
+    for name in ["molm_tiny", "molm_tiny_2head"] {
+        let found = assert_logits(name);
+        let prompt = ids(&read_json(&fixture(name).join("expected.json"))["ids"]);
+        for (layer, (attention, mlp)) in Molm::load(&fixture(name)).forward(&prompt).routes.iter().enumerate()
+        {
+            assert_routes(&found, |routes| &routes.attention, layer, attention);
+            assert_routes(&found, |routes| &routes.mlp, layer, mlp);
+        }
+    }
+}
+
+#[test]
+fn moh_llama_matches_the_original_and_keeps_its_heads() {
+    let found = assert_logits("moh_llama_tiny");
+    let expected = read_json(&fixture("moh_llama_tiny").join("expected.json"));
+    for layer in 0..2 {
+        for (token, heads) in expected["routed_heads"][layer].as_array().unwrap().iter().enumerate() {
+            let chosen = &found.routes[token].layers[layer];
+            let mut experts: Vec<u32> = chosen.attention.iter().map(|choice| choice.expert).collect();
+            experts.sort_unstable();
+            // Four heads are always on; the others are the routed ones.
+            let mut wanted = vec![0, 1, 2, 3];
+            wanted.extend(ids(heads));
+            wanted.sort_unstable();
+            assert_eq!(experts, wanted, "layer {layer}, token {token}");
+            assert!(chosen.attention.iter().all(|choice| choice.gate == 1.0));
+            assert!(chosen.mlp.is_empty(), "the MLP is dense");
+        }
+    }
+}
+
+/// A copy of a fixture with another config.
+fn with_config(name: &str, copy: &str, edit: impl FnOnce(&mut Value)) -> std::path::PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(copy);
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut config = read_json(&fixture(name).join("config.json"));
+    edit(&mut config);
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    std::fs::copy(fixture(name).join("model.safetensors"), folder.join("model.safetensors")).unwrap();
+    folder
+}
+
+fn without_moh(config: &mut Value) {
+    config.as_object_mut().unwrap().remove("moh");
+}
+
+#[test]
+fn a_dense_llama_is_the_mixture_with_one_expert() {
+    let dense = with_config("moh_llama_tiny", "dense-llama", without_moh);
+    let prompt = ids(&read_json(&fixture("moh_llama_tiny").join("expected.json"))["ids"]);
+    let expected = MohLlama::load(&dense).forward(&prompt).logits;
+    let all_on = with_config("moh_llama_tiny", "all-heads-on", |config| {
+        config["moh"]["routed"] = 4.into();
+    });
+    for kernels in SHAPES {
+        for folder in [&dense, &all_on] {
+            let model = try_load(kernels, folder, LoadOptions::new()).unwrap();
+            for step_tokens in STEPS {
+                let worst = difference(&logits(&model, &prompt, step_tokens), &expected);
+                assert!(worst < 2e-4, "{folder:?}, {kernels:?}, steps of {step_tokens}: {worst}");
+            }
+        }
+    }
+    assert_eq!(try_load(KernelChoice::Plain, &dense, LoadOptions::new()).unwrap().info().family, "llama");
+}
+
+#[test]
+fn generating_equals_the_argmax_of_the_logits_for_every_family() {
+    for name in ["molm_tiny", "molm_tiny_2head", "moh_llama_tiny"] {
+        let model = load(KernelChoice::Auto, name);
+        let prompt = ids(&read_json(&fixture(name).join("expected.json"))["ids"]);
+        let options = Generate::new().greedy().max_new(12).with_routes();
+        let generated =
+            block_on(model.generate_ids(&[&prompt], &options, |_| ControlFlow::Continue(()))).unwrap();
+        let whole: Vec<u32> = prompt.iter().chain(&generated.ids[0]).copied().collect();
+        let logits = logits(&model, &whole, 64);
+        for (step, &id) in generated.ids[0].iter().enumerate() {
+            let row = (prompt.len() + step - 1) * logits.vocab;
+            let best = reference::sample::argmax(&reference::widen(&logits.values[row..row + logits.vocab]));
+            assert_eq!(id, best, "{name}, new token {step}");
+        }
+    }
+}
+
+#[test]
+fn f16_storage_changes_logits_by_less_than_its_rounding_could() {
+    for name in ["molm_tiny_2head", "moh_llama_tiny"] {
+        let prompt = ids(&read_json(&fixture(name).join("expected.json"))["ids"]);
+        let at = |precision| {
+            let options = LoadOptions::new().precision(precision);
+            logits(&try_load(KernelChoice::Plain, &fixture(name), options).unwrap(), &prompt[..4], 64)
+        };
+        let (wide, narrow) = (at(Precision::F32), at(Precision::F16));
+        let wide: Vec<f64> = reference::widen(&wide.values);
+        let scale = wide.iter().fold(0.0, |most: f64, z| most.max(z.abs()));
+        assert!(difference(&narrow, &wide) < 2e-2 * scale, "{name}");
+    }
+}
+
+/// The message for a fixture with an edited config.
+fn refusal(name: &str, case: &str, edit: impl FnOnce(&mut Value)) -> String {
+    let folder = with_config(name, &format!("refused-{case}"), edit);
+    let message = match try_load(KernelChoice::Plain, &folder, LoadOptions::new()) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("{case} was accepted"),
+    };
+    assert!(message.contains("refused-"), "names the file: {message}");
+    message
+}
+
+#[test]
+fn configs_that_want_something_else_are_refused_by_field() {
+    let set = |field: &'static str, value: Value| move |config: &mut Value| config[field] = value;
+    for (name, field, value, says) in [
+        ("molm_tiny", "att_func", "softmax".into(), "att_func"),
+        ("molm_tiny", "gate_type", "gmm".into(), "gate_type"),
+        ("molm_tiny", "k_att", 6.into(), "experts per token"),
+        ("molm_tiny", "n_mlp_experts", 7.into(), "mlpf"),
+        ("molm_tiny", "n_head", 3.into(), "att_hidden"),
+        ("molm_tiny", "n_layer", 3.into(), "transformer.h.2."),
+        ("molm_tiny", "n_layer", 1.into(), "transformer.h.1."),
+        ("molm_tiny", "gating_size", 9.into(), "w_gate.0.weight"),
+        ("moh_llama_tiny", "rope_scaling", serde_json::json!({"type": "linear"}), "rope_scaling"),
+        ("moh_llama_tiny", "attention_bias", true.into(), "attention_bias"),
+        ("moh_llama_tiny", "num_key_value_heads", 3.into(), "num_key_value_heads"),
+        ("moh_llama_tiny", "intermediate_size", 41.into(), "gate_proj"),
+        ("moh_llama_tiny", "tie_word_embeddings", true.into(), "lm_head.weight"),
+        ("moh_llama_tiny", "model_type", "mamba".into(), "mamba"),
+    ] {
+        let message = refusal(name, &format!("{field}-{}", value.to_string().len()), set(field, value));
+        assert!(message.contains(says), "{field}: {message}");
+    }
+    let message = refusal("moh_llama_tiny", "moh", |config| config["moh"]["routed"] = 5.into());
+    assert!(message.contains("moh.routed"), "{message}");
+}
+
+#[test]
+fn expert_use_is_the_load_and_entropy_of_the_routes() {
+    let model = load(KernelChoice::Auto, "molm_tiny");
+    // Longer than one step, so that pieces are put together.
+    let text: Vec<u32> = (0..600).map(|i| (i * i * 7 + 3 * i) % 53).collect();
+    let expected = Molm::load(&fixture("molm_tiny")).forward(&text).routes;
+    let found = model.expert_use(&block_on(model.routes(&text)).unwrap());
+    for (found, (attention, mlp)) in found.iter().zip(&expected) {
+        for (found, routes, experts) in [(&found.attention, attention, 5), (&found.mlp, mlp, 6)] {
+            let found = found.as_ref().unwrap();
+            let load = losses::load(routes, experts);
+            let importance = losses::importance(routes, experts);
+            let close = |found: &[f64], expected: &[f64]| {
+                // A near-tie in 600 tokens may move one choice from an expert to another.
+                assert!(reference::max_difference(found, &losses::shares(expected)) < 2.0 / 600.0);
+            };
+            close(&found.load, &load);
+            close(&found.importance, &importance);
+            assert!((found.entropy - losses::entropy(&load)).abs() < 1e-2);
+            assert!((found.importance_cv - losses::importance_cv(&importance)).abs() < 1e-2);
+        }
+    }
+}
