@@ -5,9 +5,9 @@
 //! ```
 
 use crate::{
-    Result,
+    Error, Result,
     gpu::{Buffer, Recorder},
-    layers::{Norm, NormSpec, Router, RouterSpec, Step, Workspace},
+    layers::{Norm, NormSpec, Router, RouterNet, RouterSpec, Step, Workspace},
     ops::{Activation, Combine, Group, Matrix, MatrixShape, RoutedMatmul, RoutedMatvec, Routes, tile_rows},
 };
 
@@ -44,9 +44,17 @@ pub struct ExpertMlpWeights {
 
 impl ExpertMlpSpec {
     /// # Errors
-    /// As [`RouterSpec::check`].
+    /// As [`RouterSpec::check`], and when the router asks for queries.
     pub fn check(&self) -> Result<()> {
-        self.router.map_or(Ok(()), |router| router.check(&self.norm))
+        let Some(router) = &self.router else { return Ok(()) };
+        if router.net == RouterNet::QueryNorm {
+            return Err(Error::argument(
+                "router",
+                "query length",
+                "one that an MLP, without queries, can ask",
+            ));
+        }
+        router.check(&self.norm)
     }
 
     /// Experts there are.

@@ -135,7 +135,11 @@ impl HeadMixtureSpec {
             return Err(Error::argument("key/value width", width, expected));
         }
         if self.kv_heads > 1 && !self.head_dim.is_multiple_of(4) {
-            return Err(Error::argument("head size", self.head_dim, "a multiple of 4, to cut the input into heads"));
+            return Err(Error::argument(
+                "head size",
+                self.head_dim,
+                "a multiple of 4, to cut the input into heads",
+            ));
         }
         if self.position != PositionEncoding::None {
             return Err(Error::argument("positions", "rope", "none, since keys are values"));

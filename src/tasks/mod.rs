@@ -5,6 +5,7 @@ mod info;
 mod logits;
 mod model;
 mod routes;
+mod run;
 mod session;
 #[cfg(feature = "tokenizer")]
 mod text;

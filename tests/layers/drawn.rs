@@ -129,7 +129,7 @@ impl KvHeads {
             Self::Even(index) => {
                 let pairs = (1..=heads).flat_map(|kv_heads| (1..=heads).map(move |group| (kv_heads, group)));
                 let even: Vec<_> =
-                    pairs.filter(|(kv_heads, group)| heads % (kv_heads * group) == 0).collect();
+                    pairs.filter(|(kv_heads, group)| heads.is_multiple_of(kv_heads * group)).collect();
                 even[index.index(even.len())]
             }
         }
