@@ -8,8 +8,8 @@ use criterion::{BenchmarkId, Criterion};
 use headwise::{
     Gpu, GpuOptions, Precision, block_on,
     internal::{
-        Buffer, Group, GroupBuffers, Matrix, MatrixShape, Recorder, RoutedMatmul, RoutedMatvec, Routes,
-        tile_rows,
+        Activation, Buffer, Group, GroupBuffers, Matrix, MatrixShape, Recorder, RoutedMatmul, RoutedMatvec,
+        Routes, tile_rows,
     },
 };
 
@@ -56,6 +56,7 @@ impl Setup {
             routes: Some(Routes { chosen, gates, first: 0 }),
             gated: false,
             bias: None,
+            activation: Activation::None,
             dst,
             residual: false,
             rows: active,
@@ -77,6 +78,7 @@ impl Setup {
             matrix: &self.matrix,
             groups: Some(&self.groups),
             bias: None,
+            activation: Activation::None,
             dst: &self.dst,
             rows: assignments,
             src_div: active,

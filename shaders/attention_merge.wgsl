@@ -2,7 +2,8 @@
 //
 //     M = max_i m_i,   o = Σ_i exp(m_i − M) o_i / Σ_i exp(m_i − M) l_i
 //
-// split_sums [tokens, heads, splits, d] f32, stats [tokens, heads, splits] (m, l)     out [tokens · slots, 4·out_quads]
+// split_sums [tokens, heads, splits, d] f32, stats [tokens, heads, splits] (m, l)
+// out     [tokens · slots, 4·out_quads]
 // grid    x: vec4s of all query heads, y: tokens
 
 struct Params {

@@ -44,13 +44,12 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     }
     var squares = 0.0;
     for (var i = lane; i < params.quads; i += LANES) {
-        let value = x[start + i] - mean;
+        // The padding is not part of the row: without the mean it is zero no more.
+        let columns = 4u * i + vec4<u32>(0u, 1u, 2u, 3u);
+        let value = select(vec4<f32>(0.0), x[start + i] - mean, columns < vec4<u32>(params.width));
         squares += dot(value, value);
     }
-    // The padding is zero and not part of the row.
-    let padding = f32(4u * params.quads - params.width) * mean * mean;
-    let variance = (workgroup_sum(lane, squares) - padding) / f32(params.width);
-    let scale = inverseSqrt(variance + params.eps);
+    let scale = inverseSqrt(workgroup_sum(lane, squares) / f32(params.width) + params.eps);
     for (var i = lane; i < params.quads; i += LANES) {
         var value = (x[start + i] - mean) * scale * weight[i];
         if LAYER_NORM {

@@ -2,8 +2,9 @@
 //
 //     o = Σ_j exp(q·k_j·scale − m) v_j,   m = max_j q·k_j·scale,   l = Σ_j exp(q·k_j·scale − m)
 //
-// With one split the result is o / l in rows of 4·out_quads for each slot. With more, o goes to `out` as [tokens, heads, splits, d]
-// and (m, l) to `stats` as [tokens, heads, splits]; attention_merge puts them together.
+// With one split the result is o / l in rows of 4·out_quads for each slot. With more, o goes to `out` as
+// [tokens, heads, splits, d] and (m, l) to `stats` as [tokens, heads, splits]; attention_merge puts them together.
+// llvmpipe's 65,535 turns (see row_attention_prefill) are 21,000 keys of one split with heads of 128.
 // grid   x: query heads (slots · heads), y: tokens, z: splits; one workgroup each
 
 //!include "shared/row_attention.wgsl"

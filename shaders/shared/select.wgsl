@@ -26,7 +26,7 @@ fn choose(lane: u32, to: u32) {
         chosen[to + expert] = expert;
         gates[to + expert] = 1.0;
     }
-    var highest = scores[SHARED];
+    var highest = scores[min(SHARED, MAX_EXPERTS - 1u)];
     for (var expert = SHARED + 1u; expert < params.experts; expert++) {
         highest = max(highest, scores[expert]);
     }

@@ -3,6 +3,7 @@
 mod embedding;
 mod expert_mlp;
 mod head_mixture;
+mod head_mixture_spec;
 mod kv_cache;
 mod norm;
 mod output_head;
@@ -11,9 +12,8 @@ mod workspace;
 
 pub use embedding::TokenEmbedding;
 pub use expert_mlp::{ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, MlpActivation};
-pub use head_mixture::{
-    AttentionKernel, HeadMixture, HeadMixtureSpec, HeadMixtureWeights, KvProjection, PositionEncoding,
-};
+pub use head_mixture::{HeadMixture, HeadMixtureWeights};
+pub use head_mixture_spec::{AttentionKernel, HeadMixtureSpec, KvProjection, PositionEncoding};
 pub use kv_cache::{KvCache, LayerCache};
 pub use norm::{Norm, NormKind, NormSpec};
 pub use output_head::OutputHead;

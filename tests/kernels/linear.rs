@@ -116,8 +116,14 @@ impl Linear {
         let used = u64::from(self.used.unwrap_or(1));
         // Any `used` neighbours, so that the experts before and after them are empty.
         let expert = |i| (hash(self.seed + 1, i) % used + self.seed % 97) % u64::from(experts);
+        let mut weights = noise(self.seed + 2, self.shape.parameters() as usize);
+        if self.activation != Activation::None {
+            // Sums are near 1, where activations bend, and so are their rounding errors.
+            let scale = 0.5f64.powi(inputs.ilog2() as i32 / 2);
+            weights.iter_mut().for_each(|weight| *weight *= scale);
+        }
         Operands {
-            weights: stored(&noise(self.seed + 2, self.shape.parameters() as usize), self.precision),
+            weights: stored(&weights, self.precision),
             src: noise(self.seed + 3, sources * inputs as usize),
             chosen: (0..self.assignments()).map(|i| expert(i) as u32).collect(),
             gates: noise(self.seed + 4, self.assignments()),
@@ -268,6 +274,73 @@ const TYPICAL: Linear = Linear {
     seed: 11,
 };
 
+/// Each x alone, as the one weight of a row, so that nothing but the activation can be wrong. Half of x is bias.
+#[test]
+fn activations_hold_inputs_of_any_size() {
+    let sizes = [
+        0.0, 1e-30, 1e-6, 1e-3, 0.1, 0.25, 0.5, 0.9, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 9.0,
+        10.0, 20.0, 43.0, 44.0, 45.0, 88.0, 89.0, 90.0, 100.0, 1e3, 1e4, 1e10, 1e15, 1e20, 1e30, 1e38,
+    ];
+    let xs: Vec<f64> = sizes.iter().flat_map(|&x| [x, -x]).map(|x| f64::from(x as f32)).collect();
+    for activation in ACTIVATIONS {
+        for bias in [false, true] {
+            let part = if bias { 0.5 } else { 1.0 };
+            let shape = MatrixShape::dense(xs.len() as u32, 1);
+            let linear =
+                Linear { shape, activation, bias, rows: 1, src_div: 1, used: None, first: 0, ..TYPICAL };
+            let operands = Operands {
+                weights: xs.iter().map(|x| x * part).collect(),
+                src: vec![1.0],
+                bias: xs.iter().map(|x| x * part).collect(),
+                ..linear.operands()
+            };
+            let expected = activate(activation, &xs);
+            for choice in CHOICES {
+                let gpu = gpu(choice);
+                for got in [linear.matvec(gpu, &operands).0, linear.matmul(gpu, &operands).0] {
+                    for ((x, got), expected) in xs.iter().zip(&got).zip(&expected) {
+                        assert_close(&[*got], &[*expected], (choice, activation, x));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every activation in every variant, with each combination of what comes before and after it.
+#[test]
+fn activations_come_after_the_bias_and_before_the_residual() {
+    for activation in ACTIVATIONS {
+        for (bias, residual) in [(false, false), (true, false), (false, true), (true, true)] {
+            for halves in [1, 2] {
+                let shape = MatrixShape { halves, outputs: 101, ..TYPICAL.shape };
+                let matvec = Linear {
+                    shape,
+                    rows: 10,
+                    slots: 3,
+                    src_div: 1,
+                    gated: true,
+                    activation,
+                    bias,
+                    residual,
+                    ..TYPICAL
+                };
+                let matmul = Linear { shape, activation, bias, ..TYPICAL };
+                let matvec_operands = matvec.operands();
+                let matmul_operands = matmul.operands();
+                let matvec_expected = matvec.oracle(&matvec_operands);
+                let matmul_expected = matmul.oracle(&matmul_operands);
+                for choice in CHOICES {
+                    let gpu = gpu(choice);
+                    let what = (choice, activation, bias, residual);
+                    assert_close(&matvec.matvec(gpu, &matvec_operands).0, &matvec_expected, what);
+                    assert_close(&matmul.matmul(gpu, &matmul_operands).0, &matmul_expected, what);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn routed_linear_gives_the_same_bits_every_time() {
     let operands = TYPICAL.operands();
@@ -278,6 +351,11 @@ fn routed_linear_gives_the_same_bits_every_time() {
         assert_repeatable(|| TYPICAL.matmul(gpu, &operands).0);
         assert_repeatable(|| TYPICAL.matvec(gpu, &operands).0);
         assert_repeatable(|| gated.matvec(gpu, &gated_operands).0);
+        for activation in ACTIVATIONS {
+            let active = Linear { activation, ..TYPICAL };
+            assert_repeatable(|| active.matmul(gpu, &operands).0);
+            assert_repeatable(|| active.matvec(gpu, &operands).0);
+        }
     }
 }
 
