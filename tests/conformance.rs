@@ -1,30 +1,14 @@
 //! The promise: a model computes what its original implementation computes, whatever the kernels' shape, however
 //! the tokens are cut into steps, and whoever shares the batch.
 
+mod models;
 mod reference;
 
 use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
-use headwise::{
-    Choice, Generate, Gpu, GpuOptions, KernelChoice, LayerRoutes, LoadOptions, Logits, Model, Source,
-    block_on,
-};
-use reference::{jetmoe, norm_router::Routes};
-
-const SHAPES: [KernelChoice; 3] = [KernelChoice::Plain, KernelChoice::Workgroup, KernelChoice::Subgroup];
-
-/// Tokens whose kept and dropped scores are closer than this may be routed either way. None are here.
-const ROUTE_MARGIN: f64 = 1e-4;
-
-fn gpu(kernels: KernelChoice) -> Gpu {
-    let options = GpuOptions::new().default_limits(true).kernels(kernels);
-    block_on(Gpu::new(options)).expect("these tests need a GPU adapter: scripts/setup vulkan")
-}
-
-fn load(kernels: KernelChoice, folder: &str) -> Model {
-    let source = Source::folder(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
-    block_on(Model::load(&gpu(kernels), &source, LoadOptions::new())).unwrap()
-}
+use headwise::{Generate, KernelChoice, LoadOptions, Logits, Model, block_on};
+use models::{SHAPES, assert_routes, difference, ids, load, logits, numbers, try_load};
+use reference::{jetmoe, norm_router::Routes, widen};
 
 fn tiny(kernels: KernelChoice) -> Model {
     load(kernels, "tests/fixtures/jetmoe_tiny")
@@ -32,43 +16,6 @@ fn tiny(kernels: KernelChoice) -> Model {
 
 fn prose(kernels: KernelChoice) -> Model {
     load(kernels, "models/prose")
-}
-
-fn logits(model: &Model, ids: &[u32], step_tokens: usize) -> Logits {
-    block_on(model.logits_in_steps(&[ids], step_tokens)).unwrap().remove(0)
-}
-
-/// The largest difference; NaN counts as infinite.
-fn difference(found: &[f32], expected: &[f64]) -> f64 {
-    let found: Vec<f64> = found.iter().copied().map(f64::from).collect();
-    reference::max_difference(&found, expected)
-}
-
-fn numbers(value: &serde_json::Value) -> Vec<f64> {
-    match value.as_array() {
-        Some(values) => values.iter().flat_map(numbers).collect(),
-        None => vec![value.as_f64().unwrap()],
-    }
-}
-
-fn ids(values: &[f64]) -> Vec<u32> {
-    values.iter().map(|&id| id as u32).collect()
-}
-
-/// Compares one router's choices with the expected ones: experts as sets, gates within 1e-5.
-fn assert_routes(
-    found: &Logits,
-    router: impl Fn(&LayerRoutes) -> &[Choice],
-    layer: usize,
-    expected: &Routes,
-) {
-    let choices: Vec<Choice> =
-        found.routes.iter().flat_map(|token| router(&token.layers[layer]).iter().copied()).collect();
-    let experts: Vec<u32> = choices.iter().map(|choice| choice.expert).collect();
-    let gates: Vec<f64> = choices.iter().map(|choice| f64::from(choice.gate)).collect();
-    let matched = expected.compare(&experts, &gates, ROUTE_MARGIN).unwrap();
-    assert_eq!(matched.skipped, 0);
-    assert!(matched.gate_error < 1e-5, "layer {layer}: gates differ by {}", matched.gate_error);
 }
 
 /// The routes of a file, which has no margins: no token may be skipped.
@@ -87,7 +34,7 @@ fn tiny_jetmoe_matches_transformers_in_every_kernel_shape_and_step_size() {
         // 1 decodes token by token, 4 is the most that runs as few rows, 5 the least that runs in tiles.
         for step_tokens in [1, 3, 4, 5, 64] {
             let found = logits(&model, &prompt, step_tokens);
-            let worst = difference(&found.values, &wanted);
+            let worst = difference(&found, &wanted);
             println!("{kernels:?}, steps of {step_tokens}: logits differ by {worst:.1e}");
             assert!(worst < 2e-4);
             for layer in 0..2 {
@@ -125,7 +72,7 @@ fn prose_matches_transformers() {
         for prompt in 0..7 {
             let expected = prose_prompt(&tensors, prompt);
             let found = logits(&model, &ids(&expected("ids")), 64);
-            let worst = difference(&found.values, &expected("logits"));
+            let worst = difference(&found, &expected("logits"));
             println!("{kernels:?}, prompt {prompt}: logits differ by {worst:.1e}");
             assert!(worst < 2e-3);
             for layer in 0..5 {
@@ -183,8 +130,7 @@ fn a_batch_has_the_logits_and_routes_of_its_members() {
         let together = block_on(model.logits_in_steps(&sequences, step_tokens)).unwrap();
         for (sequence, together) in sequences.iter().zip(together) {
             let alone = logits(&model, sequence, 64);
-            let wanted: Vec<f64> = alone.values.iter().copied().map(f64::from).collect();
-            let worst = difference(&together.values, &wanted);
+            let worst = difference(&together, &widen(&alone.values));
             assert!(worst < 2e-4, "steps of {step_tokens}: {worst}");
             let experts = |logits: &Logits| -> Vec<Vec<u32>> {
                 let layers = logits.routes.iter().flat_map(|token| &token.layers);
@@ -223,7 +169,7 @@ fn a_prompt_longer_than_one_step_continues_like_the_reference() {
     let (expected, margin) = reference.greedy(&prompt, 8);
     assert!(margin > 1e-3, "the reference itself is undecided: {margin}");
     for kernels in SHAPES {
-        let model = load(kernels, folder.to_str().unwrap());
+        let model = try_load(kernels, &folder, LoadOptions::new()).unwrap();
         for options in [Generate::new(), Generate::new().with_routes()] {
             let options = options.greedy().max_new(8);
             let found = block_on(model.generate_ids(&[&prompt], &options, |_| ControlFlow::Continue(())));

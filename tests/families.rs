@@ -2,18 +2,15 @@
 //!
 //! JetMoE has its own file, `conformance.rs`, with the trained model.
 
+mod models;
 mod reference;
 
 use std::{ops::ControlFlow, path::Path};
 
-use headwise::{
-    Choice, Error, Generate, Gpu, GpuOptions, KernelChoice, LayerRoutes, LoadOptions, Logits, Model,
-    Precision, Source, block_on,
-};
-use reference::{jetmoe::read_json, losses, moh_llama::MohLlama, molm::Molm, norm_router::Routes};
+use headwise::{Generate, KernelChoice, LoadOptions, Logits, Precision, block_on};
+use models::{SHAPES, assert_routes, difference, ids, logits, numbers, try_load};
+use reference::{jetmoe::read_json, losses, moh_llama::MohLlama, molm::Molm};
 use serde_json::Value;
-
-const SHAPES: [KernelChoice; 3] = [KernelChoice::Plain, KernelChoice::Workgroup, KernelChoice::Subgroup];
 
 /// Token by token, the most that run as few rows, the least that run in tiles, and all at once.
 const STEPS: [usize; 4] = [1, 4, 5, 64];
@@ -22,54 +19,19 @@ fn fixture(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-fn try_load(kernels: KernelChoice, folder: &Path, options: LoadOptions<'_>) -> Result<Model, Error> {
-    let gpu = GpuOptions::new().default_limits(true).kernels(kernels);
-    let gpu = block_on(Gpu::new(gpu)).expect("these tests need a GPU adapter: scripts/setup vulkan");
-    block_on(Model::load(&gpu, &Source::folder(folder), options))
-}
-
-fn load(kernels: KernelChoice, name: &str) -> Model {
+fn load(kernels: KernelChoice, name: &str) -> headwise::Model {
     try_load(kernels, &fixture(name), LoadOptions::new()).unwrap()
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
-    match value.as_array() {
-        Some(values) => values.iter().flat_map(numbers).collect(),
-        None => vec![value.as_f64().unwrap()],
-    }
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    numbers(value).into_iter().map(|id| id as u32).collect()
-}
-
-fn logits(model: &Model, ids: &[u32], step_tokens: usize) -> Logits {
-    block_on(model.logits_in_steps(&[ids], step_tokens)).unwrap().remove(0)
-}
-
-fn difference(found: &Logits, expected: &[f64]) -> f64 {
-    reference::max_difference(&reference::widen(&found.values), expected)
-}
-
-fn assert_routes(
-    found: &Logits,
-    router: impl Fn(&LayerRoutes) -> &[Choice],
-    layer: usize,
-    expected: &Routes,
-) {
-    let choices: Vec<Choice> =
-        found.routes.iter().flat_map(|token| router(&token.layers[layer]).iter().copied()).collect();
-    let experts: Vec<u32> = choices.iter().map(|choice| choice.expert).collect();
-    let gates: Vec<f64> = choices.iter().map(|choice| f64::from(choice.gate)).collect();
-    let matched = expected.compare(&experts, &gates, 1e-4).unwrap();
-    assert_eq!(matched.skipped, 0);
-    assert!(matched.gate_error < 1e-5, "layer {layer}: gates differ by {}", matched.gate_error);
+/// The ids that a fixture's outputs belong to.
+fn prompt_of(name: &str) -> Vec<u32> {
+    ids(&numbers(&read_json(&fixture(name).join("expected.json"))["ids"]))
 }
 
 /// Logits of the fixture's ids in every kernel shape and step size, within 2e-4; returns one of them.
 fn assert_logits(name: &str) -> Logits {
     let expected = read_json(&fixture(name).join("expected.json"));
-    let (prompt, wanted) = (ids(&expected["ids"]), numbers(&expected["logits"]));
+    let (prompt, wanted) = (prompt_of(name), numbers(&expected["logits"]));
     for kernels in SHAPES {
         let model = load(kernels, name);
         for step_tokens in STEPS {
@@ -84,7 +46,7 @@ fn assert_logits(name: &str) -> Logits {
 fn molm_matches_moduleformer_with_and_without_key_value_projections() {
     for name in ["molm_tiny", "molm_tiny_2head"] {
         let found = assert_logits(name);
-        let prompt = ids(&read_json(&fixture(name).join("expected.json"))["ids"]);
+        let prompt = prompt_of(name);
         for (layer, (attention, mlp)) in Molm::load(&fixture(name)).forward(&prompt).routes.iter().enumerate()
         {
             assert_routes(&found, |routes| &routes.attention, layer, attention);
@@ -104,7 +66,7 @@ fn moh_llama_matches_the_original_and_keeps_its_heads() {
             experts.sort_unstable();
             // Four heads are always on; the others are the routed ones.
             let mut wanted = vec![0, 1, 2, 3];
-            wanted.extend(ids(heads));
+            wanted.extend(ids(&numbers(heads)));
             wanted.sort_unstable();
             assert_eq!(experts, wanted, "layer {layer}, token {token}");
             assert!(chosen.attention.iter().all(|choice| choice.gate == 1.0));
@@ -131,7 +93,7 @@ fn without_moh(config: &mut Value) {
 #[test]
 fn a_dense_llama_is_the_mixture_with_one_expert() {
     let dense = with_config("moh_llama_tiny", "dense-llama", without_moh);
-    let prompt = ids(&read_json(&fixture("moh_llama_tiny").join("expected.json"))["ids"]);
+    let prompt = prompt_of("moh_llama_tiny");
     let expected = MohLlama::load(&dense).forward(&prompt).logits;
     let all_on = with_config("moh_llama_tiny", "all-heads-on", |config| {
         config["moh"]["routed"] = 4.into();
@@ -152,7 +114,7 @@ fn a_dense_llama_is_the_mixture_with_one_expert() {
 fn generating_equals_the_argmax_of_the_logits_for_every_family() {
     for name in ["molm_tiny", "molm_tiny_2head", "moh_llama_tiny"] {
         let model = load(KernelChoice::Auto, name);
-        let prompt = ids(&read_json(&fixture(name).join("expected.json"))["ids"]);
+        let prompt = prompt_of(name);
         let options = Generate::new().greedy().max_new(12).with_routes();
         let generated =
             block_on(model.generate_ids(&[&prompt], &options, |_| ControlFlow::Continue(()))).unwrap();
@@ -169,7 +131,7 @@ fn generating_equals_the_argmax_of_the_logits_for_every_family() {
 #[test]
 fn f16_storage_changes_logits_by_less_than_its_rounding_could() {
     for name in ["molm_tiny_2head", "moh_llama_tiny"] {
-        let prompt = ids(&read_json(&fixture(name).join("expected.json"))["ids"]);
+        let prompt = prompt_of(name);
         let at = |precision| {
             let options = LoadOptions::new().precision(precision);
             logits(&try_load(KernelChoice::Plain, &fixture(name), options).unwrap(), &prompt[..4], 64)
