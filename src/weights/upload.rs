@@ -240,9 +240,10 @@ impl Target<'_> {
             Form::Matrix(_, layout) => {
                 if staging.tensor != chunk.tensor.name {
                     staging.tensor.clone_from(&chunk.tensor.name);
-                    staging.placers = Some((Placer::new(layout), Placer::new(layout)));
+                    staging.placers = None;
                 }
-                let Some((wide, narrow)) = &mut staging.placers else { return Ok(()) };
+                let new = || (Placer::new(layout), Placer::new(layout));
+                let (wide, narrow) = staging.placers.get_or_insert_with(new);
                 match precision {
                     Precision::F32 => {
                         chunk.to_f32(&mut staging.f32s);
