@@ -6,8 +6,8 @@
 // tiles   [max_tiles] Tile                  order   [assignments] u32
 // bias    [8·⌈out/8⌉] f32                   dst     [assignments, 4·out_quads] f32
 //
-// A variant declares dst itself, at binding 6. Parts and SWIGLU as in routed_matvec. A dense matrix (not ROUTED) needs no tiles and no order: tile i is the
-// rows i · tile_rows … of one expert.
+// A variant declares dst itself, at binding 6. Parts and SWIGLU as in routed_matvec. A dense matrix (not ROUTED)
+// needs no tiles and no order: tile i is the rows i · tile_rows … of one expert.
 
 struct Params {
     rows: u32,

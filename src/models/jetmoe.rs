@@ -13,15 +13,15 @@ use crate::{
         PositionEncoding, RouterNet, RouterSpec,
     },
     ops::{ExpertChoice, Weighting},
-    weights::{Checkpoint, Order},
+    weights::{Checkpoint, Fields, Order},
 };
 
 /// Reads a JetMoE config.
 ///
 /// # Errors
 /// When the config is not JetMoE's or contradicts itself; then, when the tensors do.
-pub(crate) fn read(json: &[u8], file: &str) -> Result<Describe> {
-    let config = Config::parse(json, file)?;
+pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
+    let config = Config::read(fields)?;
     Ok(Box::new(move |checkpoint| blueprint(&config, checkpoint)))
 }
 

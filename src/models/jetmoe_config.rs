@@ -4,6 +4,7 @@
 //! experts, head width, rotary base, epsilon). Where both speak they must say the same. A field that is missing
 //! is an error, not a default, wherever a default could load a different model.
 
+use super::limits::{MOST_EXPERTS, MOST_HEADS, MOST_LAYERS, MOST_WIDE};
 use crate::weights::{Checkpoint, Fields, TensorInfo};
 use crate::{Error, Result};
 use serde_json::json;
@@ -57,10 +58,6 @@ const ROPE_THETA: [&str; 2] = ["rope_theta", "rope_parameters.rope_theta"];
 /// All published models use this base; the field is younger than some of them.
 const DEFAULT_ROPE_THETA: f32 = 10_000.0;
 
-const MOST_WIDE: usize = 1 << 24;
-const MOST_LAYERS: usize = 1024;
-const MOST_HEADS: usize = 1024;
-const MOST_EXPERTS: usize = 256;
 const MOST_HEAD_DIM: usize = 128;
 
 /// A JetMoE `config.json`, checked in itself.
@@ -120,14 +117,13 @@ pub(crate) struct Shapes {
 }
 
 impl Config {
-    /// Reads a config. `file` is its path, for messages.
-    pub(crate) fn parse(json: &[u8], file: &str) -> Result<Self> {
-        let fields = Fields::parse(json, file)?;
-        check_family(&fields)?;
+    /// Reads a config.
+    pub(crate) fn read(fields: &Fields<'_>) -> Result<Self> {
+        check_family(fields)?;
         let active = fields.size(&["moe_top_k", "num_experts_per_tok"], MOST_EXPERTS)?;
-        let kv_heads = kv_heads(&fields, active)?;
+        let kv_heads = kv_heads(fields, active)?;
         let config = Config {
-            file: file.to_owned(),
+            file: fields.file().to_owned(),
             vocab: fields.size(&["vocab_size"], MOST_WIDE)?,
             width: fields.size(&["hidden_size", "n_embd"], MOST_WIDE)?,
             layers: fields.size(&["num_hidden_layers", "num_layers", "n_layer"], MOST_LAYERS)?,
@@ -143,7 +139,7 @@ impl Config {
             eos: fields.tokens("eos_token_id")?,
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(true),
         };
-        config.check(&fields)?;
+        config.check(fields)?;
         Ok(config)
     }
 
@@ -177,7 +173,7 @@ impl Config {
     /// Attention and MLP may differ in their number of experts, of which the config has one field. It counts the
     /// MLP's; the attention's tensors speak for themselves.
     pub(crate) fn shapes(&self, checkpoint: &Checkpoint) -> Result<Shapes> {
-        // Within the caps of `parse`, so this cannot overflow.
+        // Within the caps of `read`, so this cannot overflow.
         let (kv_width, width) = (self.kv_heads * self.head_dim, self.width);
         let why = |what: &str| format!("{what} ({})", self.file);
         let like = |name: &str, like: &[Option<usize>], what: &str| {

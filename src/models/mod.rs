@@ -37,27 +37,6 @@ type Describe = Box<dyn FnOnce(&Checkpoint) -> Result<Blueprint>>;
 /// The largest `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// The families by their `model_type`.
-enum Family {
-    JetMoe,
-    Llama,
-    Molm,
-}
-
-impl Family {
-    fn of(fields: &Fields<'_>) -> Result<Self> {
-        match fields.text("model_type")? {
-            "jetmoe" => Ok(Self::JetMoe),
-            "llama" => Ok(Self::Llama),
-            "moduleformer" => Ok(Self::Molm),
-            other => {
-                let why = "the families are jetmoe, llama (also as MoH) and moduleformer (MoLM)";
-                Err(fields.unsupported(format!("model_type = {}", quote(other)), why))
-            }
-        }
-    }
-}
-
 impl Blueprint {
     /// Reads the configuration and the checkpoint's headers, and checks one against the other.
     ///
@@ -69,12 +48,15 @@ impl Blueprint {
         let json = json.ok_or_else(|| source.absent(CONFIG_FILE))?;
         let file = source.path_of(CONFIG_FILE);
         let fields = Fields::parse(&json, &file)?;
-        let family = Family::of(&fields)?;
         // Each family checks its config in itself before any tensor is looked at.
-        let describe = match family {
-            Family::JetMoe => jetmoe::read(&json, &file)?,
-            Family::Llama => llama::read(&fields)?,
-            Family::Molm => molm::read(&fields)?,
+        let describe = match fields.text("model_type")? {
+            "jetmoe" => jetmoe::read(&fields)?,
+            "llama" => llama::read(&fields)?,
+            "moduleformer" => molm::read(&fields)?,
+            other => {
+                let why = "the families are jetmoe, llama (also as MoH) and moduleformer (MoLM)";
+                return Err(fields.unsupported(format!("model_type = {}", quote(other)), why));
+            }
         };
         let checkpoint = Checkpoint::open(source).await?;
         let blueprint = describe(&checkpoint)?;

@@ -24,7 +24,7 @@ fn edited(edits: Value) -> Value {
 }
 
 fn parse(edits: Value) -> Result<Config> {
-    Config::parse(edited(edits).to_string().as_bytes(), "m/config.json")
+    Config::read(&Fields::parse(edited(edits).to_string().as_bytes(), "m/config.json")?)
 }
 
 #[test]
@@ -165,7 +165,8 @@ mod shapes {
         });
         let bytes = file(&tensors.collect::<Vec<_>>());
         let source = Source::memory("m", vec![("model.safetensors".into(), bytes)]);
-        let config = Config::parse(SMALL.replace(replace.0, replace.1).as_bytes(), "m/config.json")?;
+        let config =
+            Config::read(&Fields::parse(SMALL.replace(replace.0, replace.1).as_bytes(), "m/config.json")?)?;
         config.shapes(&pollster::block_on(Checkpoint::open(&source))?)
     }
 
