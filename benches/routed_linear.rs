@@ -8,8 +8,8 @@ use criterion::{BenchmarkId, Criterion};
 use headwise::{
     Gpu, GpuOptions, Precision, block_on,
     internal::{
-        Activation, Buffer, Group, GroupBuffers, Matrix, MatrixShape, Recorder, RoutedMatmul, RoutedMatvec,
-        Routes, tile_rows,
+        Activation, Bias, Buffer, Group, GroupBuffers, Matrix, MatrixShape, Recorder, RoutedMatmul,
+        RoutedMatvec, Routes, tile_rows,
     },
 };
 
@@ -53,9 +53,9 @@ impl Setup {
         RoutedMatvec {
             src,
             matrix,
-            routes: Some(Routes { chosen, gates, first: 0 }),
+            routes: Some(Routes { chosen, gates, first: 0, scores: gates, first_score: 0 }),
             gated: false,
-            bias: None,
+            bias: Bias::None,
             activation: Activation::None,
             dst,
             residual: false,
@@ -70,14 +70,15 @@ impl Setup {
     fn matmul(&mut self, tokens: u32, active: u32) {
         let tile_rows = tile_rows(self.recorder.gpu());
         let assignments = tokens * active;
-        let routes = Routes { chosen: &self.chosen, gates: &self.gates, first: 0 };
+        let (chosen, gates) = (&self.chosen, &self.gates);
+        let routes = Routes { chosen, gates, first: 0, scores: gates, first_score: 0 };
         Group { routes, assignments, experts: EXPERTS, tile_rows, into: &self.groups }
             .record(&mut self.recorder);
         RoutedMatmul {
             src: &self.src,
             matrix: &self.matrix,
             groups: Some(&self.groups),
-            bias: None,
+            bias: Bias::None,
             activation: Activation::None,
             dst: &self.dst,
             rows: assignments,

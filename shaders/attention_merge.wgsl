@@ -1,6 +1,6 @@
 // attention_merge: puts the splits of row_attention_decode together.
 //
-//     M = max_i m_i,   o = Σ_i exp(m_i − M) o_i / Σ_i exp(m_i − M) l_i
+//     M = max_i m_i,   o = Σ_i exp(m_i − M) o_i / Σ_i exp(m_i − M) l_i, 0 for a row without keys
 //
 // split_sums [tokens, heads, splits, d] f32, stats [tokens, heads, splits] (m, l)
 // out     [tokens · slots, 4·out_quads]
@@ -42,5 +42,6 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         total += share * stat.y;
     }
     let row = token * params.slots + head / params.heads;
-    out[row * params.out_quads + (head % params.heads) * params.head_quads + column] = sum / total;
+    out[row * params.out_quads + (head % params.heads) * params.head_quads + column] =
+        select(vec4<f32>(0.0), sum / total, total > 0.0);
 }

@@ -1,4 +1,4 @@
-// combine: x[t] += bias + Σ_s gates[t][s] · rows[t·k + s], slots in order
+// combine: x[t] (+)= bias + Σ_s gates[t][s] · rows[t·k + s], slots in order
 //
 // rows   [tokens · k, width] f32       gates [.., tokens, k] f32, from index `first`
 // bias   [width] f32, with BIAS        x     [tokens, width] f32
@@ -20,6 +20,8 @@ struct Params {
 override BIAS: bool = false;
 // Without gates every slot counts whole.
 override GATED: bool = true;
+// Adds to x instead of overwriting it.
+override RESIDUAL: bool = true;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
@@ -35,10 +37,17 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         if GATED {
             gate = gates[params.first + assignment];
         }
-        sum += gate * rows[assignment * params.quads + quad];
+        // A row with gate 0 may not have been written.
+        if gate != 0.0 {
+            sum += gate * rows[assignment * params.quads + quad];
+        }
     }
     if BIAS {
         sum += bias[quad];
     }
-    x[token * params.quads + quad] += sum;
+    let to = token * params.quads + quad;
+    if RESIDUAL {
+        sum += x[to];
+    }
+    x[to] = sum;
 }

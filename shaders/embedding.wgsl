@@ -1,4 +1,4 @@
-// embedding: x[t] = table[ids[t]]
+// embedding: x[t] = scale · table[ids[t]]
 //
 // ids    [tokens] u32            table [part_rows, width] weights, rows first_row … of the vocabulary
 // x      [tokens, width] f32     written only for ids inside this part of the table
@@ -9,6 +9,7 @@ struct Params {
     blocks: u32,
     first_row: u32,
     part_rows: u32,
+    scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -31,6 +32,6 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     }
     let eight = weight8(row * params.blocks + block);
     let to = 2u * (token * params.blocks + block);
-    x[to] = eight.lo;
-    x[to + 1u] = eight.hi;
+    x[to] = params.scale * eight.lo;
+    x[to + 1u] = params.scale * eight.hi;
 }

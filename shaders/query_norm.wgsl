@@ -1,4 +1,4 @@
-// query_norm: scores[t][h] = ‖q[t][h]‖₂, the router without weights
+// query_norm: scores[t][i] = ‖q[t][first_head + i]‖₂, the router without weights
 //
 // q       [tokens, 4·q_quads] f32, heads of head_quads vec4s        scores [tokens, 4·score_quads] f32
 // grid    x: heads, y: tokens
@@ -6,6 +6,7 @@
 struct Params {
     tokens: u32,
     heads: u32,
+    first_head: u32,
     head_quads: u32,
     q_quads: u32,
     score_quads: u32,
@@ -25,7 +26,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     }
     var squares = 0.0;
     for (var i = 0u; i < params.head_quads; i++) {
-        let value = q[token * params.q_quads + head * params.head_quads + i];
+        let value = q[token * params.q_quads + (params.first_head + head) * params.head_quads + i];
         squares += dot(value, value);
     }
     scores[token * params.score_quads * 4u + head] = sqrt(squares);

@@ -12,10 +12,10 @@ fn finish(tile: Tile, row: u32, assignment: u32, column_block: u32, lo: vec4<f32
         return;
     }
     if SWIGLU {
-        store(assignment, column_block, silu(lo) * hi);
+        store(tile.expert, assignment, column_block, silu(lo) * hi);
     } else {
-        store(assignment, 2u * column_block, lo);
-        store(assignment, 2u * column_block + 1u, hi);
+        store(tile.expert, assignment, 2u * column_block, lo);
+        store(tile.expert, assignment, 2u * column_block + 1u, hi);
     }
 }
 
@@ -110,7 +110,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
 }
 
 // Stores outputs 4·quad … of this part for one assignment; columns past the part are zero padding.
-fn store(assignment: u32, quad: u32, sum: vec4<f32>) {
+fn store(expert: u32, assignment: u32, quad: u32, sum: vec4<f32>) {
     if quad >= params.part_quads {
         return;
     }
@@ -118,7 +118,7 @@ fn store(assignment: u32, quad: u32, sum: vec4<f32>) {
     var value = select(vec4<f32>(0.0), sum, columns < vec4<u32>(params.part_rows));
     let column = params.part_first / 4u + quad;
     if BIAS {
-        value += bias[column];
+        value += bias_at(expert, column);
     }
     value = activate(value);
     dst[assignment * params.out_quads + column] = value;

@@ -79,25 +79,25 @@ fn finish(tile: Tile, row: u32, column: u32, sum: vec4<f32>) {
         let up = sum.zw;
         let gate = sum.xy;
         let value = gate / (1.0 + exp(-gate)) * up;
-        store(assignment, column, value.x);
-        store(assignment, column + 16u, value.y);
+        store(tile.expert, assignment, column, value.x);
+        store(tile.expert, assignment, column + 16u, value.y);
     } else {
-        store(assignment, column, sum.x);
-        store(assignment, column + 16u, sum.y);
-        store(assignment, column + 32u, sum.z);
-        store(assignment, column + 48u, sum.w);
+        store(tile.expert, assignment, column, sum.x);
+        store(tile.expert, assignment, column + 16u, sum.y);
+        store(tile.expert, assignment, column + 32u, sum.z);
+        store(tile.expert, assignment, column + 48u, sum.w);
     }
 }
 
 // Stores one output of this part for one assignment; columns past the part are zero padding.
-fn store(assignment: u32, column: u32, sum: f32) {
+fn store(expert: u32, assignment: u32, column: u32, sum: f32) {
     if column >= 4u * params.part_quads {
         return;
     }
     var value = select(0.0, sum, column < params.part_rows);
     let to = params.part_first + column;
     if BIAS {
-        value += bias[to / 4u][to % 4u];
+        value += bias_at(expert, to / 4u)[to % 4u];
     }
     value = activate(vec4<f32>(value)).x;
     dst[assignment * params.out_quads * 4u + to] = value;

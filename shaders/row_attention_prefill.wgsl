@@ -1,4 +1,4 @@
-// row_attention_prefill: causal softmax attention for tiles of query rows, with a running maximum and sum, so
+// row_attention_prefill: softmax attention for tiles of query rows, with a running maximum and sum, so
 // that no score outlives its tile of keys.
 //
 // The rows of a tile are 8 consecutive (token, slot, head) triples of one sequence that read the same key/value
@@ -52,9 +52,10 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         return;
     }
     let count = min(ROWS, rows - first);
-    let last_row = row_at(range, kv_head, first + count - 1u);
-    let sequence = min(spans[last_row.token].y, params.sequences - 1u);
-    let keys = min(spans[last_row.token].x, params.capacity - 1u) + 1u;
+    // Later tokens of a sequence see no fewer keys.
+    let last_row = span_of(row_at(range, kv_head, first + count - 1u).token, kv_head);
+    let sequence = last_row.sequence;
+    let keys = last_row.keys;
 
     for (var i = lane; i < ROWS * params.head_quads; i += LANES) {
         let row = row_at(range, kv_head, first + min(i / params.head_quads, count - 1u));
@@ -74,7 +75,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     let softmax_row = lane / 8u;
     let softmax_key = lane % 8u * 4u;
     let row_token = row_at(range, kv_head, first + min(softmax_row, count - 1u)).token;
-    let row_keys = min(spans[row_token].x, params.capacity - 1u) + 1u;
+    let row_keys = span_of(row_token, kv_head).keys;
     // Values: `team` lanes for each row group, one vec4 column a lane and step of 16 columns.
     let column = lane % 16u;
     let value_row = lane / 16u * 2u;
@@ -159,10 +160,12 @@ fn finish(
     }
     let at = row_at(range, kv_head, first + row);
     let to = slot_start(at.token, at.head, params.out_quads) + column;
+    // A row without keys is 0.
+    let total = row_total[row];
     if column < params.head_quads {
-        out[to] = a / row_total[row];
+        out[to] = select(vec4<f32>(0.0), a / total, total > 0.0);
     }
     if column + 16u < params.head_quads {
-        out[to + 16u] = b / row_total[row];
+        out[to + 16u] = select(vec4<f32>(0.0), b / total, total > 0.0);
     }
 }

@@ -5,7 +5,7 @@
 // draw:  the token whose cumulative mass, in index order, first exceeds u · total, where
 //        u = (philox(counter (position + 1, sequence, 0, 0), key seed).x >> 8) · 2⁻²⁴
 //
-// logits [rows, stride] f32     spans [..] (position, sequence)     rows [rows] u32: the span of each row
+// logits [rows, stride] f32     spans [..] Span     rows [rows] u32: the span of each row
 // tokens [rows] u32             grid  y: rows, one workgroup a row
 
 struct Params {
@@ -18,13 +18,15 @@ struct Params {
     temperature: f32,
 }
 
+//!include "shared/span.wgsl"
+
 const LANES: u32 = 64u;
 // Lower than any logit; not so low that a difference or a quotient overflows.
 const LOWEST: f32 = -1e30;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> spans: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read> spans: array<Span>;
 @group(0) @binding(3) var<storage, read> rows: array<u32>;
 @group(0) @binding(4) var<storage, read_write> tokens: array<u32>;
 
@@ -63,7 +65,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     let total = workgroup_sum(lane, measure(run, vec3<u32>(cut), true)).x;
     let span = spans[rows[group.y]];
     let random = philox(
-        vec4<u32>(span.x + 1u, span.y, 0u, 0u), vec2<u32>(params.seed_low, params.seed_high));
+        vec4<u32>(span.position + 1u, span.sequence, 0u, 0u), vec2<u32>(params.seed_low, params.seed_high));
     let wanted = f32(random.x >> 8u) / 16777216.0 * total;
 
     // The lane whose run holds the wanted mass; the last one with any mass if rounding left it past the end.

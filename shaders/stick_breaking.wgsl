@@ -1,6 +1,6 @@
 // stick_breaking: attention in which each key breaks its share off what the newer keys left of a stick.
 //
-//     β_j = sigmoid(q·k_j·scale),   o = Σ_j β_j · Π_{j < l ≤ position} (1 − β_l) · v_j
+//     β_j = sigmoid(q·k_j·scale),   o = Σ_j β_j · Π_{j < l < keys} (1 − β_l) · v_j
 //
 // Keys go from the newest to the oldest, 64 at a time; `rest` is the logarithm of what is left of the stick.
 //
@@ -34,10 +34,11 @@ fn softplus(x: f32) -> f32 {
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let index = group.x;
     let token = group.y;
-    let position = min(spans[token].x, params.capacity - 1u);
-    let sequence = min(spans[token].y, params.sequences - 1u);
     let query_at = query_head(token, index);
     let kv_head = kv_head_of(query_at.head);
+    let span = span_of(token, kv_head);
+    let sequence = span.sequence;
+    let keys = span.keys;
     for (var i = lane; i < params.head_quads; i += LANES) {
         query[i] = q[query_at.start + i] * params.scale;
     }
@@ -45,12 +46,11 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
 
     var rest = 0.0;
     var sums = array<vec4<f32>, COLUMNS>();
-    let keys = position + 1u;
     for (var start = 0u; start < keys; start += LANES) {
         let count = min(LANES, keys - start);
         var score = 0.0;
         if lane < count {
-            let k_from = cache_start(sequence, position - start - lane, kv_head);
+            let k_from = cache_start(sequence, keys - 1u - start - lane, kv_head);
             for (var i = 0u; i < params.head_quads; i++) {
                 score += dot(query[i], k_cache[k_from + i]);
             }
@@ -75,7 +75,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             let quad = lane + column * LANES;
             if quad < params.head_quads {
                 for (var i = 0u; i < count; i++) {
-                    let v_from = cache_start(sequence, position - start - i, kv_head);
+                    let v_from = cache_start(sequence, keys - 1u - start - i, kv_head);
                     sums[column] += weight[i] * v_cache[v_from + quad];
                 }
             }

@@ -3,7 +3,7 @@
 use crate::{
     Result,
     models::Blueprint,
-    weights::{Form, Source, check_finite},
+    weights::{Source, check_finite},
 };
 
 /// Checks a `model.safetensors` and a `config.json` that are in memory.
@@ -28,14 +28,12 @@ async fn check(source: &Source) -> Result<()> {
     let (Blueprint { spec, names, .. }, checkpoint) = Blueprint::read(source).await?;
     let requests = spec.requests(&names);
     let is_router = |name: &str| {
-        requests
-            .iter()
-            .any(|r| r.names.iter().any(|n| n == name) && matches!(r.form, Form::Rows { finite: true, .. }))
+        requests.iter().any(|request| request.finite && request.pieces.iter().any(|piece| piece.name == name))
     };
     let wanted = requests
         .iter()
-        .flat_map(|request| &request.names)
-        .filter_map(|name| checkpoint.tensor(name))
+        .flat_map(|request| &request.pieces)
+        .filter_map(|piece| checkpoint.tensor(&piece.name))
         .collect();
     let mut stream = checkpoint.stream(source, wanted);
     let (mut wide, mut narrow) = (Vec::new(), Vec::new());

@@ -24,12 +24,15 @@
 //! - [`Gpu`] opens a device, [`Model`] loads a folder in Hugging Face layout (or the demo model) on it.
 //! - [`Model::generate`] streams text, [`Model::generate_ids`] continues a batch of token sequences,
 //!   [`Model::logits`] returns logits and the experts each token chose.
+//! - [`Model::translate`], [`Model::fill`] and [`Model::classify`] are for models of other tasks; each has a model to try
+//!   it with, [`Source::demo_translate`] and so on.
 //! - [`Error`] is the one error type; GPU errors, lost devices and hostile files come back as values.
 //!
 //! # Features
 //! - `cli` (default): the `headwise` command; brings the other two.
 //! - `tokenizer`: text in and out.
-//! - `demo-model`: embeds the 20 MB demo model.
+//! - `demo-model`: embeds the demo models, 20 MB for generation, 20 MB for translation, 6 MB for masks, 1 MB for images.
+//!   A program carries only those that it names; the `headwise` command carries all.
 // In a browser everything lives on one thread, and wgpu's handles say so.
 #![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 

@@ -6,7 +6,10 @@ use js_sys::Function;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
-use crate::{Error, Generate, Gpu, GpuOptions, LoadOptions, Model, Source};
+use crate::{
+    Choice, Error, Generate, Gpu, GpuOptions, Image, LayerRoutes, LoadOptions, Model, Source, TokenRoutes,
+    Translate,
+};
 
 /// A loaded model. `free()` releases its GPU memory.
 #[wasm_bindgen]
@@ -26,13 +29,34 @@ struct Options {
     seed: Option<u64>,
 }
 
+/// How to translate. What is missing keeps the library's default.
+#[derive(Deserialize)]
+struct TranslateOptions {
+    beams: Option<usize>,
+    max_new: Option<usize>,
+}
+
+/// The head experts of a token: `[layer][slot]`.
+type Heads = Vec<Vec<u32>>;
+
 #[derive(Serialize)]
 struct Token<'a> {
     id: u32,
     text: &'a str,
     prompt: bool,
-    /// The head experts: `[layer][slot]`.
-    heads: Vec<Vec<u32>>,
+    heads: Heads,
+}
+
+/// A token of a source, of a text with masks, or of a translation.
+#[derive(Serialize)]
+struct Piece {
+    id: u32,
+    /// What it adds to the text; nothing where it ends one.
+    text: String,
+    mask: bool,
+    heads: Heads,
+    /// The heads that attend to the source of a translation.
+    cross: Heads,
 }
 
 #[wasm_bindgen]
@@ -55,11 +79,16 @@ impl Engine {
     pub fn info(&self) -> String {
         let info = self.model.info();
         let adapter = self.model.gpu().capabilities();
+        let mask = info.mask.and_then(|id| self.model.tokenizer().ok()?.token(id));
         serde_json::json!({
             "family": info.family,
+            "task": info.task,
             "layers": info.layers,
+            "encoder_layers": info.encoder_layers,
             "experts": info.attention.experts,
             "active": info.attention.active,
+            "shared": info.attention.shared,
+            "mask": mask,
             "context": info.context,
             "parameters": info.parameters,
             "adapter": { "name": adapter.name, "backend": adapter.backend, "type": adapter.kind },
@@ -81,13 +110,11 @@ impl Engine {
             .model
             .generate(&prompt, &options, |token| {
                 prompt_tokens += usize::from(token.prompt);
-                let layers = token.routes.iter().flat_map(|routes| &routes.layers);
-                let heads = layers.map(|layer| layer.attention.iter().map(|choice| choice.expert).collect());
                 let json = serde_json::json!(Token {
                     id: token.id,
                     text: &token.text,
                     prompt: token.prompt,
-                    heads: heads.collect(),
+                    heads: token.routes.as_ref().map(own_heads).unwrap_or_default(),
                 });
                 match on_token.call1(&JsValue::NULL, &json.to_string().into()) {
                     Ok(answer) if answer.as_bool() != Some(false) => ControlFlow::Continue(()),
@@ -103,19 +130,132 @@ impl Engine {
         })
         .to_string())
     }
+
+    /// Translates a text: the translation, its score, and the tokens of both with their heads.
+    pub async fn translate(&self, text: String, options: String) -> Result<String, JsError> {
+        let given: TranslateOptions = parse(&options)?;
+        let mut options = Translate::new();
+        if let Some(beams) = given.beams {
+            options = options.beams(beams);
+        }
+        if let Some(max_new) = given.max_new {
+            options = options.max_new(max_new);
+        }
+        let translation = self.model.translate(&[&text], &options, |_, _| {}).await?.remove(0);
+        let tokenizer = self.model.tokenizer()?;
+        let source = texts(tokenizer.pieces(&text)?);
+        let mut stream = tokenizer.stream();
+        let target = translation.ids.iter().map(|&id| stream.push(id)).collect::<crate::Result<_>>()?;
+        Ok(serde_json::json!({
+            "text": translation.text,
+            "score": translation.score,
+            "source": pieces(&translation.source_ids, source, &translation.source_routes, None),
+            "target": pieces(&translation.ids, target, &translation.routes, None),
+        })
+        .to_string())
+    }
+
+    /// The `top` likeliest tokens behind each mask of a text. A candidate's text begins with a space where it begins
+    /// a word.
+    pub async fn fill(&self, text: String, top: usize) -> Result<String, JsError> {
+        let mut filled = self.model.fill(&text, top).await?;
+        let tokenizer = self.model.tokenizer()?;
+        let before = tokenizer.encode("a")?;
+        for candidate in filled.masks.iter_mut().flat_map(|mask| &mut mask.candidates) {
+            let mut stream = tokenizer.stream();
+            for &id in &before {
+                stream.push(id)?;
+            }
+            let text = stream.push(candidate.id)?;
+            if !text.is_empty() {
+                candidate.text = text;
+            }
+        }
+        let texts = texts(tokenizer.pieces(&text)?);
+        let tokens = pieces(&filled.ids, texts, &filled.routes, self.model.info().mask);
+        Ok(serde_json::json!({ "tokens": tokens, "masks": filled.masks }).to_string())
+    }
+
+    /// The `top` likeliest classes of an image, `[height, width, channels]` bytes, and the heads of its tokens: the
+    /// class token, then the patches row by row.
+    pub async fn classify(
+        &self,
+        width: usize,
+        height: usize,
+        channels: usize,
+        pixels: Vec<u8>,
+        top: usize,
+    ) -> Result<String, JsError> {
+        let image = Image::new(width, height, channels, pixels)?;
+        let found = self.model.classify(&[image], top).await?.remove(0);
+        Ok(serde_json::json!({
+            "classes": found.classes,
+            "side": found.routes.len().saturating_sub(1).isqrt(),
+            "tokens": found.routes.iter().map(own_heads).collect::<Vec<_>>(),
+        })
+        .to_string())
+    }
 }
 
-/// Writes two throw-away texts, so that the first real one does not wait for its kernels to be compiled.
+/// Does a little of the model's task and drops it, so that the first real one does not wait for its kernels to be
+/// compiled.
 async fn compile_kernels(model: &Model) -> crate::Result<()> {
-    for options in [Generate::new(), Generate::new().greedy()] {
-        model.generate_ids(&[&[0; 8]], &options.max_new(2), |_| ControlFlow::Continue(())).await?;
+    let info = model.info();
+    match info.task {
+        "translate" => {
+            for beams in [1, 4] {
+                let options = Translate::new().beams(beams).max_new(2);
+                model.translate_ids(&[&[0; 8]], &options, |_, _| {}).await?;
+            }
+        }
+        "fill" => {
+            model.fill_ids(&[&[info.mask.unwrap_or(0); 8]], 1).await?;
+        }
+        "classify" => {
+            model.classify(&[Image::new(1, 1, 1, vec![0])?], 1).await?;
+        }
+        _ => {
+            for options in [Generate::new(), Generate::new().greedy()] {
+                model.generate_ids(&[&[0; 8]], &options.max_new(2), |_| ControlFlow::Continue(())).await?;
+            }
+        }
     }
     Ok(())
 }
 
+fn heads_of(routes: &TokenRoutes, of: impl Fn(&LayerRoutes) -> &[Choice]) -> Heads {
+    let layers = routes.layers.iter();
+    layers.map(|layer| of(layer).iter().map(|choice| choice.expert).collect()).collect()
+}
+
+fn own_heads(routes: &TokenRoutes) -> Heads {
+    heads_of(routes, |layer| &layer.attention)
+}
+
+/// Tokens with their choices; `texts` says what each stands for, an end token nothing.
+fn pieces(ids: &[u32], texts: Vec<String>, routes: &[TokenRoutes], mask: Option<u32>) -> Vec<Piece> {
+    let texts = texts.into_iter().chain(std::iter::repeat(String::new()));
+    let tokens = ids.iter().zip(texts).zip(routes);
+    let piece = |((&id, text), routes): ((&u32, String), &TokenRoutes)| Piece {
+        id,
+        text,
+        mask: mask == Some(id),
+        heads: own_heads(routes),
+        cross: heads_of(routes, |layer| &layer.cross),
+    };
+    tokens.map(piece).collect()
+}
+
+fn texts(pieces: Vec<(u32, String)>) -> Vec<String> {
+    pieces.into_iter().map(|(_, text)| text).collect()
+}
+
+fn parse<T: serde::de::DeserializeOwned>(options: &str) -> crate::Result<T> {
+    serde_json::from_str(options).map_err(|error| Error::argument("options", error, "JSON"))
+}
+
 fn generate_options(json: &str) -> Result<Generate, JsError> {
-    let given: Options =
-        serde_json::from_str(json).map_err(|error| Error::argument("options", error, "JSON"))?;
+    let given: Options = parse(json)?;
     let mut options = Generate::new().with_routes();
     if let Some(max_new) = given.max_new {
         options = options.max_new(max_new);

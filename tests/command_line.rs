@@ -1,8 +1,16 @@
 //! The promise: the `headwise` command does what its help says, and fails with one message and the right code.
 #![cfg(feature = "cli")]
 
+#[path = "command_line/classify.rs"]
+mod classify;
+#[path = "command_line/fill.rs"]
+mod fill;
+#[path = "command_line/routes.rs"]
+mod routes;
 #[path = "command_line/support.rs"]
 mod support;
+#[path = "command_line/translate.rs"]
+mod translate;
 
 use std::{
     collections::BTreeSet,
@@ -126,19 +134,6 @@ fn shown_heads_are_those_of_the_reference() {
             assert_eq!(found, experts(layer));
         }
     }
-}
-
-/// The text of `word[3,5]…` and what was in the brackets.
-fn without_brackets(text: &str) -> (String, Vec<Vec<u32>>) {
-    let mut parts = text.split('[');
-    let mut plain = parts.next().unwrap().to_owned();
-    let mut routes = Vec::new();
-    for part in parts {
-        let (experts, rest) = part.split_once(']').unwrap();
-        routes.push(experts.split(',').map(|expert| expert.parse().unwrap()).collect());
-        plain += rest;
-    }
-    (plain, routes)
 }
 
 #[test]
@@ -296,6 +291,13 @@ fn info_counts_what_the_files_hold() {
             assert!((all * bytes..all * bytes * 6 / 5).contains(&found), "{found} bytes for {all}");
         }
     }
+    for (model, parts) in [
+        (TRANSLATOR, ["task        translate", "4 of an encoder, 3 of a decoder"]),
+        (CLASSIFIER, ["task        classify", "classes     10"]),
+    ] {
+        let text = stdout(&["info", "--model", model]);
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    }
     assert_eq!(count_parameters(PROSE, 2, 8), (10_021_824, 3_386_304));
     let text = stdout(&["info"]);
     for part in ["jetmoe", "10,021,824", "3,386,304", "f16 19.2 MiB", "7.5 KiB per token"] {
@@ -384,7 +386,7 @@ fn usage_errors_have_code_2() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["generate", "logits", "info", "adapters"] {
+    for command in ["generate", "translate", "fill", "classify", "routes", "logits", "info", "adapters"] {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains(&format!("Example:\n  headwise {command}")), "{help}");
         assert!(help.contains("--adapter") && help.lines().count() < 45, "{help}");
@@ -397,29 +399,4 @@ fn logs_are_off_until_asked_for() {
         run(headwise(&["generate", "The king", "--max-new", "1", "-q"]).env("RUST_LOG", "headwise"));
     assert!(code == 0 && text.starts_with("The king"));
     assert!(log.contains("loaded model") && !log.contains('\x1b'), "{log}");
-}
-
-#[test]
-fn routes_count_the_reference_choices() {
-    let bytes = fs::read(format!("{PROSE}/reference.safetensors")).unwrap();
-    let reference = SafeTensors::deserialize(&bytes).unwrap();
-    for (index, (prompt, _)) in prompts().iter().enumerate() {
-        let report = json(&["routes", prompt, "--json"]);
-        for layer in 0..5 {
-            for kind in ["attention", "mlp"] {
-                let name = format!("{index}.layers.{layer}.{kind}.experts");
-                let chosen = words(&reference.tensor(&name).unwrap());
-                let used = &report["layers"][layer][kind];
-                let share =
-                    |expert| chosen.iter().filter(|&&e| e == expert).count() as f64 / chosen.len() as f64;
-                let expected: Vec<f64> = (0..8).map(share).collect();
-                let entropy: f64 = expected.iter().filter(|share| **share > 0.0).map(|s| -s * s.ln()).sum();
-                let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
-                assert!(numbers(&used["load"]).iter().zip(&expected).all(|(a, b)| close(*a, *b)), "{name}");
-                assert!(close(used["entropy"].as_f64().unwrap(), entropy), "{name}");
-            }
-        }
-        // The text form has a line for each router.
-        assert_eq!(stdout(&["routes", prompt]).lines().count(), 11);
-    }
 }

@@ -5,6 +5,14 @@
 mod models;
 mod reference;
 
+mod families {
+    mod random;
+    mod refusals;
+    mod statistics;
+    mod trained;
+    mod upcycled;
+}
+
 use std::{ops::ControlFlow, path::Path};
 
 use headwise::{Generate, KernelChoice, LoadOptions, Logits, Precision, block_on};
@@ -186,7 +194,7 @@ fn expert_use_is_the_load_and_entropy_of_the_routes() {
     // Longer than one step, so that pieces are put together.
     let text: Vec<u32> = (0..600).map(|i| (i * i * 7 + 3 * i) % 53).collect();
     let expected = Molm::load(&fixture("molm_tiny")).forward(&text).routes;
-    let found = model.expert_use(&block_on(model.routes(&text)).unwrap());
+    let found = block_on(model.expert_use(&text)).unwrap();
     for (found, (attention, mlp)) in found.iter().zip(&expected) {
         for (found, routes, experts) in [(&found.attention, attention, 5), (&found.mlp, mlp, 6)] {
             let found = found.as_ref().unwrap();

@@ -4,12 +4,17 @@
 mod reference;
 
 mod oracles {
+    mod checkpoints;
+    mod decoder_families;
     mod head_families;
     mod head_mixture;
     mod losses;
     mod mixture_models;
+    mod moa;
     mod router;
     mod selective_heads;
+    mod trained_models;
+    mod vit;
 }
 
 use reference::{

@@ -27,8 +27,13 @@ fn values(scalar: Scalar, name: &str) -> &'static [f64] {
         (Scalar::U32, "ACTIVATION") => &[0.0, 1.0, 2.0, 3.0, 4.0],
         // shaders/shared/select.wgsl
         (Scalar::U32, "WEIGHTING") => &[0.0, 1.0, 2.0, 3.0, 4.0],
-        (Scalar::U32, "SHARED") => &[0.0, 3.0, 255.0, 256.0],
-        (Scalar::F32, "RENORM_EPS") => &[0.0, 1e-6],
+        (Scalar::U32, "SHARED") => &[0.0, 3.0, 256.0],
+        (Scalar::U32, "GROUPS") => &[3.0],
+        (Scalar::U32, "UNSCORED") => &[0.0, 256.0],
+        (Scalar::F32, "RENORM_EPS") => &[1e-6],
+        (Scalar::F32, "SCALE") => &[2.5],
+        // shaders/norm_router.wgsl
+        (Scalar::U32, "NORM") => &[0.0, 1.0, 2.0],
         _ => panic!("override {name} has values this test does not know"),
     }
 }

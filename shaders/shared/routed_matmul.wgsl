@@ -4,7 +4,7 @@
 //
 // src     [.., 8·in_blocks] f32             weights [experts, halves, part_rows, 8·in_blocks]
 // tiles   [max_tiles] Tile                  order   [assignments] u32
-// bias    [8·⌈out/8⌉] f32                   dst     [assignments, 4·out_quads] f32
+// bias    [8·⌈out/8⌉] f32, with EXPERT_BIAS [experts, 8·⌈out/8⌉]     dst     [assignments, 4·out_quads] f32
 //
 // A variant declares dst itself, at binding 6. Parts and SWIGLU as in routed_matvec. A dense matrix (not ROUTED)
 // needs no tiles and no order: tile i is the rows i · tile_rows … of one expert.
@@ -36,6 +36,7 @@ struct Tile {
 
 override ROUTED: bool = true;
 override BIAS: bool = false;
+override EXPERT_BIAS: bool = false;
 override SWIGLU: bool = false;
 
 //!include "shared/weights.wgsl"
@@ -70,6 +71,14 @@ fn src_start(assignment: u32) -> u32 {
 fn row_start(expert: u32, half: u32, row: u32) -> u32 {
     let halves = select(1u, 2u, SWIGLU);
     return ((expert * halves + half) * params.part_rows + min(row, params.part_rows - 1u)) * params.in_blocks;
+}
+
+// The bias of a quad of columns.
+fn bias_at(expert: u32, column: u32) -> vec4<f32> {
+    if EXPERT_BIAS {
+        return bias[expert * params.out_quads + column];
+    }
+    return bias[column];
 }
 
 fn silu(x: vec4<f32>) -> vec4<f32> {

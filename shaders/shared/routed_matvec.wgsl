@@ -4,7 +4,7 @@
 //
 // src     [.., 8·in_blocks] f32             weights [experts, halves, part_rows, 8·in_blocks]
 // chosen  [.., rows · slots] u32, from index `first`, gates likewise f32
-// bias    [8·⌈out/8⌉] f32                   dst [rows, 4·out_quads] f32
+// bias    [8·⌈out/8⌉] f32, with EXPERT_BIAS [experts, 8·⌈out/8⌉] (one slot)      dst [rows, 4·out_quads] f32
 //
 // The weights are output rows `part_first` … of the whole matrix, so a large matrix is several dispatches.
 // A part owns the output quads `part_quads` from its first row on; the last part owns the zero padding too.
@@ -35,6 +35,7 @@ struct Params {
 override ROUTED: bool = true;
 override GATED: bool = false;
 override BIAS: bool = false;
+override EXPERT_BIAS: bool = false;
 override SWIGLU: bool = false;
 // Adds to dst instead of overwriting it.
 override RESIDUAL: bool = false;
@@ -73,7 +74,11 @@ fn store(row: u32, quad: u32, sum: vec4<f32>) {
     var value = select(vec4<f32>(0.0), sum, columns < vec4<u32>(params.part_rows));
     let column = params.part_first / 4u + quad;
     if BIAS {
-        value += bias[column];
+        var bias_column = column;
+        if EXPERT_BIAS {
+            bias_column += expert_of(row * params.slots) * params.out_quads;
+        }
+        value += bias[bias_column];
     }
     value = activate(value);
     let to = row * params.out_quads + column;

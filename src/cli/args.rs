@@ -29,10 +29,15 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     Generate(GenerateArgs),
+    Translate(super::translate::TranslateArgs),
+    Fill(super::fill::FillArgs),
+    Classify(super::classify::ClassifyArgs),
     Logits(LogitsArgs),
     Routes(RoutesArgs),
     Info(InfoArgs),
     Adapters(AdaptersArgs),
+    Convert(super::convert::ConvertArgs),
+    Upcycle(super::upcycle::UpcycleArgs),
 }
 
 /// Options of every command.
@@ -50,7 +55,7 @@ pub struct Shared {
 #[derive(Args)]
 #[command(next_help_heading = COMMON)]
 pub struct ModelArgs {
-    /// Model folder: config.json, safetensors, tokenizer.json [default: the built-in demo model]
+    /// Model folder: config.json, safetensors, tokenizer.json [default: the command's built-in demo model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// How the weights are stored on the GPU [default: as in the files, bf16 as f16]
@@ -126,11 +131,15 @@ pub struct GenerateArgs {
 
 /// Say how much a text uses each expert
 #[derive(Args)]
-#[command(
-    after_help = "For each router, the share of each expert in the choices and the entropy of these shares: \
-        at most ln(experts), when all are used alike.\n\n\
-        Example:\n  headwise routes \"And the LORD said unto\""
-)]
+#[command(after_help = "For each router:
+  load     each expert's share of the choices
+  entropy  of these shares, in nats: at most ln(experts), when all are used alike
+  balance  Switch Transformer's loss: 1 when all are used alike, at most the number of experts
+  z        mean of (ln of the sum of exp(scores))^2 over the tokens: large when scores are
+  mi       mean entropy at a token less the entropy over all, in nats: 0 when a token tells
+           nothing about its experts, the lower the more it tells\n\n\
+        The heads of a translation: `headwise translate --json`.\n\n\
+        Example:\n  headwise routes \"And the LORD said unto\"")]
 pub struct RoutesArgs {
     /// Text to read [default: stdin, less one line break at its end]
     #[arg(conflicts_with = "ids")]
@@ -138,7 +147,7 @@ pub struct RoutesArgs {
     /// Read these token ids instead of a text
     #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
     pub ids: Option<Vec<u32>>,
-    /// Print one JSON object, with importance too
+    /// Print one JSON object, with more statistics
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -196,9 +205,9 @@ impl Shared {
 }
 
 impl ModelArgs {
-    /// The model's files.
-    pub fn source(&self) -> Result<Source, Error> {
-        let Some(folder) = &self.model else { return Ok(Source::demo()) };
+    /// The model's files, or those of the command's own model.
+    pub fn source(&self, built_in: fn() -> Source) -> Result<Source, Error> {
+        let Some(folder) = &self.model else { return Ok(built_in()) };
         let path = folder.display().to_string();
         match std::fs::metadata(folder) {
             Ok(found) if found.is_dir() => Ok(Source::folder(folder)),
@@ -235,9 +244,9 @@ impl ModelArgs {
         pollster::block_on(Gpu::new(options))
     }
 
-    /// Opens the GPU and loads the model.
-    pub fn load(&self, shared: &Shared) -> Result<Model, Error> {
-        let source = self.source()?;
+    /// Opens the GPU and loads the model, or the command's own.
+    pub fn load(&self, shared: &Shared, built_in: fn() -> Source) -> Result<Model, Error> {
+        let source = self.source(built_in)?;
         let gpu = self.open(shared)?;
         let mut options = LoadOptions::new().progress(progress::bar(shared.quiet));
         if let Some(precision) = self.precision() {

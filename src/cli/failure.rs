@@ -10,7 +10,7 @@ use headwise::Error;
 
 /// Why a command ended early.
 pub enum Failure {
-    /// What the library reports, or the command itself in the same words. Exit code 1.
+    /// What the library reports, or the command itself in the same words. Exit code 1; 130 if the user cancelled.
     Failed(Error),
     /// The command line does not say what to do. Exit code 2, as for everything that clap finds.
     Usage(clap::Error),
@@ -32,6 +32,11 @@ impl Failure {
     /// Says on stderr what is to be said.
     pub fn report(self) -> ExitCode {
         match self {
+            // What a shell itself says of a command that Ctrl-C ended.
+            Self::Failed(error @ Error::Cancelled) => {
+                print(&error.to_string());
+                ExitCode::from(130)
+            }
             Self::Failed(error) => {
                 print(&error.to_string());
                 ExitCode::FAILURE

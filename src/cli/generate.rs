@@ -6,12 +6,13 @@ use std::{
     time::Instant,
 };
 
-use headwise::{Cancel, Error, Generate, Model, Token};
+use headwise::{Cancel, Error, Generate, Model, Source, Token};
 
 use super::{
     args::{GenerateArgs, Shared},
     failure::Failure,
-    heads::Painter,
+    heads::{self, Painter},
+    interrupt::cancel_on_ctrl_c,
     output,
     prompt::Prompt,
     report::Report,
@@ -21,9 +22,9 @@ use super::{
 pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
     let prompt = Prompt::read("generate", args.prompt.as_ref(), args.ids.as_ref())?;
     let start = Instant::now();
-    let model = args.model.load(shared)?;
+    let model = args.model.load(shared, Source::demo)?;
     let load = start.elapsed();
-    check_layer(args, &model)?;
+    heads::check_layer(args.layer, model.info())?;
     let ids = prompt.ids(&model)?;
 
     let mut transcript = transcript(args, &model, &prompt, &ids)?;
@@ -51,15 +52,6 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
         let _ = writeln!(io::stderr(), "{speeds}; {} ({})", adapter.name, adapter.backend);
     }
     Ok(())
-}
-
-fn check_layer(args: &GenerateArgs, model: &Model) -> Result<(), Error> {
-    let layers = model.info().layers;
-    if args.layer < layers as usize {
-        return Ok(());
-    }
-    let expected = format!("below the model's {layers} layers");
-    Err(Error::Argument { name: "layer", found: args.layer.to_string(), expected })
 }
 
 fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
@@ -106,18 +98,4 @@ fn transcript<'a>(
         }
     }
     Ok(Transcript::new(words, painter, head, args.json))
-}
-
-/// The first Ctrl-C from here on ends the text, the second the process.
-fn cancel_on_ctrl_c() -> Cancel {
-    let cancel = Cancel::new();
-    let handle = cancel.clone();
-    // Without a handler Ctrl-C still ends the process.
-    let _ = ctrlc::set_handler(move || {
-        if handle.is_cancelled() {
-            std::process::exit(130);
-        }
-        handle.cancel();
-    });
-    cancel
 }

@@ -1,7 +1,7 @@
 //! Shows the head experts a token chose in one layer: the first as background, the second as underline. Where
 //! there are no colours, in brackets: `word[3,5]`.
 
-use headwise::{ModelInfo, TokenRoutes};
+use headwise::{Choice, Error, LayerRoutes, ModelInfo, TokenRoutes};
 
 type Rgb = [u8; 3];
 
@@ -29,9 +29,28 @@ enum Colours {
     Cube,
 }
 
+/// Which heads are shown.
+#[derive(Clone, Copy)]
+enum Heads {
+    /// Those that attend to the text itself.
+    Own,
+    /// Those that attend to the source of a translation.
+    Cross,
+}
+
+impl Heads {
+    fn of(self, routes: &LayerRoutes) -> &[Choice] {
+        match self {
+            Self::Own => &routes.attention,
+            Self::Cross => &routes.cross,
+        }
+    }
+}
+
 /// Shows tokens with the head experts of one layer.
 pub struct Painter {
     layer: usize,
+    heads: Heads,
     colours: Option<Colours>,
 }
 
@@ -39,12 +58,22 @@ impl Painter {
     /// Colours by what the environment and `terminal` (stdout is one) allow.
     pub fn new(layer: usize, terminal: bool) -> Self {
         let colours = colours(terminal, |name| std::env::var(name).ok());
-        Self { layer, colours }
+        Self { layer, heads: Heads::Own, colours }
+    }
+
+    /// Shows the heads that attend to the source of a translation instead.
+    pub fn cross(mut self) -> Self {
+        self.heads = Heads::Cross;
+        self
     }
 
     /// Says what the colours or brackets mean, in lines before the text.
     pub fn legend(&self, info: &ModelInfo) -> String {
-        let layer = format!("head experts of layer {} (0 to {})", self.layer, info.layers - 1);
+        let kind = match self.heads {
+            Heads::Own => "head experts",
+            Heads::Cross => "cross-attention head experts",
+        };
+        let layer = format!("{kind} of layer {} (0 to {})", self.layer, info.layers - 1);
         let Some(colours) = self.colours else {
             return format!("{layer}: text[first choice,second,…]\n\n");
         };
@@ -63,7 +92,7 @@ impl Painter {
         let Some(layer) = routes.and_then(|routes| routes.layers.get(self.layer)) else {
             return text.to_owned();
         };
-        let experts: Vec<u32> = layer.attention.iter().map(|choice| choice.expert).collect();
+        let experts: Vec<u32> = self.heads.of(layer).iter().map(|choice| choice.expert).collect();
         // Colours and brackets come before the line ends: there they belong to the word.
         let word = text.trim_end_matches('\n');
         let breaks = &text[word.len()..];
@@ -82,6 +111,15 @@ impl Painter {
             }
         }
     }
+}
+
+/// Refuses a layer that the model does not have.
+pub fn check_layer(layer: usize, info: &ModelInfo) -> Result<(), Error> {
+    if layer < info.layers as usize {
+        return Ok(());
+    }
+    let expected = format!("below the model's {} layers", info.layers);
+    Err(Error::Argument { name: "layer", found: layer.to_string(), expected })
 }
 
 /// `NO_COLOR` and `CLICOLOR_FORCE` as <https://no-color.org> and <https://bixense.com/clicolors> define them;
@@ -155,11 +193,11 @@ fn cube(rgb: Rgb) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use headwise::{Choice, LayerRoutes};
 
     fn routes(experts: &[u32]) -> TokenRoutes {
         let attention = experts.iter().map(|&expert| Choice { expert, gate: 0.5 }).collect();
-        TokenRoutes { layers: vec![LayerRoutes { attention, mlp: Vec::new() }] }
+        let cross = vec![Choice { expert: 7, gate: 1.0 }];
+        TokenRoutes { layers: vec![LayerRoutes { attention, cross, ..LayerRoutes::default() }] }
     }
 
     fn with(terminal: bool, variables: &[(&str, &str)]) -> Option<Colours> {
@@ -182,7 +220,7 @@ mod tests {
 
     #[test]
     fn brackets_stay_with_their_word() {
-        let painter = Painter { layer: 0, colours: None };
+        let painter = Painter { layer: 0, heads: Heads::Own, colours: None };
         let both = routes(&[3, 5]);
         for (text, shown) in
             [("word", "word[3,5]"), (".\n\n", ".[3,5]\n\n"), ("\n", "[3,5]\n"), ("", "[3,5]")]
@@ -190,18 +228,19 @@ mod tests {
             assert_eq!(painter.paint(text, Some(&both)), shown);
         }
         assert_eq!(painter.paint("word", None), "word");
+        assert_eq!(painter.cross().paint("word", Some(&both)), "word[7]");
     }
 
     #[test]
     fn colours_end_before_a_line_does() {
-        let painter = Painter { layer: 0, colours: Some(Colours::True) };
+        let painter = Painter { layer: 0, heads: Heads::Own, colours: Some(Colours::True) };
         let codes = "\x1b[48;2;230;159;0;38;5;16m\x1b[4m\x1b[58:2::86:180:233m";
         assert_eq!(
             painter.paint(" a\nb\n", Some(&routes(&[0, 1]))),
             format!("{codes} a{RESET}\n{codes}b{RESET}\n")
         );
         assert_eq!(painter.paint("\n", Some(&routes(&[0, 1]))), format!("{codes}↵{RESET}\n"));
-        let painter = Painter { layer: 0, colours: Some(Colours::Cube) };
+        let painter = Painter { layer: 0, heads: Heads::Own, colours: Some(Colours::Cube) };
         assert_eq!(painter.paint("a", Some(&routes(&[4]))), format!("\x1b[48;5;25;38;5;231ma{RESET}"));
     }
 

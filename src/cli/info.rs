@@ -1,6 +1,6 @@
 //! `headwise info`
 
-use headwise::{Error, ModelInfo};
+use headwise::{Error, ModelInfo, Source};
 use serde::Serialize;
 
 use super::{
@@ -29,7 +29,7 @@ struct Fit {
 }
 
 pub fn run(args: &InfoArgs, shared: &Shared) -> Result<(), Failure> {
-    let model = pollster::block_on(ModelInfo::read(&args.model.source()?))?;
+    let model = pollster::block_on(ModelInfo::read(&args.model.source(Source::demo)?))?;
     let asked = shared.adapter.is_some() || args.model.memory_limit.is_some();
     let fit = if asked { Some(fit(args, shared, &model)?) } else { None };
     let info = Info { model, fit };
@@ -67,24 +67,34 @@ fn describe(Info { model, fit }: &Info) -> String {
             )
         })
         .collect();
+    let layers = match model.encoder_layers {
+        0 => model.layers.to_string(),
+        encoder => format!("{encoder} of an encoder, {} of a decoder", model.layers),
+    };
+    let outputs = if model.task == "classify" { "classes" } else { "vocabulary" };
+    let experts = match mlp.experts {
+        1 => String::new(),
+        experts => format!("{} of {experts} experts per token, ", mlp.active),
+    };
     let mut rows = vec![
         ("family", model.family.clone()),
-        ("layers", model.layers.to_string()),
+        ("task", model.task.to_owned()),
+        ("layers", layers),
         ("width", model.width.to_string()),
-        ("vocabulary", model.vocab.to_string()),
+        (outputs, model.vocab.to_string()),
         ("context", format!("{} tokens", model.context)),
         (
             "attention",
             format!(
-                "{} of {} experts per token, {} heads of {} channels each; {} key/value heads for all",
+                "{} of {} experts per token, {} of {} channels each; {} for all",
                 attention.active,
                 attention.experts,
-                attention.heads_per_expert,
+                counted(attention.heads_per_expert, "head"),
                 attention.head_dim,
-                attention.kv_heads
+                counted(attention.kv_heads, "key/value head")
             ),
         ),
-        ("mlp", format!("{} of {} experts per token, hidden width {}", mlp.active, mlp.experts, mlp.hidden)),
+        ("mlp", format!("{experts}hidden width {}", mlp.hidden)),
         (
             "parameters",
             format!(
@@ -108,4 +118,9 @@ fn describe(Info { model, fit }: &Info) -> String {
         rows.push(("fit", format!("{}: {answer}", fit.adapter)));
     }
     output::table(&rows)
+}
+
+/// `1 head`, `3 heads`.
+fn counted(number: u32, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }

@@ -1,17 +1,14 @@
 //! `headwise logits`
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{fs::File, io::Read, path::Path};
 
-use headwise::Error;
+use headwise::{Error, Source};
 use serde_json::Value;
 
 use super::{
     args::{LogitsArgs, Shared},
     failure::Failure,
+    out_file,
 };
 
 /// The largest file of ids that is read.
@@ -24,30 +21,13 @@ pub fn run(args: &LogitsArgs, shared: &Shared) -> Result<(), Failure> {
         // clap asks for one of them.
         (None, None) => Vec::new(),
     };
-    check_folder(&args.out)?;
-    let model = args.model.load(shared)?;
+    out_file::check(&args.out)?;
+    let model = args.model.load(shared, Source::demo)?;
     let logits = pollster::block_on(model.logits(&[&ids]))?;
     for sequence in logits {
         sequence.save(&args.out)?;
     }
     Ok(())
-}
-
-/// Refuses a file that cannot be written before the work is done rather than after.
-fn check_folder(out: &Path) -> Result<(), Error> {
-    let folder = match out.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let path = || out.display().to_string();
-    if out.is_dir() {
-        return Err(Error::Io { path: path(), source: io::ErrorKind::IsADirectory.into() });
-    }
-    match std::fs::metadata(folder) {
-        Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err(Error::Io { path: path(), source: io::ErrorKind::NotADirectory.into() }),
-        Err(source) => Err(Error::Io { path: path(), source }),
-    }
 }
 
 /// Reads `[1,2,3]` or `{"ids": [1,2,3]}`.

@@ -3,18 +3,28 @@
 mod adapters;
 mod args;
 mod bytes;
+mod classify;
+mod convert;
 mod failure;
+mod fill;
 mod generate;
 mod heads;
+mod image;
 mod info;
+mod interrupt;
+mod lines;
 mod logits;
+mod out_file;
 mod output;
 mod progress;
 mod prompt;
 mod quiet_driver;
 mod report;
 mod routes;
+mod tokens;
 mod transcript;
+mod translate;
+mod upcycle;
 
 use std::process::ExitCode;
 
@@ -44,10 +54,15 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Generate(args) => generate::run(args, &cli.shared),
+        Command::Translate(args) => translate::run(args, &cli.shared),
+        Command::Fill(args) => fill::run(args, &cli.shared),
+        Command::Classify(args) => classify::run(args, &cli.shared),
         Command::Logits(args) => logits::run(args, &cli.shared),
         Command::Routes(args) => routes::run(args, &cli.shared),
         Command::Info(args) => info::run(args, &cli.shared),
         Command::Adapters(args) => adapters::run(args, &cli.shared),
+        Command::Convert(args) => convert::run(args, &cli.shared),
+        Command::Upcycle(args) => upcycle::run(args, &cli.shared),
     }
 }
 

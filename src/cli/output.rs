@@ -13,6 +13,26 @@ pub fn line(text: &str) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
+/// Rows in columns, the first row being their names; numbers to the right, the columns of `texts` to the left.
+pub fn columns<const N: usize>(rows: &[[String; N]], texts: &[usize]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cell = |column: usize| match texts.contains(&column) {
+            true => format!("{:<1$}", row[column], widths[column]),
+            false => format!("{:>1$}", row[column], widths[column]),
+        };
+        (0..N).map(cell).collect::<Vec<_>>().join("  ")
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A model may write control characters; a terminal would obey them.
+pub fn fit_to_print(text: &str, terminal: bool) -> String {
+    let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if terminal { text.replace(obeyed, "\u{fffd}") } else { text.to_owned() }
+}
+
 /// Prints a value as JSON on one line.
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(io::Error::from)?;
@@ -24,6 +44,11 @@ pub fn table(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines: Vec<String> = rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect();
     lines.join("\n")
+}
+
+/// A probability in percent: `98.2 %`, ` 0.1 %`.
+pub fn percent(probability: f32) -> String {
+    format!("{:4.1} %", 100.0 * probability)
 }
 
 /// 10021824 as `10,021,824`.

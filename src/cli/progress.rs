@@ -1,13 +1,28 @@
-//! The bar while a model loads.
+//! The bars while a model loads or is written, and while lines are translated.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Shows bytes read of bytes in all, on stderr if that is a terminal; gone when the last is read.
 pub fn bar(quiet: bool) -> impl FnMut(u64, u64) {
+    bar_of("loading", quiet)
+}
+
+/// Likewise for other work, named by one word.
+pub fn bar_of(work: &'static str, quiet: bool) -> impl FnMut(u64, u64) {
+    with_template(work, "{prefix} {bar:30} {bytes} of {total_bytes} {eta}", quiet)
+}
+
+/// Likewise for work that is counted in lines.
+pub fn bar_of_lines(work: &'static str, quiet: bool) -> impl FnMut(u64, u64) {
+    with_template(work, "{prefix} {bar:30} {pos} of {len} lines {eta}", quiet)
+}
+
+fn with_template(work: &'static str, template: &str, quiet: bool) -> impl FnMut(u64, u64) + use<> {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
-    if let Ok(style) = ProgressStyle::with_template("loading {bar:30} {bytes} of {total_bytes} {eta}") {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
+    bar.set_prefix(work);
     move |read, total| {
         bar.set_length(total);
         bar.set_position(read);

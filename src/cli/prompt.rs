@@ -21,20 +21,7 @@ impl Prompt {
         if let Some(ids) = ids {
             return Ok(Self::Ids(ids.clone()));
         }
-        if let Some(text) = text {
-            return Ok(Self::Text(text.clone()));
-        }
-        if io::stdin().is_terminal() {
-            return Err(Failure::usage(command, "give a PROMPT or --ids, or pipe a text into stdin"));
-        }
-        let stdin = |source| Error::Io { path: "stdin".to_owned(), source };
-        let mut text = String::new();
-        io::stdin().take(MAX_STDIN + 1).read_to_string(&mut text).map_err(stdin)?;
-        if text.len() as u64 > MAX_STDIN {
-            return Err(stdin(io::Error::other("the prompt is longer than 16 MiB")).into());
-        }
-        let line = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text));
-        Ok(Self::Text(line.map(str::to_owned).unwrap_or(text)))
+        read_text(command, text, "give a PROMPT or --ids, or pipe a text into stdin").map(Self::Text)
     }
 
     /// Its ids.
@@ -44,4 +31,23 @@ impl Prompt {
             Self::Ids(ids) => Ok(ids.clone()),
         }
     }
+}
+
+/// The text that was given to `command`, or stdin less one line break at its end. `missing` says what to do where there
+/// is neither.
+pub fn read_text(command: &str, text: Option<&String>, missing: &str) -> Result<String, Failure> {
+    if let Some(text) = text {
+        return Ok(text.clone());
+    }
+    if io::stdin().is_terminal() {
+        return Err(Failure::usage(command, missing));
+    }
+    let stdin = |source| Error::Io { path: "stdin".to_owned(), source };
+    let mut text = String::new();
+    io::stdin().take(MAX_STDIN + 1).read_to_string(&mut text).map_err(stdin)?;
+    if text.len() as u64 > MAX_STDIN {
+        return Err(stdin(io::Error::other("the text is longer than 16 MiB")).into());
+    }
+    let line = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text));
+    Ok(line.map(str::to_owned).unwrap_or(text))
 }

@@ -1,6 +1,6 @@
 //! `headwise routes`
 
-use headwise::{LayerUse, ModelInfo, RouterUse};
+use headwise::{Error, LayerUse, Model, Source};
 use serde::Serialize;
 
 use super::{
@@ -18,26 +18,41 @@ struct Report {
 
 pub fn run(args: &RoutesArgs, shared: &Shared) -> Result<(), Failure> {
     let prompt = Prompt::read("routes", args.text.as_ref(), args.ids.as_ref())?;
-    let model = args.model.load(shared)?;
-    let routes = pollster::block_on(model.routes(&prompt.ids(&model)?))?;
-    let report = Report { tokens: routes.len(), layers: model.expert_use(&routes) };
-    if args.json { output::json(&report) } else { output::line(&describe(&report, model.info())) }
+    let model = args.model.load(shared, Source::demo)?;
+    check_task(&model)?;
+    let ids = prompt.ids(&model)?;
+    let report = Report { tokens: ids.len(), layers: pollster::block_on(model.expert_use(&ids))? };
+    if args.json { output::json(&report) } else { output::line(&describe(&report)) }
 }
 
-fn describe(report: &Report, info: &ModelInfo) -> String {
-    let mut lines = vec![format!("{} tokens; load: each expert's share of the choices, in %", report.tokens)];
-    for (layer, used) in report.layers.iter().enumerate() {
-        for (name, experts, used) in
-            [("attention", info.attention.experts, &used.attention), ("mlp", info.mlp.experts, &used.mlp)]
-        {
-            lines.extend(used.as_ref().map(|used| describe_router(layer, name, experts, used)));
-        }
-    }
-    lines.join("\n")
+fn check_task(model: &Model) -> Result<(), Error> {
+    let expected = match model.info().task {
+        "translate" => "one that reads one text; the heads of a translation: headwise translate --json",
+        "classify" => "one that reads a text",
+        _ => return Ok(()),
+    };
+    let found = format!("one for the task {}", model.info().task);
+    Err(Error::Argument { name: "model", found, expected: expected.to_owned() })
 }
 
-fn describe_router(layer: usize, name: &str, experts: u32, used: &RouterUse) -> String {
-    let load: Vec<String> = used.load.iter().map(|share| format!("{:3.0}", 100.0 * share)).collect();
-    let most = f64::from(experts).ln();
-    format!("layer {layer:2} {name:9}  {}  entropy {:.2} of {most:.2}", load.join(" "), used.entropy)
+/// A table with a line for each router.
+fn describe(report: &Report) -> String {
+    let header = ["layer", "router", "load in %", "entropy", "balance", "z", "mi"].map(str::to_owned);
+    let routers = report.layers.iter().enumerate().flat_map(|(layer, used)| {
+        used.routers().map(move |(name, used)| {
+            let load: Vec<String> = used.load.iter().map(|share| format!("{:3.0}", 100.0 * share)).collect();
+            let most = (used.load.len() as f64).ln();
+            [
+                layer.to_string(),
+                name.to_owned(),
+                load.join(" "),
+                format!("{:.2} of {most:.2}", used.entropy),
+                format!("{:.2}", used.switch_balance),
+                format!("{:.2}", used.router_z),
+                format!("{:.2}", used.mutual_information),
+            ]
+        })
+    });
+    let rows: Vec<[String; 7]> = std::iter::once(header).chain(routers).collect();
+    format!("{} tokens\n\n{}", report.tokens, output::columns(&rows, &[1, 2]))
 }

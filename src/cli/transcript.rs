@@ -8,7 +8,7 @@ use std::{
 
 use headwise::{Result, TextStream, Token, Tokenizer};
 
-use super::{failure::Failure, heads::Painter};
+use super::{failure::Failure, heads::Painter, output::fit_to_print};
 
 /// Makes text of ids: words, or numbers where there is no tokenizer.
 pub enum Words<'a> {
@@ -71,8 +71,8 @@ impl<'a> Transcript<'a> {
         }
         let text = self.words.push(token.id)?;
         let shown = match &self.painter {
-            Some(painter) => painter.paint(&self.fit_to_print(&text), token.routes.as_ref()),
-            None => self.fit_to_print(&text),
+            Some(painter) => painter.paint(&fit_to_print(&text, self.terminal), token.routes.as_ref()),
+            None => fit_to_print(&text, self.terminal),
         };
         self.tokens.push(Token { text, ..token.clone() });
         self.show(&shown)
@@ -97,12 +97,6 @@ impl<'a> Transcript<'a> {
         out.write_all(head.as_bytes())?;
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
-    }
-
-    /// A model may write control characters; a terminal would obey them.
-    fn fit_to_print(&self, text: &str) -> String {
-        let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
-        if self.terminal { text.replace(obeyed, "\u{fffd}") } else { text.to_owned() }
     }
 
     /// The new tokens.

@@ -1,14 +1,16 @@
 //! The expert MLP: a feed-forward layer of which each token uses `k` experts, or a dense one.
 //!
 //! ```text
-//! y_t = bias + Σ_s g(t,s) · Wdown[e(t,s)] · activation(Wup[e(t,s)] · x_t)
+//! y_t = bias + Σ_s g(t,s) · Wdown[e(t,s)] · activation(Wup[e(t,s)] · x_t + up_bias[e(t,s)])
 //! ```
 
 use crate::{
     Error, Result,
     gpu::{Buffer, Recorder},
-    layers::{Norm, NormSpec, Router, RouterNet, RouterSpec, Step, Workspace},
-    ops::{Activation, Combine, Group, Matrix, MatrixShape, RoutedMatmul, RoutedMatvec, Routes, tile_rows},
+    layers::{Norm, NormSpec, RouteCursor, Router, RouterNet, RouterSpec, Step, Workspace},
+    ops::{
+        Activation, Bias, Combine, Group, Matrix, MatrixShape, RoutedMatmul, RoutedMatvec, Routes, tile_rows,
+    },
 };
 
 /// What happens between the two projections.
@@ -24,18 +26,18 @@ pub enum MlpActivation {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExpertMlpSpec {
     pub norm: NormSpec,
-    /// `None` for a dense MLP: one expert for every token.
-    pub router: Option<RouterSpec>,
+    /// Of one expert for a dense MLP.
+    pub router: RouterSpec,
     pub hidden: u32,
     pub activation: MlpActivation,
-    /// A bias added once after the gated sum.
-    pub output_bias: bool,
 }
 
 /// The tensors of an expert MLP.
 pub struct ExpertMlpWeights {
     /// `[experts, halves · hidden, width]`, with SwiGLU the gate rows first
     pub up: Matrix,
+    /// `[experts, hidden]`
+    pub up_bias: Option<Buffer>,
     /// `[experts, width, hidden]`
     pub down: Matrix,
     /// `[width]`
@@ -44,32 +46,23 @@ pub struct ExpertMlpWeights {
 
 impl ExpertMlpSpec {
     /// # Errors
-    /// As [`RouterSpec::check`], and when the router asks for queries.
+    /// As [`RouterSpec::check`], and when the router asks for queries or whole sequences.
     pub fn check(&self) -> Result<()> {
-        let Some(router) = &self.router else { return Ok(()) };
-        if router.net == RouterNet::QueryNorm {
-            return Err(Error::argument(
-                "router",
-                "query length",
-                "one that an MLP, without queries, can ask",
-            ));
+        if self.router.net == RouterNet::QueryNorm || self.router.whole_sequences() {
+            let found = format!("{:?} of {:?}", self.router.net, self.router.scope);
+            return Err(Error::argument("router", found, "one that an MLP can ask about a token's input"));
         }
-        router.check(&self.norm)
+        self.router.check()
     }
 
     /// Experts there are.
     pub fn experts(&self) -> u32 {
-        self.router.map_or(1, |router| router.experts())
-    }
-
-    /// Choices of a token that its router writes down.
-    pub fn routes_per_token(&self) -> u32 {
-        self.router.map_or(0, |router| router.active())
+        self.router.experts()
     }
 
     /// Experts each token uses.
     pub fn active(&self) -> u32 {
-        self.router.map_or(1, |router| router.active())
+        self.router.active()
     }
 
     pub fn up_shape(&self) -> MatrixShape {
@@ -95,17 +88,32 @@ pub struct ExpertMlp {
 }
 
 impl ExpertMlp {
-    /// Adds the layer's output to the residual stream. `routes` is where its router writes.
-    pub fn record(&self, recorder: &mut Recorder, workspace: &Workspace, step: &Step, routes: Routes<'_>) {
-        match &self.router {
-            Some(router) => router.record(recorder, workspace, &self.norm, step.tokens, routes),
-            None => self.norm.record(recorder, workspace, step.tokens),
+    /// Adds the layer's output to the residual stream. Its router writes where `routes` stands.
+    pub fn record<'a>(
+        &self,
+        recorder: &mut Recorder,
+        workspace: &'a Workspace,
+        step: &Step,
+        routes: &mut RouteCursor<'a>,
+    ) {
+        let routes = self.router.as_ref().map(|router| routes.next(&router.spec));
+        match (&self.router, routes) {
+            (Some(router), Some(routes)) => router.record(recorder, workspace, &self.norm, step, routes),
+            _ => self.norm.record_before(recorder, workspace, step.tokens),
         }
-        let routes = self.router.is_some().then_some(routes);
         if step.few() {
             self.record_few(recorder, workspace, step, routes);
         } else {
             self.record_many(recorder, workspace, step, routes);
+        }
+        self.norm.record_after(recorder, workspace, step.tokens);
+    }
+
+    fn up_bias(&self) -> Bias<'_> {
+        match (&self.weights.up_bias, self.router.is_some()) {
+            (None, _) => Bias::None,
+            (Some(bias), false) => Bias::OfAll(bias),
+            (Some(bias), true) => Bias::OfExpert(bias),
         }
     }
 
@@ -125,11 +133,11 @@ impl ExpertMlp {
     ) {
         let active = self.spec.active();
         RoutedMatvec {
-            src: &workspace.xn,
+            src: self.norm.input(workspace),
             matrix: &self.weights.up,
             routes,
             gated: false,
-            bias: None,
+            bias: self.up_bias(),
             activation: self.activation(),
             dst: &workspace.hidden,
             residual: false,
@@ -143,7 +151,7 @@ impl ExpertMlp {
             matrix: &self.weights.down,
             routes,
             gated: routes.is_some(),
-            bias: self.weights.output_bias.as_ref(),
+            bias: Bias::of_all(self.weights.output_bias.as_ref()),
             activation: Activation::None,
             dst: &workspace.x,
             residual: true,
@@ -175,10 +183,10 @@ impl ExpertMlp {
             .record(recorder);
         }
         let up = RoutedMatmul {
-            src: &workspace.xn,
+            src: self.norm.input(workspace),
             matrix: &self.weights.up,
             groups: routes.map(|_| groups),
-            bias: None,
+            bias: self.up_bias(),
             activation: self.activation(),
             dst: &workspace.hidden,
             rows: assignments,
@@ -188,6 +196,7 @@ impl ExpertMlp {
         RoutedMatmul {
             src: &workspace.hidden,
             matrix: &self.weights.down,
+            bias: Bias::None,
             activation: Activation::None,
             dst: &workspace.expert_rows,
             src_div: 1,
@@ -199,6 +208,7 @@ impl ExpertMlp {
             routes,
             bias: self.weights.output_bias.as_ref(),
             x: &workspace.x,
+            residual: true,
             tokens: step.tokens,
             slots: active,
             width: self.spec.norm.width,

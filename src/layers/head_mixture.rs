@@ -16,25 +16,40 @@
 use crate::{
     gpu::{Buffer, Recorder},
     layers::{
-        AttentionKernel, HeadMixtureSpec, KvProjection, LayerCache, Norm, PositionEncoding, Router, Step,
-        Workspace, router::dense,
+        AttentionKernel, HeadMixtureSpec, KvProjection, LayerCache, Norm, PositionEncoding, RouteCursor,
+        Router, Step, Visible, Workspace, linear::dense,
     },
     ops::{
-        Activation, AttentionShape, CacheAppend, Combine, DecodeAttention, Group, Matrix, PrefillAttention,
-        Queries, RopeCache, RoutedMatmul, RoutedMatvec, Routes, StickBreaking, tile_rows,
+        Activation, AttentionShape, Bias, CacheAppend, Combine, DecodeAttention, Group, Matrix,
+        PrefillAttention, Queries, RelativePositions, RopeCache, RoutedMatmul, RoutedMatvec, Routes,
+        StickBreaking, head_stride, tile_rows,
     },
 };
 
 /// The tensors of a head mixture.
 pub struct HeadMixtureWeights {
-    /// `[experts, heads · head_dim, width]`; one dense matrix of all heads where the choice waits for the queries
+    /// `[experts, heads · head_dim, width]`; one dense matrix of all heads where every token has all queries
     pub query: Matrix,
-    /// `[2 · kv_heads · head_dim, width]` and its bias
+    /// `[experts, heads · head_dim]`, or the heads of the dense matrix
+    pub query_bias: Option<Buffer>,
+    /// `[2 · kv_heads · head_dim, width]` (half as many with value experts) and its bias
     pub kv: Option<(Matrix, Option<Buffer>)>,
+    /// The value experts, `[experts, head_dim, width]`, and their router
+    pub values: Option<(Matrix, Router)>,
     /// `[experts, width, heads · head_dim]`
     pub output: Matrix,
-    /// `[width]`
-    pub output_bias: Option<Buffer>,
+    pub output_bias: OutputBias,
+    /// `[heads_per_expert, 2 · clip + 1, head_dim]`
+    pub relative: Option<Buffer>,
+}
+
+/// What is added to the output.
+pub enum OutputBias {
+    None,
+    /// `[width]`, once, after the gated sum
+    Once(Buffer),
+    /// `[experts, width]`: with each expert a token uses (only where whole sequences are cut)
+    OfExpert(Buffer),
 }
 
 /// A head mixture ready to run.
@@ -50,48 +65,79 @@ struct Call<'a> {
     workspace: &'a Workspace,
     cache: &'a LayerCache,
     step: &'a Step,
+    /// What the layer reads.
+    input: &'a Buffer,
     routes: Option<Routes<'a>>,
+    value_routes: Option<Routes<'a>>,
     shape: AttentionShape,
+    /// Whether each row runs on its own, instead of in tiles by expert.
+    few: bool,
 }
 
 impl HeadMixture {
-    /// Adds the layer's output to the residual stream. `routes` is where its router writes.
-    pub fn record(
-        &self,
+    /// Adds the layer's output to the residual stream. Its routers write where `routes` stands.
+    pub fn record<'a>(
+        &'a self,
         recorder: &mut Recorder,
-        workspace: &Workspace,
-        cache: &LayerCache,
-        step: &Step,
-        routes: Routes<'_>,
+        workspace: &'a Workspace,
+        cache: &'a LayerCache,
+        step: &'a Step,
+        routes: &mut RouteCursor<'a>,
     ) {
         let call = Call {
             workspace,
             cache,
             step,
-            routes: self.router.is_some().then_some(routes),
+            input: self.norm.input(workspace),
+            routes: self.router.as_ref().map(|router| routes.next(&router.spec)),
+            value_routes: self.weights.values.as_ref().map(|(_, router)| routes.next(&router.spec)),
             shape: self.spec.attention_shape(cache.sequences, cache.capacity),
+            few: step.few() && !self.spec.router.whole_sequences(),
         };
-        let after_queries = self.spec.routes_after_queries();
-        match &self.router {
-            Some(router) => router.record(recorder, workspace, &self.norm, step.tokens, routes),
-            None => self.norm.record(recorder, workspace, step.tokens),
+        match (&self.router, call.routes) {
+            (Some(router), Some(routes)) => router.record(recorder, workspace, &self.norm, step, routes),
+            _ => self.norm.record_before(recorder, workspace, step.tokens),
         }
-        if !after_queries {
+        let routed_queries = !self.spec.dense_queries();
+        if routed_queries {
             self.group(recorder, &call);
         }
         self.project(recorder, &call);
-        if let Some(router) = self.router.as_ref().filter(|_| after_queries) {
+        if let (true, Some(router), Some(routes)) =
+            (self.spec.routes_after_queries(), &self.router, call.routes)
+        {
             router.record_after_queries(recorder, workspace, self.spec.head_dim, step.tokens, routes);
-            self.group(recorder, &call);
         }
         self.append(recorder, &call);
         self.attend(recorder, &call);
+        // Value experts were grouped in the same place.
+        if !routed_queries || call.value_routes.is_some() {
+            self.group(recorder, &call);
+        }
         self.output(recorder, &call);
+        self.norm.record_after(recorder, workspace, step.tokens);
+    }
+
+    /// Fills the cache of a layer that attends to another stack's output, `memory` `[tokens, width]`, which stands where
+    /// `workspace.spans` says.
+    pub fn remember(
+        &self,
+        recorder: &mut Recorder,
+        workspace: &Workspace,
+        memory: &Buffer,
+        cache: &LayerCache,
+        tokens: u32,
+    ) {
+        let Some((matrix, bias)) = &self.weights.kv else { return };
+        let bias = Bias::of_all(bias.as_ref());
+        dense(recorder, memory, matrix, bias, Activation::None, &workspace.kv, tokens);
+        let shape = self.spec.attention_shape(cache.sequences, cache.capacity);
+        append_projected(recorder, &workspace.spans, &workspace.kv, shape, cache, tokens);
     }
 
     /// Sorts a long step's assignments by expert.
     fn group(&self, recorder: &mut Recorder, call: &Call<'_>) {
-        let Some(routes) = call.routes.filter(|_| !call.step.few()) else { return };
+        let Some(routes) = call.routes.filter(|_| !call.few) else { return };
         Group {
             routes,
             assignments: call.step.tokens * self.spec.active(),
@@ -104,21 +150,23 @@ impl HeadMixture {
 
     /// Queries, keys and values.
     fn project(&self, recorder: &mut Recorder, call: &Call<'_>) {
-        let Call { workspace, step, routes, .. } = *call;
+        let Call { workspace, step, input: src, .. } = *call;
         let active = self.spec.active();
-        let (src, matrix, dst) = (&workspace.xn, &self.weights.query, &workspace.q);
-        match routes.filter(|_| !self.spec.routes_after_queries()) {
-            None => dense(recorder, src, matrix, None, Activation::None, dst, step.tokens),
-            Some(routes) if step.few() => RoutedMatvec {
+        let (matrix, bias, dst) = (&self.weights.query, self.weights.query_bias.as_ref(), &workspace.q);
+        let rows = step.tokens * active;
+        let of_expert = bias.map_or(Bias::None, Bias::OfExpert);
+        match call.routes.filter(|_| !self.spec.dense_queries()) {
+            None => dense(recorder, src, matrix, Bias::of_all(bias), Activation::None, dst, step.tokens),
+            Some(routes) if call.few => RoutedMatvec {
                 src,
                 matrix,
                 routes: Some(routes),
                 gated: false,
-                bias: None,
+                bias: of_expert,
                 activation: Activation::None,
                 dst,
                 residual: false,
-                rows: step.tokens * active,
+                rows,
                 slots: 1,
                 src_div: active,
             }
@@ -127,61 +175,136 @@ impl HeadMixture {
                 src,
                 matrix,
                 groups: Some(&workspace.attention_groups),
-                bias: None,
+                bias: of_expert,
                 activation: Activation::None,
                 dst,
-                rows: step.tokens * active,
+                rows,
                 src_div: active,
             }
             .record(recorder),
         }
-        if let Some((matrix, bias)) = &self.weights.kv {
-            dense(recorder, src, matrix, bias.as_ref(), Activation::None, &workspace.kv, step.tokens);
+        if self.spec.kv == KvProjection::Memory {
+            return;
         }
+        if let Some((matrix, bias)) = &self.weights.kv {
+            let bias = Bias::of_all(bias.as_ref());
+            dense(recorder, src, matrix, bias, Activation::None, &workspace.kv, step.tokens);
+        }
+        self.mix_values(recorder, call);
+    }
+
+    /// The values of each head from its value experts (SwitchHead, arXiv 2312.07987):
+    /// `v(t,h) = Σ_s gate · Wv[expert] · x_t`.
+    fn mix_values(&self, recorder: &mut Recorder, call: &Call<'_>) {
+        let (Some((matrix, router)), Some(routes)) = (&self.weights.values, call.value_routes) else {
+            return;
+        };
+        let Call { workspace, step, input: src, .. } = *call;
+        router.record_linear(recorder, workspace, src, self.spec.norm.width, step.tokens, routes);
+        let (slots, active) = (router.spec.choice.top_k, router.spec.active());
+        let rows = step.tokens * self.spec.kv_heads;
+        if call.few {
+            RoutedMatvec {
+                src,
+                matrix,
+                routes: Some(routes),
+                gated: true,
+                bias: Bias::None,
+                activation: Activation::None,
+                dst: &workspace.values,
+                residual: false,
+                rows,
+                slots,
+                src_div: active,
+            }
+            .record(recorder);
+            return;
+        }
+        let groups = &workspace.attention_groups;
+        let (assignments, experts) = (step.tokens * active, router.spec.experts());
+        let tile_rows = tile_rows(recorder.gpu());
+        Group { routes, assignments, experts, tile_rows, into: groups }.record(recorder);
+        RoutedMatmul {
+            src,
+            matrix,
+            groups: Some(groups),
+            bias: Bias::None,
+            activation: Activation::None,
+            dst: &workspace.expert_rows,
+            rows: assignments,
+            src_div: active,
+        }
+        .record(recorder);
+        Combine {
+            rows: &workspace.expert_rows,
+            routes: Some(routes),
+            bias: None,
+            x: &workspace.values,
+            residual: false,
+            tokens: rows,
+            slots,
+            width: head_stride(self.spec.head_dim),
+        }
+        .record(recorder);
     }
 
     /// Positions, and this step's keys and values into the cache.
     fn append(&self, recorder: &mut Recorder, call: &Call<'_>) {
         let Call { workspace, cache, step, shape, .. } = *call;
-        let append = |src, src_width, first, cache| CacheAppend {
+        let spans = call.spans();
+        let values = self.weights.values.as_ref().map(|_| &workspace.values);
+        let kv_width = shape.kv_heads * shape.head_stride();
+        let append = |src, src_width, cache| CacheAppend {
             shape,
-            spans: &workspace.spans,
+            spans,
             src,
             src_width,
-            first,
+            first: 0,
             cache,
             tokens: step.tokens,
         };
-        let kv_width = shape.kv_heads * shape.head_stride();
         match (self.spec.position, self.spec.kv) {
-            (PositionEncoding::Rope { .. }, _) => RopeCache {
+            (_, KvProjection::Memory) => {}
+            (PositionEncoding::Rope { channels, .. }, _) => RopeCache {
                 shape,
-                spans: &workspace.spans,
+                spans,
                 angles: &cache.angles,
+                rotated: channels,
                 q: &workspace.q,
-                kv: &workspace.kv,
+                keys: &workspace.kv,
+                values,
                 k_cache: &cache.k,
                 v_cache: &cache.v,
                 tokens: step.tokens,
             }
             .record(recorder),
-            (PositionEncoding::None, KvProjection::Projected { .. }) => {
-                append(&workspace.kv, 2 * kv_width, 0, &cache.k).record(recorder);
-                append(&workspace.kv, 2 * kv_width, kv_width, &cache.v).record(recorder);
+            (_, KvProjection::Projected) => {
+                append_projected(recorder, spans, &workspace.kv, shape, cache, step.tokens);
             }
-            (PositionEncoding::None, KvProjection::Identity) => {
-                append(&workspace.xn, self.spec.norm.width, 0, &cache.k).record(recorder);
+            (_, KvProjection::Identity) => {
+                append(call.input, self.spec.norm.width, &cache.k).record(recorder);
+            }
+            (_, KvProjection::MixedValues(_)) => {
+                append(&workspace.kv, kv_width, &cache.k).record(recorder);
+                append(&workspace.values, kv_width, &cache.v).record(recorder);
             }
         }
     }
 
     fn attend(&self, recorder: &mut Recorder, call: &Call<'_>) {
-        let Call { workspace, cache, step, routes, shape } = *call;
-        let (spans, q, k_cache, v_cache) = (&workspace.spans, &workspace.q, &cache.k, &cache.v);
-        let (out, tokens, keys) = (&workspace.attended, step.tokens, step.keys);
+        let Call { workspace, cache, step, routes, shape, .. } = *call;
+        let memory = self.spec.kv == KvProjection::Memory;
+        let Visible { most, total: keys } = if memory { step.memory } else { step.own };
+        let spans = if memory { &workspace.memory_spans } else { call.spans() };
+        let (q, k_cache, v_cache) = (&workspace.q, &cache.k, &cache.v);
+        let (out, tokens) = (&workspace.attended, step.tokens);
+        let relative = match (&self.weights.relative, self.spec.position) {
+            (Some(table), PositionEncoding::Relative { clip }) => Some(RelativePositions { table, clip }),
+            _ => None,
+        };
         if self.spec.kernel == AttentionKernel::StickBreaking {
             StickBreaking { shape, spans, q, k_cache, v_cache, routes, out, tokens, keys }.record(recorder);
-        } else if step.few() || shape.queries != Queries::BySlot {
+        } else if call.few || shape.queries != Queries::BySlot || shape.head_spans || relative.is_some() {
             DecodeAttention {
                 shape,
                 spans,
@@ -193,8 +316,9 @@ impl HeadMixture {
                 routes,
                 out,
                 tokens,
-                last_position: step.last_position,
-                split: step.few(),
+                most_keys: most,
+                relative,
+                split: call.few,
                 keys,
             }
             .record(recorder);
@@ -220,21 +344,27 @@ impl HeadMixture {
     fn output(&self, recorder: &mut Recorder, call: &Call<'_>) {
         let Call { workspace, step, routes, .. } = *call;
         let active = self.spec.active();
-        let (src, matrix, bias) =
-            (&workspace.attended, &self.weights.output, self.weights.output_bias.as_ref());
-        if step.few() {
+        // Experts that share a query read the same attention output.
+        let src_div = if self.spec.query_share > 1 { self.spec.router.choice.top_k } else { 1 };
+        let (src, matrix) = (&workspace.attended, &self.weights.output);
+        let (once, of_expert) = match &self.weights.output_bias {
+            OutputBias::None => (None, Bias::None),
+            OutputBias::Once(bias) => (Some(bias), Bias::None),
+            OutputBias::OfExpert(bias) => (None, Bias::OfExpert(bias)),
+        };
+        if call.few {
             RoutedMatvec {
                 src,
                 matrix,
                 routes,
                 gated: routes.is_some(),
-                bias,
+                bias: Bias::of_all(once),
                 activation: Activation::None,
                 dst: &workspace.x,
                 residual: true,
                 rows: step.tokens,
                 slots: active,
-                src_div: 1,
+                src_div,
             }
             .record(recorder);
             return;
@@ -243,22 +373,45 @@ impl HeadMixture {
             src,
             matrix,
             groups: routes.map(|_| &workspace.attention_groups),
-            bias: None,
+            bias: of_expert,
             activation: Activation::None,
             dst: &workspace.expert_rows,
             rows: step.tokens * active,
-            src_div: 1,
+            src_div,
         }
         .record(recorder);
         Combine {
             rows: &workspace.expert_rows,
             routes,
-            bias,
+            bias: once,
             x: &workspace.x,
+            residual: true,
             tokens: step.tokens,
             slots: active,
             width: self.spec.norm.width,
         }
         .record(recorder);
+    }
+}
+
+impl<'a> Call<'a> {
+    /// Where the step's rows stand in their own sequences.
+    fn spans(&self) -> &'a Buffer {
+        if self.shape.head_spans { &self.workspace.head_spans } else { &self.workspace.spans }
+    }
+}
+
+/// Keys and values from `src`, keys first, into the cache as they are.
+fn append_projected(
+    recorder: &mut Recorder,
+    spans: &Buffer,
+    src: &Buffer,
+    shape: AttentionShape,
+    cache: &LayerCache,
+    tokens: u32,
+) {
+    let width = shape.kv_heads * shape.head_stride();
+    for (first, cache) in [(0, &cache.k), (width, &cache.v)] {
+        CacheAppend { shape, spans, src, src_width: 2 * width, first, cache, tokens }.record(recorder);
     }
 }

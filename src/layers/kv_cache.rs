@@ -1,20 +1,30 @@
 //! The key/value cache of a session.
 
 use crate::{
-    gpu::{Buffer, Gpu},
+    gpu::{Buffer, Gpu, Recorder},
     layers::{HeadMixtureSpec, KvProjection, PositionEncoding},
-    ops::rope_angles,
+    ops::{CacheReorder, rope_angles},
 };
 
 /// Keys and values of one layer, both `[sequences, capacity, kv_heads · head_dim]` f32; one buffer where they are
 /// the same.
+#[derive(Clone)]
 pub struct LayerCache {
     pub k: Buffer,
     pub v: Buffer,
-    /// `[capacity, head_dim / 2]` of (cos, sin), shared by the layers that rotate alike.
+    /// `[capacity, rotated / 2]` of (cos, sin), shared by the layers that rotate alike.
     pub angles: Buffer,
     pub capacity: u32,
     pub sequences: u32,
+}
+
+/// How long keys and values are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheUse {
+    /// By later steps.
+    Kept,
+    /// Within one step: layers of one size share their memory.
+    OneStep,
 }
 
 /// The cache of every layer.
@@ -28,8 +38,17 @@ impl KvCache {
         layers: impl Iterator<Item = &'a HeadMixtureSpec>,
         sequences: u32,
         capacity: u32,
+        use_: CacheUse,
     ) -> u64 {
-        layers.map(|spec| spec.cache_bytes(sequences, capacity)).sum()
+        let bytes = layers.map(|spec| spec.cache_bytes(sequences, capacity));
+        match use_ {
+            CacheUse::Kept => bytes.sum(),
+            CacheUse::OneStep => {
+                // Layers of one size are taken to be of one kind.
+                let sizes: std::collections::BTreeSet<u64> = bytes.collect();
+                sizes.iter().sum()
+            }
+        }
     }
 
     /// Allocates an empty cache.
@@ -38,31 +57,64 @@ impl KvCache {
         layers: impl Iterator<Item = &'a HeadMixtureSpec>,
         sequences: u32,
         capacity: u32,
+        use_: CacheUse,
     ) -> Self {
         let mut tables: Vec<(u32, f64, Buffer)> = Vec::new();
         let mut angles = |spec: &HeadMixtureSpec| {
-            let PositionEncoding::Rope { theta } = spec.position else {
+            let PositionEncoding::Rope { theta, channels } = spec.position else {
                 return Buffer::new(gpu, "no angles", 0);
             };
-            let known = tables.iter().find(|(dim, base, _)| (*dim, *base) == (spec.head_dim, theta));
+            let known = tables.iter().find(|(dim, base, _)| (*dim, *base) == (channels, theta));
             if let Some((_, _, table)) = known {
                 return table.clone();
             }
-            let table = rope_angles(gpu, capacity, spec.head_dim, theta);
-            tables.push((spec.head_dim, theta, table.clone()));
+            let table = rope_angles(gpu, capacity, channels, theta);
+            tables.push((channels, theta, table.clone()));
             table
         };
+        let mut made: Vec<(u64, bool, LayerCache)> = Vec::new();
         let layers = layers
             .map(|spec| {
-                let bytes = spec.attention_shape(sequences, capacity).cache_bytes();
-                let k = Buffer::new(gpu, "cache.k", bytes);
-                let v = match spec.kv {
-                    KvProjection::Identity => k.clone(),
-                    KvProjection::Projected { .. } => Buffer::new(gpu, "cache.v", bytes),
+                let total = spec.cache_bytes(sequences, capacity);
+                let one = spec.kv == KvProjection::Identity;
+                let same = made
+                    .iter()
+                    .find(|(bytes, same, _)| use_ == CacheUse::OneStep && (*bytes, *same) == (total, one));
+                let (k, v) = match same {
+                    Some((_, _, cache)) => (cache.k.clone(), cache.v.clone()),
+                    None => {
+                        let bytes = spec.attention_shape(sequences, capacity).cache_bytes();
+                        let k = Buffer::new(gpu, "cache.k", bytes);
+                        let v = if one { k.clone() } else { Buffer::new(gpu, "cache.v", bytes) };
+                        (k, v)
+                    }
                 };
-                LayerCache { k, v, angles: angles(spec), capacity, sequences }
+                let cache = LayerCache { k, v, angles: angles(spec), capacity, sequences };
+                made.push((total, one, cache.clone()));
+                cache
             })
             .collect();
         Self { layers }
+    }
+
+    /// Makes each sequence go on from another's first `positions` positions: `parents` `[sequences]` u32. The result
+    /// stands in `spare`, a cache of the same layers, which changes places with this one.
+    pub fn reorder<'a>(
+        &mut self,
+        recorder: &mut Recorder,
+        specs: impl Iterator<Item = &'a HeadMixtureSpec>,
+        parents: &Buffer,
+        positions: u32,
+        spare: &mut Self,
+    ) {
+        for ((from, to), spec) in self.layers.iter().zip(&spare.layers).zip(specs) {
+            let shape = spec.attention_shape(from.sequences, from.capacity);
+            let mut copy = |from, to| CacheReorder { shape, parents, from, to, positions }.record(recorder);
+            copy(&from.k, &to.k);
+            if spec.kv != KvProjection::Identity {
+                copy(&from.v, &to.v);
+            }
+        }
+        std::mem::swap(self, spare);
     }
 }

@@ -5,23 +5,26 @@ mod expert_mlp;
 mod head_mixture;
 mod head_mixture_spec;
 mod kv_cache;
+mod linear;
 mod norm;
 mod output_head;
 mod router;
 mod workspace;
 
-pub use embedding::TokenEmbedding;
+pub use embedding::{PatchEmbedding, TokenEmbedding};
 pub use expert_mlp::{ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, MlpActivation};
-pub use head_mixture::{HeadMixture, HeadMixtureWeights};
+pub use head_mixture::{HeadMixture, HeadMixtureWeights, OutputBias};
 pub use head_mixture_spec::{AttentionKernel, HeadMixtureSpec, KvProjection, PositionEncoding};
-pub use kv_cache::{KvCache, LayerCache};
-pub use norm::{Norm, NormKind, NormSpec};
+pub use kv_cache::{CacheUse, KvCache, LayerCache};
+pub use norm::{Norm, NormPlacement, NormSpec};
 pub use output_head::OutputHead;
-pub use router::{Router, RouterNet, RouterSpec, RouterWeights};
-pub use workspace::{Dimensions, Workspace};
+pub use router::{Router, RouterNet, RouterSpec, RouterWeights, Scope};
+pub use workspace::{Dimensions, RouteCursor, Workspace};
+
+use crate::ops::Span;
 
 /// What one forward step does, known on the host.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Step {
     /// Tokens of all sequences together.
     pub tokens: u32,
@@ -29,12 +32,31 @@ pub struct Step {
     pub ranges: u32,
     /// Tokens of the sequence that has most.
     pub longest: u32,
-    /// The largest position.
-    pub last_position: u32,
-    /// Keys that all tokens together see.
-    pub keys: u64,
+    /// Keys of their own sequence that tokens see.
+    pub own: Visible,
+    /// Keys of the memory that tokens see, where there is one.
+    pub memory: Visible,
     /// Rows whose logits are wanted.
     pub logit_rows: u32,
+}
+
+/// Keys that tokens see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Visible {
+    /// One token at the most.
+    pub most: u32,
+    /// All tokens together.
+    pub total: u64,
+}
+
+impl Visible {
+    /// Over the rows of a step.
+    pub fn of(spans: &[Span]) -> Self {
+        Self {
+            most: spans.iter().map(|span| span.keys).max().unwrap_or(0),
+            total: spans.iter().map(|span| u64::from(span.keys)).sum(),
+        }
+    }
 }
 
 /// Tokens up to which a step runs matrix-vector kernels, each token on its own; from there on it groups tokens

@@ -3,19 +3,23 @@
 use std::sync::Arc;
 
 use crate::{
-    gpu::Recorder,
-    layers::{Workspace, router::dense},
-    ops::{Activation, Matrix},
+    gpu::{Buffer, Recorder},
+    layers::{Workspace, linear::dense},
+    ops::{Activation, Bias, Matrix},
 };
 
-/// `logits = W · x`, `W` `[vocabulary, width]`, often the embedding table itself.
+/// `logits = W · x (+ b)`, `W` `[vocabulary, width]`, often the embedding table itself.
 pub struct OutputHead {
     pub matrix: Arc<Matrix>,
+    /// `[vocabulary]`
+    pub bias: Option<Buffer>,
 }
 
 impl OutputHead {
-    /// Logits of the normed rows.
+    /// Logits of the rows in `workspace.last`.
     pub fn record(&self, recorder: &mut Recorder, workspace: &Workspace, rows: u32) {
-        dense(recorder, &workspace.last, &self.matrix, None, Activation::None, &workspace.logits, rows);
+        let bias = Bias::of_all(self.bias.as_ref());
+        let (src, dst) = (&workspace.last, &workspace.logits);
+        dense(recorder, src, &self.matrix, bias, Activation::None, dst, rows);
     }
 }

@@ -3,26 +3,46 @@
 use crate::{
     Error, Result,
     gpu::{Buffer, Recorder},
-    layers::{FEW_TOKENS, Norm, NormKind, NormSpec, Workspace},
+    layers::{Norm, Step, Workspace, linear::dense},
     ops::{
-        Activation, ExpertChoice, MAX_EXPERTS, Matrix, NormRouter, QueryNorm, RoutedMatmul, RoutedMatvec,
-        Routes, Select,
+        Activation, Bias, CosineRouter, ExpertChoice, MAX_EXPERTS, Matrix, NormRouter, QueryNorm,
+        RouterInput, Routes, Select, SequenceCut, Weighting,
     },
 };
 
 /// How a router scores experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouterNet {
-    /// `z = W · xn`
+    /// Not at all: there is one expert, and every token uses it.
+    None,
+    /// `z = W · x (+ b)`
     Linear,
-    /// `z = W₂ · activation(W₁ · xn + b₁)`
+    /// `z = W₂ · activation(W₁ · x (+ b₁)) (+ b₂)`
     Mlp {
         /// Outputs of the first layer.
         hidden: u32,
         activation: Activation,
     },
+    /// `z_e = exp(τ) · cos(W · x, c_e)`
+    Cosine {
+        /// Outputs of `W`.
+        hidden: u32,
+    },
     /// `z_h = ‖q_h‖`: the longest queries win. No weights; the queries of all heads are computed first.
     QueryNorm,
+}
+
+/// Over what a choice is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Each token by itself.
+    Token,
+    /// Whole sequences: every head takes as many tokens of each sequence as the busiest one (UoE). What a token gets
+    /// depends on the tokens after it and on the rest of the batch.
+    Sequence {
+        /// Whether a head's token sees only the head's tokens before it.
+        causal: bool,
+    },
 }
 
 /// A router: how it scores, chooses and weighs experts.
@@ -30,33 +50,109 @@ pub enum RouterNet {
 pub struct RouterSpec {
     pub net: RouterNet,
     pub choice: ExpertChoice,
+    pub scope: Scope,
 }
 
 impl RouterSpec {
+    /// One expert for every token.
+    pub fn none() -> Self {
+        let choice = ExpertChoice::top_k(1, 1, Weighting::Constant);
+        Self { net: RouterNet::None, choice, scope: Scope::Token }
+    }
+
+    /// A router that looks at one token at a time.
+    pub fn new(net: RouterNet, choice: ExpertChoice) -> Self {
+        Self { net, choice, scope: Scope::Token }
+    }
+
+    /// Whether there is a choice.
+    pub fn routes(&self) -> bool {
+        self.net != RouterNet::None
+    }
+
     /// Experts there are.
     pub fn experts(&self) -> u32 {
         self.choice.experts
     }
 
-    /// Experts each token uses.
+    /// Slots of a token: experts that it uses, or may use.
     pub fn active(&self) -> u32 {
-        self.choice.slots()
+        match self.scope {
+            Scope::Token => self.choice.slots(),
+            Scope::Sequence { .. } => self.choice.experts,
+        }
+    }
+
+    /// Choices of a token that the router writes down.
+    pub fn routes_per_token(&self) -> u32 {
+        if self.routes() { self.active() } else { 0 }
+    }
+
+    /// Scores of a token that the router writes down.
+    pub fn scores_per_token(&self) -> u32 {
+        if self.routes() { self.choice.routed() } else { 0 }
+    }
+
+    /// Outputs of the router's hidden layer.
+    pub fn hidden(&self) -> u32 {
+        match self.net {
+            RouterNet::Mlp { hidden, .. } | RouterNet::Cosine { hidden } => hidden,
+            RouterNet::None | RouterNet::Linear | RouterNet::QueryNorm => 0,
+        }
+    }
+
+    pub(super) fn whole_sequences(&self) -> bool {
+        matches!(self.scope, Scope::Sequence { .. })
     }
 
     /// # Errors
     /// When the numbers contradict each other or exceed what the kernels hold.
-    pub fn check(&self, norm: &NormSpec) -> Result<()> {
-        if self.net == RouterNet::Linear && norm.kind != NormKind::Rms {
-            return Err(Error::argument("norm", "LayerNorm", "RMSNorm, before a router of one layer"));
+    pub fn check(&self) -> Result<()> {
+        let ExpertChoice { shared, groups, top_k, experts, .. } = self.choice;
+        if !(1..=MAX_EXPERTS).contains(&experts) {
+            return Err(Error::argument("experts", experts, format!("1 to {MAX_EXPERTS}")));
         }
-        if !(1..=MAX_EXPERTS).contains(&self.experts()) {
-            return Err(Error::argument("experts", self.experts(), format!("1 to {MAX_EXPERTS}")));
+        if self.net == RouterNet::None && (experts, self.choice.slots()) != (1, 1) {
+            return Err(Error::argument("router", "none", "one, to choose among experts"));
         }
-        let ExpertChoice { shared, top_k, experts, .. } = self.choice;
         let routed = experts.saturating_sub(shared);
-        if !(1..=routed).contains(&top_k) {
-            let expected = format!("1 to {routed} ({experts} experts, {shared} of them for every token)");
+        if groups == 0 || !routed.is_multiple_of(groups) {
+            let expected = format!("a divisor of the {routed} experts that are not shared");
+            return Err(Error::argument("groups of experts", groups, expected));
+        }
+        let group = routed / groups;
+        let least = u32::from(group > 0);
+        if shared > experts || !(least..=group).contains(&top_k) {
+            let expected = format!(
+                "{least} to {group} ({experts} experts, {shared} of them for every token, {groups} groups)"
+            );
             return Err(Error::argument("experts per token", top_k, expected));
+        }
+        self.check_weights()
+    }
+
+    /// What the weights of shared experts ask for.
+    fn check_weights(&self) -> Result<()> {
+        let ExpertChoice { shared, top_k, shared_softmax, two_stage, .. } = self.choice;
+        if shared_softmax && shared == 0 {
+            return Err(Error::argument("shared experts", 0, "some, since they have scores"));
+        }
+        if two_stage && (shared == 0 || top_k == 0) {
+            let found = format!("{shared} shared, {top_k} chosen");
+            return Err(Error::argument("experts", found, "some of both, to weigh them in two stages"));
+        }
+        let scores_all = matches!(self.net, RouterNet::Linear | RouterNet::Mlp { .. });
+        if (shared_softmax || two_stage) && !scores_all {
+            let found = format!("{:?}", self.net);
+            return Err(Error::argument("router", found, "a linear one or an MLP, to score shared experts"));
+        }
+        if self.whole_sequences() && (self.net != RouterNet::Linear || shared > 0 || self.choice.groups > 1) {
+            let found = format!("{:?}, {shared} shared, {} groups", self.net, self.choice.groups);
+            return Err(Error::argument(
+                "router",
+                found,
+                "a linear one of all heads, to cut whole sequences",
+            ));
         }
         Ok(())
     }
@@ -64,10 +160,12 @@ impl RouterSpec {
 
 /// The tensors of a router.
 pub enum RouterWeights {
-    /// `[experts, width]` f32
-    Linear(Buffer),
-    /// The two layers: `[hidden, width]` with `[hidden]` f32, and `[experts, hidden]`.
-    Mlp { first: Matrix, bias: Buffer, second: Matrix },
+    /// `[score rows, width]` and `[score rows]` f32
+    Linear { weight: Buffer, bias: Option<Buffer> },
+    /// The two layers: `[hidden, width]` with `[hidden]` f32, and `[score rows, hidden]` with `[score rows]` f32.
+    Mlp { first: Matrix, first_bias: Option<Buffer>, second: Matrix, second_bias: Option<Buffer> },
+    /// `[hidden, width]`, `[score rows, hidden]` f32 and `[1]` f32
+    Cosine { projection: Matrix, centroids: Buffer, temperature: Buffer },
     /// Nothing: the queries are the scores.
     QueryNorm,
 }
@@ -79,38 +177,89 @@ pub struct Router {
 }
 
 impl Router {
-    /// Norms the residual stream into `xn` and, unless the choice has to wait for the queries, makes it.
+    /// Norms the layer's input, where that comes first, and, unless the choice has to wait for the queries, makes it.
     pub fn record(
         &self,
         recorder: &mut Recorder,
         workspace: &Workspace,
         norm: &Norm,
+        step: &Step,
+        routes: Routes<'_>,
+    ) {
+        let (tokens, choice) = (step.tokens, self.spec.choice);
+        match &self.weights {
+            RouterWeights::Linear { weight, bias } => {
+                let Scope::Sequence { causal } = self.spec.scope else {
+                    self.linear(recorder, norm, workspace, weight, bias.as_ref(), tokens, routes);
+                    return;
+                };
+                let kept =
+                    Routes { chosen: &workspace.kept, gates: &workspace.kept_gates, first: 0, ..routes };
+                self.linear(recorder, norm, workspace, weight, bias.as_ref(), tokens, kept);
+                SequenceCut {
+                    kept: &workspace.kept,
+                    ranges: &workspace.ranges,
+                    head_spans: &workspace.head_spans,
+                    routes,
+                    tokens,
+                    heads: choice.experts,
+                    top_k: choice.top_k,
+                    sequences: step.ranges,
+                    causal,
+                }
+                .record(recorder);
+            }
+            RouterWeights::Mlp { first, first_bias, second, second_bias } => {
+                let RouterNet::Mlp { activation, .. } = self.spec.net else { return };
+                norm.record_before(recorder, workspace, tokens);
+                let (input, hidden) = (norm.input(workspace), &workspace.router_hidden);
+                let bias = Bias::of_all(first_bias.as_ref());
+                dense(recorder, input, first, bias, activation, hidden, tokens);
+                let bias = Bias::of_all(second_bias.as_ref());
+                dense(recorder, hidden, second, bias, Activation::None, &workspace.scores, tokens);
+                self.select(recorder, workspace, tokens, routes);
+            }
+            RouterWeights::Cosine { projection, centroids, temperature } => {
+                norm.record_before(recorder, workspace, tokens);
+                let (input, hidden) = (norm.input(workspace), &workspace.router_hidden);
+                dense(recorder, input, projection, Bias::None, Activation::None, hidden, tokens);
+                CosineRouter {
+                    hidden,
+                    centroids,
+                    temperature,
+                    scores: &workspace.scores,
+                    tokens,
+                    experts: choice.score_rows(),
+                    width: self.spec.hidden(),
+                }
+                .record(recorder);
+                self.select(recorder, workspace, tokens, routes);
+            }
+            RouterWeights::QueryNorm => norm.record_before(recorder, workspace, tokens),
+        }
+    }
+
+    /// Makes the choice for an input that is already there (the value router of SwitchHead).
+    pub(super) fn record_linear(
+        &self,
+        recorder: &mut Recorder,
+        workspace: &Workspace,
+        xn: &Buffer,
+        width: u32,
         tokens: u32,
         routes: Routes<'_>,
     ) {
-        match &self.weights {
-            RouterWeights::Linear(router) if norm.spec.kind == NormKind::Rms => NormRouter {
-                x: &workspace.x,
-                norm_weight: &norm.weight,
-                router,
-                xn: &workspace.xn,
-                routes,
-                tokens,
-                width: norm.spec.width,
-                choice: self.spec.choice,
-                eps: norm.spec.eps,
-            }
-            .record(recorder),
-            RouterWeights::Mlp { first, bias, second } => {
-                let RouterNet::Mlp { activation, .. } = self.spec.net else { return };
-                norm.record(recorder, workspace, tokens);
-                let hidden = &workspace.router_hidden;
-                dense(recorder, &workspace.xn, first, Some(bias), activation, hidden, tokens);
-                dense(recorder, hidden, second, None, Activation::None, &workspace.scores, tokens);
-                self.select(recorder, workspace, tokens, routes);
-            }
-            RouterWeights::Linear(_) | RouterWeights::QueryNorm => norm.record(recorder, workspace, tokens),
+        let RouterWeights::Linear { weight, bias } = &self.weights else { return };
+        NormRouter {
+            input: RouterInput::AsIs { xn, spare: &workspace.scores },
+            router: weight,
+            bias: bias.as_ref(),
+            routes,
+            tokens,
+            width,
+            choice: self.spec.choice,
         }
+        .record(recorder);
     }
 
     /// Makes the choice that waited for the queries of all heads.
@@ -128,6 +277,7 @@ impl Router {
                 scores: &workspace.scores,
                 tokens,
                 heads: self.spec.experts(),
+                first_head: self.spec.choice.shared,
                 head_dim,
             }
             .record(recorder);
@@ -135,37 +285,23 @@ impl Router {
         }
     }
 
+    #[allow(clippy::too_many_arguments)]
+    fn linear(
+        &self,
+        recorder: &mut Recorder,
+        norm: &Norm,
+        workspace: &Workspace,
+        router: &Buffer,
+        bias: Option<&Buffer>,
+        tokens: u32,
+        routes: Routes<'_>,
+    ) {
+        let input = norm.router_input(workspace);
+        let (width, choice) = (norm.spec.width, self.spec.choice);
+        NormRouter { input, router, bias, routes, tokens, width, choice }.record(recorder);
+    }
+
     fn select(&self, recorder: &mut Recorder, workspace: &Workspace, tokens: u32, routes: Routes<'_>) {
         Select { scores: &workspace.scores, routes, choice: self.spec.choice, tokens }.record(recorder);
-    }
-}
-
-/// `dst = activation(W · src + bias)` in the form that fits the number of rows.
-pub(super) fn dense(
-    recorder: &mut Recorder,
-    src: &Buffer,
-    matrix: &Matrix,
-    bias: Option<&Buffer>,
-    activation: Activation,
-    dst: &Buffer,
-    rows: u32,
-) {
-    if rows <= FEW_TOKENS {
-        RoutedMatvec {
-            src,
-            matrix,
-            routes: None,
-            gated: false,
-            bias,
-            activation,
-            dst,
-            residual: false,
-            rows,
-            slots: 1,
-            src_div: 1,
-        }
-        .record(recorder);
-    } else {
-        RoutedMatmul { src, matrix, groups: None, bias, activation, dst, rows, src_div: 1 }.record(recorder);
     }
 }

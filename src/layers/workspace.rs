@@ -3,46 +3,65 @@
 use crate::{
     Error, Result,
     gpu::{Buffer, Gpu},
-    layers::FEW_TOKENS,
-    ops::{AttentionShape, GroupBuffers, Routes, head_stride, padded, tile_rows},
+    layers::{ExpertMlpSpec, FEW_TOKENS, HeadMixtureSpec, RouterSpec},
+    ops::{AttentionShape, GroupBuffers, MAX_TOP_LOGITS, Routes, head_stride, padded, tile_rows},
 };
 
-/// The largest sizes a session needs, over all layers of its model.
-#[derive(Clone, Copy, Debug)]
+/// The largest sizes a session needs. Start with [`Dimensions::new`], then add every layer.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Dimensions {
     /// Tokens in one step, over all sequences.
     pub tokens: u32,
     pub sequences: u32,
-    /// Positions of a sequence.
-    pub capacity: u32,
+    /// Keys that a token sees at the most.
+    pub keys: u32,
     /// Rows of logits in one step.
     pub logit_rows: u32,
     pub width: u32,
     pub vocab: u32,
-    /// Floats a token takes in `q`, `kv` and `attended`.
-    pub query_floats: u32,
-    pub kv_floats: u32,
-    pub attended_floats: u32,
-    /// Query heads of a token over all its slots, and channels of one.
-    pub query_heads: u32,
-    pub head_dim: u32,
-    pub attention_active: u32,
-    pub attention_experts: u32,
-    pub mlp_active: u32,
-    pub mlp_experts: u32,
-    pub mlp_hidden: u32,
-    /// Width of the hidden layer of a router.
-    pub router_hidden: u32,
-    /// Experts chosen per token over all routers of the model.
-    pub routes_per_token: u32,
+    /// Values of an image patch.
+    pub patch: u32,
+    /// Floats a token takes in `q`, `kv`, `values` and `attended`.
+    query_floats: u32,
+    kv_floats: u32,
+    value_floats: u32,
+    attended_floats: u32,
+    /// Floats of all splits of a token's query rows.
+    split_heads: u32,
+    split_head_dim: u32,
+    attention_active: u32,
+    attention_experts: u32,
+    /// Floats a token takes in `expert_rows`.
+    expert_floats: u32,
+    mlp_active: u32,
+    mlp_experts: u32,
+    mlp_hidden: u32,
+    /// Width of the hidden layer of a router, and scores it may have.
+    router_hidden: u32,
+    router_scores: u32,
+    /// Heads that cut whole sequences, and heads a token keeps.
+    cut_heads: u32,
+    cut_active: u32,
+    /// Experts chosen per token over all routers of the model, and scores they are chosen by.
+    routes_per_token: u32,
+    scores_per_token: u32,
 }
 
 /// The buffers a step works in. Shapes are the largest; a step uses the front of each.
 pub struct Workspace {
     /// `[tokens]` u32: input ids of a prompt
     pub ids: Buffer,
-    /// `[tokens]` of (position, sequence)
+    /// `[tokens, patch]` f32: an image's patches
+    pub patches: Buffer,
+    /// `[tokens]` [`Span`](crate::ops::Span)s in the tokens' own sequences
     pub spans: Buffer,
+    /// `[tokens]` spans in the memory that the tokens attend to
+    pub memory_spans: Buffer,
+    /// `[tokens, heads]` spans, where whole sequences are cut
+    pub head_spans: Buffer,
+    /// `[tokens, k]`: the heads each token kept before the cut, and what they weighed
+    pub kept: Buffer,
+    pub kept_gates: Buffer,
     /// `[sequences]` of (first token, tokens)
     pub ranges: Buffer,
     /// `[logit_rows]` u32: the token each row of logits belongs to
@@ -55,6 +74,8 @@ pub struct Workspace {
     pub q: Buffer,
     /// `[tokens, 2 · kv_heads · head_dim]`: keys and values of this step
     pub kv: Buffer,
+    /// `[tokens, kv_heads · head_dim]`: values from value experts
+    pub values: Buffer,
     /// `[tokens · k, heads · head_dim]`: attention output, before the output projection
     pub attended: Buffer,
     /// `[tokens · k, hidden]`: inside the MLP experts
@@ -69,6 +90,8 @@ pub struct Workspace {
     pub chosen: Buffer,
     /// The same for the gates, f32.
     pub gates: Buffer,
+    /// `[scores_per_token · tokens]` f32: the scores of the routed experts, router after router
+    pub route_scores: Buffer,
     pub attention_groups: GroupBuffers,
     pub mlp_groups: GroupBuffers,
     /// Scratch of split attention.
@@ -80,43 +103,118 @@ pub struct Workspace {
     pub logits: Buffer,
     /// `[logit_rows]` u32: the sampled tokens, which the next step reads
     pub tokens: Buffer,
+    /// `[logit_rows, n]`: the likeliest tokens and their log-probabilities
+    pub top_ids: Buffer,
+    pub top_values: Buffer,
+    /// `[sequences]` u32: the sequences that others go on from
+    pub parents: Buffer,
 }
 
+/// The names of [`Workspace`]'s buffers, groups aside, with their bytes.
+type Sizes = Vec<(&'static str, u64)>;
+
 impl Dimensions {
+    /// For steps of at most `tokens` tokens of at most `sequences` sequences, each of which sees at most `keys` keys.
+    pub fn new(tokens: u32, sequences: u32, keys: u32, logit_rows: u32) -> Self {
+        Self { tokens, sequences, keys, logit_rows, ..Self::default() }
+    }
+
+    /// Makes room for an attention.
+    pub fn attention(&mut self, spec: &HeadMixtureSpec) {
+        let grow = |size: &mut u32, need: u32| *size = need.max(*size);
+        let shape = spec.attention_shape(1, 1);
+        let stride = head_stride(spec.head_dim);
+        grow(&mut self.width, spec.norm.width);
+        grow(&mut self.query_floats, spec.query_floats());
+        grow(&mut self.kv_floats, spec.kv_shape().map_or(0, |shape| shape.outputs));
+        grow(&mut self.attended_floats, shape.out_row() * shape.slots);
+        grow(&mut self.split_heads, shape.slots * shape.heads);
+        grow(&mut self.split_head_dim, stride);
+        grow(&mut self.expert_floats, spec.active() * padded(spec.norm.width));
+        if let Some(router) = spec.value_router() {
+            grow(&mut self.value_floats, spec.kv_heads * stride);
+            grow(&mut self.expert_floats, router.active() * padded(stride));
+        }
+        for router in spec.routers() {
+            grow(&mut self.attention_active, router.active());
+            grow(&mut self.attention_experts, router.experts());
+            self.router(router);
+        }
+        if spec.router.whole_sequences() {
+            grow(&mut self.cut_heads, spec.experts());
+            grow(&mut self.cut_active, spec.router.choice.slots());
+        }
+    }
+
+    /// Makes room for an MLP.
+    pub fn mlp(&mut self, spec: &ExpertMlpSpec) {
+        self.width = self.width.max(spec.norm.width);
+        self.mlp_active = self.mlp_active.max(spec.active());
+        self.mlp_experts = self.mlp_experts.max(spec.experts());
+        self.mlp_hidden = self.mlp_hidden.max(spec.hidden);
+        self.expert_floats = self.expert_floats.max(spec.active() * padded(spec.norm.width));
+        self.router(&spec.router);
+    }
+
+    fn router(&mut self, router: &RouterSpec) {
+        self.router_hidden = self.router_hidden.max(router.hidden());
+        self.router_scores = self.router_scores.max(router.choice.score_rows());
+        self.reserve(router.routes_per_token(), router.scores_per_token());
+    }
+
+    /// Makes room for more choices of a token and the scores they are made by.
+    pub fn reserve(&mut self, routes: u32, scores: u32) {
+        self.routes_per_token += routes;
+        self.scores_per_token += scores;
+    }
+
     /// Assignments of the attention and of the MLP routers in one step.
     fn assignments(&self) -> (u32, u32) {
         (self.tokens * self.attention_active, self.tokens * self.mlp_active)
     }
 
-    /// Every buffer's name and size, in the order of [`Workspace`]'s fields, groups aside.
-    fn buffers(&self) -> [(&'static str, u64); 19] {
-        let (attention, mlp) = self.assignments();
+    /// Every buffer's name and size, in the order of [`Workspace`]'s fields.
+    fn buffers(&self) -> Sizes {
+        let (_, mlp) = self.assignments();
         let floats = |rows: u32, width: u32| 4 * u64::from(rows) * u64::from(padded(width));
         // One split needs no scratch.
-        let splits = AttentionShape::splits(self.capacity - 1);
-        let query_heads = FEW_TOKENS.min(self.tokens) * self.query_heads;
+        let splits = AttentionShape::splits(self.keys);
+        let query_heads = FEW_TOKENS.min(self.tokens) * self.split_heads;
         let split_rows = if splits > 1 { u64::from(query_heads) * u64::from(splits) } else { 0 };
         let words = |n: u32| 4 * u64::from(n);
-        [
+        let top = u64::from(MAX_TOP_LOGITS) * words(self.logit_rows);
+        let routes = words(self.tokens) * u64::from(self.routes_per_token);
+        vec![
             ("ids", words(self.tokens)),
-            ("spans", 2 * words(self.tokens)),
+            ("patches", floats(self.tokens, self.patch)),
+            ("spans", 3 * words(self.tokens)),
+            ("memory_spans", 3 * words(self.tokens)),
+            ("head_spans", 3 * words(self.tokens) * u64::from(self.cut_heads)),
+            ("kept", words(self.tokens) * u64::from(self.cut_active)),
+            ("kept_gates", words(self.tokens) * u64::from(self.cut_active)),
             ("ranges", 2 * words(self.sequences)),
             ("logit_rows", words(self.logit_rows)),
             ("x", floats(self.tokens, self.width)),
             ("xn", floats(self.tokens, self.width)),
             ("q", floats(self.tokens, self.query_floats)),
             ("kv", floats(self.tokens, self.kv_floats)),
+            ("values", floats(self.tokens, self.value_floats)),
             ("attended", floats(self.tokens, self.attended_floats)),
             ("hidden", floats(mlp, self.mlp_hidden)),
-            ("expert_rows", floats(attention.max(mlp), self.width)),
+            ("expert_rows", floats(self.tokens, self.expert_floats)),
             ("router_hidden", floats(self.tokens, self.router_hidden)),
-            ("scores", floats(self.tokens, self.attention_experts.max(self.mlp_experts))),
-            ("routes", words(self.tokens) * u64::from(self.routes_per_token)),
-            ("partial", 4 * split_rows * u64::from(head_stride(self.head_dim))),
+            ("scores", floats(self.tokens, self.router_scores)),
+            ("routes.chosen", routes),
+            ("routes.gates", routes),
+            ("routes.scores", words(self.tokens) * u64::from(self.scores_per_token)),
+            ("partial", 4 * split_rows * u64::from(self.split_head_dim)),
             ("stats", 8 * split_rows),
             ("last", floats(self.logit_rows, self.width)),
             ("logits", floats(self.logit_rows, self.vocab)),
             ("tokens", words(self.logit_rows)),
+            ("top_ids", top),
+            ("top_values", top),
+            ("parents", words(self.sequences)),
         ]
     }
 
@@ -127,9 +225,7 @@ impl Dimensions {
             .iter()
             .flat_map(|&(assignments, experts)| GroupBuffers::bytes(assignments, experts, tile_rows(gpu)))
             .sum::<u64>();
-        let routes_twice =
-            self.buffers().iter().filter(|(name, _)| *name == "routes").map(|(_, n)| n).sum::<u64>();
-        self.buffers().iter().map(|(_, bytes)| bytes).sum::<u64>() + groups + routes_twice
+        self.buffers().iter().map(|(_, bytes)| bytes).sum::<u64>() + groups
     }
 
     /// # Errors
@@ -152,59 +248,83 @@ impl Dimensions {
 impl Workspace {
     /// Allocates for `dimensions`, which must have passed [`Dimensions::check`].
     pub fn new(gpu: &Gpu, dimensions: &Dimensions) -> Self {
-        let [
-            ids,
-            spans,
-            ranges,
-            logit_rows,
-            x,
-            xn,
-            q,
-            kv,
-            attended,
-            hidden,
-            expert_rows,
-            router_hidden,
-            scores,
-            routes,
-            partial,
-            stats,
-            last,
-            logits,
-            tokens,
-        ] = dimensions.buffers();
+        let mut sizes = dimensions.buffers().into_iter();
+        let mut next = || {
+            let (name, bytes) = sizes.next().unwrap_or_default();
+            Buffer::new(gpu, name, bytes)
+        };
         let (attention, mlp) = dimensions.assignments();
-        let buffer = |(name, bytes): (&str, u64)| Buffer::new(gpu, name, bytes);
         let groups = |assignments, experts| GroupBuffers::new(gpu, assignments, experts, tile_rows(gpu));
+        // Fields are evaluated in the order in which they stand here, which is that of `buffers`.
         Self {
-            ids: buffer(ids),
-            spans: buffer(spans),
-            ranges: buffer(ranges),
-            logit_rows: buffer(logit_rows),
-            x: buffer(x),
-            xn: buffer(xn),
-            q: buffer(q),
-            kv: buffer(kv),
-            attended: buffer(attended),
-            hidden: buffer(hidden),
-            expert_rows: buffer(expert_rows),
-            router_hidden: buffer(router_hidden),
-            scores: buffer(scores),
-            chosen: buffer(("routes.chosen", routes.1)),
-            gates: buffer(("routes.gates", routes.1)),
+            ids: next(),
+            patches: next(),
+            spans: next(),
+            memory_spans: next(),
+            head_spans: next(),
+            kept: next(),
+            kept_gates: next(),
+            ranges: next(),
+            logit_rows: next(),
+            x: next(),
+            xn: next(),
+            q: next(),
+            kv: next(),
+            values: next(),
+            attended: next(),
+            hidden: next(),
+            expert_rows: next(),
+            router_hidden: next(),
+            scores: next(),
+            chosen: next(),
+            gates: next(),
+            route_scores: next(),
             attention_groups: groups(attention, dimensions.attention_experts),
             mlp_groups: groups(mlp, dimensions.mlp_experts),
-            partial: buffer(partial),
-            stats: buffer(stats),
-            last: buffer(last),
-            logits: buffer(logits),
-            tokens: buffer(tokens),
+            partial: next(),
+            stats: next(),
+            last: next(),
+            logits: next(),
+            tokens: next(),
+            top_ids: next(),
+            top_values: next(),
+            parents: next(),
         }
     }
 
-    /// Where a router writes in a step of `tokens` tokens, `routes_before` being the experts per token of the
-    /// routers before it.
-    pub fn routes(&self, tokens: u32, routes_before: u32) -> Routes<'_> {
-        Routes { chosen: &self.chosen, gates: &self.gates, first: tokens * routes_before }
+    /// Where the routers of a step of `tokens` tokens write, one after the other.
+    pub fn routes(&self, tokens: u32) -> RouteCursor<'_> {
+        RouteCursor { workspace: self, tokens, routes: 0, scores: 0 }
+    }
+}
+
+/// Where the next router of a step writes.
+pub struct RouteCursor<'a> {
+    workspace: &'a Workspace,
+    tokens: u32,
+    /// Choices of a token that stand before.
+    routes: u32,
+    scores: u32,
+}
+
+impl<'a> RouteCursor<'a> {
+    /// The place of one router.
+    pub fn next(&mut self, router: &RouterSpec) -> Routes<'a> {
+        let workspace = self.workspace;
+        let routes = Routes {
+            chosen: &workspace.chosen,
+            gates: &workspace.gates,
+            first: self.tokens * self.routes,
+            scores: &workspace.route_scores,
+            first_score: self.tokens * self.scores,
+        };
+        self.skip(router.routes_per_token(), router.scores_per_token());
+        routes
+    }
+
+    /// Leaves room for other choices.
+    pub fn skip(&mut self, routes: u32, scores: u32) {
+        self.routes += routes;
+        self.scores += scores;
     }
 }

@@ -3,16 +3,17 @@
 //! Everything JetMoE is stands here and in its config reader: which mixture it is, and where its tensors are.
 
 use super::{
-    BlockNames, BlockSpec, Blueprint, DecoderNames, DecoderSpec, Describe, NormNames, RouterNames,
+    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, MlpNames, RouterNames, Task,
+    TransformerNames, TransformerSpec,
     jetmoe_config::{self as config, Config, layer, layer_tensor},
 };
 use crate::{
     Result,
     layers::{
-        AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormKind, NormSpec,
+        AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormSpec,
         PositionEncoding, RouterNet, RouterSpec,
     },
-    ops::{ExpertChoice, Weighting},
+    ops::{ExpertChoice, NormKind, Weighting},
     weights::{Checkpoint, Fields, Order},
 };
 
@@ -31,71 +32,77 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
     let size = |n: usize| n as u32;
     let width = size(shapes.width);
     let router = |experts: usize| {
-        let weighting = Weighting::SoftmaxTopK;
-        let choice =
-            ExpertChoice { experts: size(experts), shared: 0, top_k: size(config.active), weighting };
-        Some(RouterSpec { net: RouterNet::Linear, choice })
+        let choice = ExpertChoice::top_k(size(experts), size(config.active), Weighting::SoftmaxTopK);
+        RouterSpec::new(RouterNet::Linear, choice)
     };
-    let norm = NormSpec { kind: NormKind::Rms, width, eps: config::BLOCK_NORM_EPS };
+    let norm = |eps| NormSpec::before(NormKind::Rms, width, eps);
     let block = BlockSpec {
         attention: HeadMixtureSpec {
-            norm,
+            norm: norm(config::BLOCK_NORM_EPS),
             router: router(shapes.attention_experts),
+            query_share: 1,
             heads_per_expert: size(config.kv_heads),
             kv_heads: size(config.kv_heads),
             head_dim: size(config.head_dim),
             // Keys and values are tiled over the experts: head j of each reads key/value head j.
             group: 1,
-            kv: KvProjection::Projected { bias: false },
-            position: PositionEncoding::Rope { theta: f64::from(config.rope_theta) },
+            kv: KvProjection::Projected,
+            position: PositionEncoding::Rope {
+                theta: f64::from(config.rope_theta),
+                channels: size(config.head_dim),
+            },
             kernel: AttentionKernel::Softmax,
-            output_bias: true,
         },
+        cross: None,
         mlp: ExpertMlpSpec {
-            norm,
+            norm: norm(config::BLOCK_NORM_EPS),
             router: router(shapes.mlp_experts),
             hidden: size(shapes.mlp_width),
             activation: MlpActivation::SwiGlu,
-            output_bias: true,
         },
     };
     let spec = DecoderSpec {
         vocab: size(shapes.vocab),
-        width,
         context: size(config.context),
-        blocks: vec![block; config.layers],
-        final_norm: NormSpec { kind: NormKind::Rms, width, eps: config.final_norm_eps },
+        layers: size(config.layers),
+        block,
+        final_norm: norm(config.final_norm_eps),
         bos: config.bos,
         eos: config.eos.clone(),
     };
-    let names = DecoderNames {
-        embedding: config::EMBEDDING.to_owned(),
-        final_norm: NormNames { weight: config::FINAL_NORM.to_owned(), bias: None },
-        head: shapes.lm_head.then(|| config::LM_HEAD.to_owned()),
-        blocks: (0..config.layers).map(block_names).collect(),
-    };
-    spec.check(&config.file)?;
-    Ok(Blueprint { family: "jetmoe", spec, names })
+    let blocks = (0..config.layers).map(block_names).collect();
+    let final_norm = vec![config::FINAL_NORM.to_owned().into()];
+    let head = shapes.lm_head.then_some(config::LM_HEAD);
+    let names = TransformerNames::decoder(config::EMBEDDING, blocks, final_norm, head);
+    // The config reader has compared the tensors' shapes.
+    let spec = spec.into();
+    TransformerSpec::check(&spec, &config.file)?;
+    Ok(Blueprint { family: "jetmoe", task: Task::Generate, spec, names })
 }
 
 fn block_names(index: usize) -> BlockNames {
     let name = |name| layer_tensor(index, name);
-    let norm = |weight| NormNames { weight: name(weight), bias: None };
     BlockNames {
-        attention_norm: norm(layer::ATTENTION_NORM),
-        attention_router: RouterNames::Linear(name(layer::ATTENTION_ROUTER)),
-        query: name(layer::QUERY),
-        kv: vec![name(layer::KEY_VALUE)],
-        kv_bias: Vec::new(),
-        output: name(layer::ATTENTION_OUT),
-        output_bias: Some(name(layer::ATTENTION_BIAS)),
-        mlp_norm: norm(layer::MLP_NORM),
-        mlp_router: RouterNames::Linear(name(layer::MLP_ROUTER)),
-        up: vec![name(layer::MLP_IN)],
-        down: name(layer::MLP_OUT),
-        down_bias: Some(name(layer::MLP_BIAS)),
-        query_order: Order::OutputMajor,
-        output_order: Order::OutputMajor,
-        mlp_order: Order::OutputMajor,
+        attention: AttentionNames {
+            norm: vec![name(layer::ATTENTION_NORM).into()],
+            router: RouterNames::linear(name(layer::ATTENTION_ROUTER)),
+            query: vec![name(layer::QUERY).into()],
+            kv: vec![name(layer::KEY_VALUE).into()],
+            output: name(layer::ATTENTION_OUT),
+            output_bias: Some(name(layer::ATTENTION_BIAS)),
+            query_order: Order::OutputMajor,
+            output_order: Order::OutputMajor,
+            ..AttentionNames::default()
+        },
+        cross: None,
+        mlp: MlpNames {
+            norm: vec![name(layer::MLP_NORM).into()],
+            router: RouterNames::linear(name(layer::MLP_ROUTER)),
+            up: vec![name(layer::MLP_IN).into()],
+            up_bias: None,
+            down: name(layer::MLP_OUT),
+            down_bias: Some(name(layer::MLP_BIAS)),
+            order: Order::OutputMajor,
+        },
     }
 }

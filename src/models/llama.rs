@@ -4,40 +4,130 @@
 use serde_json::json;
 
 use super::{
-    BlockNames, BlockSpec, Blueprint, DecoderNames, DecoderSpec, Describe, NormNames, RouterNames,
+    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, MlpNames, Task,
+    TransformerNames,
     limits::{MOST_HEADS, MOST_LAYERS, MOST_WIDE},
+    rms_norm_names,
 };
 use crate::{
     Result,
     layers::{
-        AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormKind, NormSpec,
+        AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormSpec,
         PositionEncoding, RouterNet, RouterSpec,
     },
-    ops::{ExpertChoice, Weighting},
-    weights::{Checkpoint, Fields, Order, check_shapes},
+    ops::{ExpertChoice, NormKind, Weighting},
+    weights::{Checkpoint, Fields, Order},
 };
 
 /// Tensors that older tools leave in a checkpoint and that say nothing.
 const IGNORABLE: [&str; 1] = ["*.rotary_emb.inv_freq"];
 
-/// A Llama `config.json`.
-struct Config {
-    file: String,
-    vocab: u32,
-    width: u32,
-    layers: u32,
-    heads: u32,
-    kv_heads: u32,
-    head_dim: u32,
-    hidden: u32,
-    context: u32,
-    eps: f32,
-    theta: f32,
-    /// Heads that are always on, and heads that each token keeps of the others.
-    mixture: Option<(u32, u32)>,
-    tied: bool,
-    bos: Option<u32>,
-    eos: Vec<u32>,
+/// What a `config.json` in Llama's layout says of a model's sizes.
+#[derive(Clone, Debug)]
+pub(super) struct Sizes {
+    /// The config's path.
+    pub file: String,
+    pub vocab: u32,
+    pub layers: u32,
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+    pub hidden: u32,
+    pub context: u32,
+    /// Of every norm; its width is the model's.
+    pub norm: NormSpec,
+    pub theta: f64,
+    pub tied: bool,
+    pub bos: Option<u32>,
+    pub eos: Vec<u32>,
+}
+
+impl Sizes {
+    /// # Errors
+    /// When the config is incomplete, contradicts itself or wants something headwise does not run.
+    pub fn read(fields: &Fields<'_>) -> Result<Self> {
+        fields.only(&["hidden_act"], &json!("silu"), "Llama's MLP is SiLU-gated")?;
+        fields.only(&["attention_bias"], &json!(false), "Llama's projections have no bias")?;
+        fields.only(&["mlp_bias"], &json!(false), "Llama's projections have no bias")?;
+        if fields.get(&["rope_scaling"])?.is_some() {
+            return Err(fields.unsupported("rope_scaling", "rotary frequencies are not scaled yet"));
+        }
+        if fields.get(&["quantization_config"])?.is_some() {
+            let why = "headwise reads checkpoints in F32, F16 or BF16";
+            return Err(fields.unsupported("quantization_config", why));
+        }
+        let size = |name, most| fields.size(&[name], most).map(|n| n as u32);
+        let optional = |name, most| fields.optional_size(&[name], most).map(|n| n.map(|n| n as u32));
+        let (width, heads) = (size("hidden_size", MOST_WIDE)?, size("num_attention_heads", MOST_HEADS)?);
+        let kv_heads = optional("num_key_value_heads", MOST_HEADS)?.unwrap_or(heads);
+        if !heads.is_multiple_of(kv_heads) {
+            let expected = format!("a divisor of num_attention_heads, which is {heads}");
+            return Err(fields.bad("num_key_value_heads", kv_heads, expected));
+        }
+        let head_dim = match optional("head_dim", MOST_WIDE)? {
+            Some(head_dim) => head_dim,
+            None if width.is_multiple_of(heads) => width / heads,
+            None => {
+                let expected = format!("a multiple of num_attention_heads, {heads}");
+                return Err(fields.bad("hidden_size", width, expected));
+            }
+        };
+        let eps = fields.number(&["rms_norm_eps"], 1e-12..=0.1)?;
+        let theta = fields.optional_number(&["rope_theta", "rope_parameters.rope_theta"], 1.0..=1e12)?;
+        Ok(Self {
+            file: fields.file().to_owned(),
+            vocab: size("vocab_size", MOST_WIDE)?,
+            layers: size("num_hidden_layers", MOST_LAYERS)?,
+            heads,
+            kv_heads,
+            head_dim,
+            hidden: size("intermediate_size", MOST_WIDE)?,
+            context: size("max_position_embeddings", MOST_WIDE)?,
+            norm: NormSpec::before(NormKind::Rms, width, eps),
+            theta: f64::from(theta.unwrap_or(1e4)),
+            tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+            bos: fields.tokens("bos_token_id")?.first().copied(),
+            eos: fields.tokens("eos_token_id")?,
+        })
+    }
+
+    /// Ordinary attention of these sizes, grouped and rotated.
+    pub fn attention(&self) -> HeadMixtureSpec {
+        HeadMixtureSpec {
+            norm: self.norm,
+            router: RouterSpec::none(),
+            query_share: 1,
+            heads_per_expert: self.heads,
+            kv_heads: self.kv_heads,
+            group: self.heads / self.kv_heads,
+            head_dim: self.head_dim,
+            kv: KvProjection::Projected,
+            position: PositionEncoding::Rope { theta: self.theta, channels: self.head_dim },
+            kernel: AttentionKernel::Softmax,
+        }
+    }
+
+    /// A dense MLP of these sizes.
+    pub fn mlp(&self) -> ExpertMlpSpec {
+        let Self { norm, hidden, .. } = *self;
+        ExpertMlpSpec { norm, router: RouterSpec::none(), hidden, activation: MlpActivation::SwiGlu }
+    }
+
+    /// The whole of such blocks, with Llama's names outside of them.
+    pub fn decoder(&self, block: BlockSpec, names: Vec<BlockNames>) -> (DecoderSpec, TransformerNames) {
+        let spec = DecoderSpec {
+            vocab: self.vocab,
+            context: self.context,
+            layers: self.layers,
+            block,
+            final_norm: self.norm,
+            bos: self.bos,
+            eos: self.eos.clone(),
+        };
+        let head = (!self.tied).then_some("lm_head.weight");
+        let final_norm = rms_norm_names("model.norm");
+        (spec, TransformerNames::decoder("model.embed_tokens.weight", names, final_norm, head))
+    }
 }
 
 /// Reads a Llama config; with an object `moh` (`shared`, `routed`, `router`) it is a mixture of heads.
@@ -45,58 +135,12 @@ struct Config {
 /// # Errors
 /// When the config is incomplete or wants something headwise does not run; then, when the tensors contradict it.
 pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
-    fields.only(&["hidden_act"], &json!("silu"), "Llama's MLP is SiLU-gated")?;
-    fields.only(&["attention_bias"], &json!(false), "Llama's projections have no bias")?;
-    fields.only(&["mlp_bias"], &json!(false), "Llama's projections have no bias")?;
-    if fields.get(&["rope_scaling"])?.is_some() {
-        return Err(fields.unsupported("rope_scaling", "rotary frequencies are not scaled yet"));
-    }
-    if fields.get(&["quantization_config"])?.is_some() {
-        let why = "headwise reads checkpoints in F32, F16 or BF16";
-        return Err(fields.unsupported("quantization_config", why));
-    }
-    let size = |name, most| fields.size(&[name], most).map(|n| n as u32);
-    let optional = |name, most| fields.optional_size(&[name], most).map(|n| n.map(|n| n as u32));
-    let (width, heads) = (size("hidden_size", MOST_WIDE)?, size("num_attention_heads", MOST_HEADS)?);
-    let kv_heads = optional("num_key_value_heads", MOST_HEADS)?.unwrap_or(heads);
-    if !heads.is_multiple_of(kv_heads) {
-        let expected = format!("a divisor of num_attention_heads, which is {heads}");
-        return Err(fields.bad("num_key_value_heads", kv_heads, expected));
-    }
-    let head_dim = match optional("head_dim", MOST_WIDE)? {
-        Some(head_dim) => head_dim,
-        None if width.is_multiple_of(heads) => width / heads,
-        None => {
-            return Err(fields.bad(
-                "hidden_size",
-                width,
-                format!("a multiple of num_attention_heads, {heads}"),
-            ));
-        }
-    };
-    let config = Config {
-        file: fields.file().to_owned(),
-        vocab: size("vocab_size", MOST_WIDE)?,
-        width,
-        layers: size("num_hidden_layers", MOST_LAYERS)?,
-        heads,
-        kv_heads,
-        head_dim,
-        hidden: size("intermediate_size", MOST_WIDE)?,
-        context: size("max_position_embeddings", MOST_WIDE)?,
-        eps: fields.number(&["rms_norm_eps"], 1e-12..=0.1)?,
-        theta: fields
-            .optional_number(&["rope_theta", "rope_parameters.rope_theta"], 1.0..=1e12)?
-            .unwrap_or(1e4),
-        mixture: mixture(fields, heads)?,
-        tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-        bos: fields.tokens("bos_token_id")?.first().copied(),
-        eos: fields.tokens("eos_token_id")?,
-    };
-    Ok(Box::new(move |checkpoint| blueprint(&config, checkpoint)))
+    let sizes = Sizes::read(fields)?;
+    let mixture = mixture(fields, sizes.heads)?;
+    Ok(Box::new(move |checkpoint| blueprint(&sizes, mixture, checkpoint)))
 }
 
-/// The shared and the routed heads of a mixture of heads.
+/// The heads that are always on, and those that each token keeps of the others.
 fn mixture(fields: &Fields<'_>, heads: u32) -> Result<Option<(u32, u32)>> {
     if fields.get(&["moh"])?.is_none() {
         return Ok(None);
@@ -111,72 +155,42 @@ fn mixture(fields: &Fields<'_>, heads: u32) -> Result<Option<(u32, u32)>> {
     Ok(Some((shared, routed)))
 }
 
-fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
-    let norm = NormSpec { kind: NormKind::Rms, width: config.width, eps: config.eps };
-    let router = config.mixture.map(|(shared, top_k)| RouterSpec {
-        net: RouterNet::QueryNorm,
-        choice: ExpertChoice { experts: config.heads, shared, top_k, weighting: Weighting::Binary },
+fn blueprint(sizes: &Sizes, mixture: Option<(u32, u32)>, checkpoint: &Checkpoint) -> Result<Blueprint> {
+    let dense = sizes.attention();
+    let attention = mixture.map_or(dense, |(shared, top_k)| {
+        let choice = ExpertChoice { shared, ..ExpertChoice::top_k(sizes.heads, top_k, Weighting::Constant) };
+        // A head is an expert.
+        HeadMixtureSpec {
+            router: RouterSpec::new(RouterNet::QueryNorm, choice),
+            heads_per_expert: 1,
+            ..dense
+        }
     });
-    let block = BlockSpec {
-        attention: HeadMixtureSpec {
-            norm,
-            router,
-            // In a mixture a head is an expert; otherwise all heads are one.
-            heads_per_expert: if router.is_some() { 1 } else { config.heads },
-            kv_heads: config.kv_heads,
-            group: config.heads / config.kv_heads,
-            head_dim: config.head_dim,
-            kv: KvProjection::Projected { bias: false },
-            position: PositionEncoding::Rope { theta: f64::from(config.theta) },
-            kernel: AttentionKernel::Softmax,
-            output_bias: false,
-        },
-        mlp: ExpertMlpSpec {
-            norm,
-            router: None,
-            hidden: config.hidden,
-            activation: MlpActivation::SwiGlu,
-            output_bias: false,
-        },
-    };
-    let spec = DecoderSpec {
-        vocab: config.vocab,
-        width: config.width,
-        context: config.context,
-        blocks: vec![block; config.layers as usize],
-        final_norm: norm,
-        bos: config.bos,
-        eos: config.eos.clone(),
-    };
-    let names = DecoderNames {
-        embedding: "model.embed_tokens.weight".to_owned(),
-        final_norm: NormNames { weight: "model.norm.weight".to_owned(), bias: None },
-        head: (!config.tied).then(|| "lm_head.weight".to_owned()),
-        blocks: (0..config.layers).map(|index| block_names(index, router.is_some())).collect(),
-    };
-    spec.check(&config.file)?;
-    check_shapes(checkpoint, &spec.requests(&names), &IGNORABLE, &config.file)?;
-    Ok(Blueprint { family: if router.is_some() { "moh-llama" } else { "llama" }, spec, names })
+    let block = BlockSpec { attention, cross: None, mlp: sizes.mlp() };
+    let names = (0..sizes.layers).map(|index| block_names(index, mixture.is_some())).collect();
+    let (spec, names) = sizes.decoder(block, names);
+    let is = (if mixture.is_some() { "moh-llama" } else { "llama" }, Task::Generate);
+    Blueprint::checked(is, spec.into(), names, checkpoint, &IGNORABLE, &sizes.file)
 }
 
 fn block_names(index: u32, mixture: bool) -> BlockNames {
-    let name = |name: &str| format!("model.layers.{index}.{name}.weight");
-    let norm = |norm: &str| NormNames { weight: name(norm), bias: None };
+    let layer = |name: &str| format!("model.layers.{index}.{name}");
+    let name = |name: &str| format!("{}.weight", layer(name));
     BlockNames {
-        attention_norm: norm("input_layernorm"),
-        attention_router: RouterNames::None,
-        query: name("self_attn.q_proj"),
-        kv: vec![name("self_attn.k_proj"), name("self_attn.v_proj")],
-        kv_bias: Vec::new(),
-        output: name("self_attn.o_proj"),
-        output_bias: None,
-        mlp_norm: norm("post_attention_layernorm"),
-        mlp_router: RouterNames::None,
-        up: vec![name("mlp.gate_proj"), name("mlp.up_proj")],
-        down: name("mlp.down_proj"),
-        down_bias: None,
-        query_order: Order::Dense,
-        output_order: if mixture { Order::Columns } else { Order::Dense },
-        mlp_order: Order::Dense,
+        attention: AttentionNames {
+            norm: rms_norm_names(&layer("input_layernorm")),
+            query: vec![name("self_attn.q_proj").into()],
+            kv: ["self_attn.k_proj", "self_attn.v_proj"].map(|proj| name(proj).into()).to_vec(),
+            output: name("self_attn.o_proj"),
+            output_order: if mixture { Order::Columns } else { Order::Dense },
+            ..AttentionNames::default()
+        },
+        cross: None,
+        mlp: MlpNames {
+            norm: rms_norm_names(&layer("post_attention_layernorm")),
+            up: ["mlp.gate_proj", "mlp.up_proj"].map(|proj| name(proj).into()).to_vec(),
+            down: name("mlp.down_proj"),
+            ..MlpNames::default()
+        },
     }
 }

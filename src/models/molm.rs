@@ -4,17 +4,18 @@
 use serde_json::json;
 
 use super::{
-    BlockNames, BlockSpec, Blueprint, DecoderNames, DecoderSpec, Describe, NormNames, RouterNames,
+    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, MlpNames, RouterNames, Task,
+    TransformerNames, layer_norm_names,
     limits::{MOST_EXPERTS, MOST_HEADS, MOST_LAYERS, MOST_WIDE},
 };
 use crate::{
     Result,
     layers::{
-        AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormKind, NormSpec,
+        AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormSpec,
         PositionEncoding, RouterNet, RouterSpec,
     },
-    ops::{Activation, ExpertChoice, Weighting},
-    weights::{Checkpoint, Fields, Order, check_shapes},
+    ops::{Activation, ExpertChoice, NormKind, Weighting},
+    weights::{Checkpoint, Fields, Order, Piece},
 };
 
 /// Nothing in the model limits its context; its authors say that it works best up to about this length.
@@ -78,83 +79,86 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
 fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
     // A checkpoint without key and value projections uses the input for both.
     let identity = checkpoint.tensor("transformer.h.0.attn.k_proj.weight").is_none();
-    let norm = NormSpec { kind: NormKind::Layer, width: config.width, eps: config.eps };
+    let norm = NormSpec::before(NormKind::Layer, config.width, config.eps);
     let router = |(experts, top_k)| {
-        let choice = ExpertChoice { experts, shared: 0, top_k, weighting: Weighting::SoftmaxAll };
+        let choice = ExpertChoice::top_k(experts, top_k, Weighting::SoftmaxAll);
         let net = RouterNet::Mlp { hidden: config.router_hidden, activation: Activation::Gelu };
-        Some(RouterSpec { net, choice })
+        RouterSpec::new(net, choice)
     };
     let block = BlockSpec {
         attention: HeadMixtureSpec {
             norm,
             router: router(config.attention_experts),
+            query_share: 1,
             heads_per_expert: config.heads,
             kv_heads: config.heads,
             group: 1,
             head_dim: config.attention_width / config.heads,
-            kv: if identity { KvProjection::Identity } else { KvProjection::Projected { bias: true } },
+            kv: if identity { KvProjection::Identity } else { KvProjection::Projected },
             position: PositionEncoding::None,
             kernel: AttentionKernel::StickBreaking,
-            output_bias: false,
         },
+        cross: None,
         mlp: ExpertMlpSpec {
             norm,
             router: router(config.mlp_experts),
             hidden: config.mlp_hidden,
             activation: MlpActivation::Plain(Activation::GeluTanh),
-            output_bias: false,
         },
     };
     let spec = DecoderSpec {
         vocab: config.vocab,
-        width: config.width,
         context: CONTEXT,
-        blocks: vec![block; config.layers as usize],
+        layers: config.layers,
+        block,
         final_norm: norm,
         bos: config.bos,
         eos: config.eos.clone(),
     };
-    let names = DecoderNames {
-        embedding: "transformer.wte.weight".to_owned(),
-        final_norm: norm_names("transformer.ln_f"),
-        head: (!config.tied).then(|| "lm_head.weight".to_owned()),
-        blocks: (0..config.layers).map(|index| block_names(index, identity)).collect(),
-    };
-    spec.check(&config.file)?;
-    check_shapes(checkpoint, &spec.requests(&names), &IGNORABLE, &config.file)?;
-    Ok(Blueprint { family: "molm", spec, names })
-}
-
-fn norm_names(norm: &str) -> NormNames {
-    NormNames { weight: format!("{norm}.weight"), bias: Some(format!("{norm}.bias")) }
+    let blocks = (0..config.layers).map(|index| block_names(index, identity)).collect();
+    let head = (!config.tied).then_some("lm_head.weight");
+    let final_norm = layer_norm_names("transformer.ln_f");
+    let names = TransformerNames::decoder("transformer.wte.weight", blocks, final_norm, head);
+    let is = ("molm", Task::Generate);
+    Blueprint::checked(is, spec.into(), names, checkpoint, &IGNORABLE, &config.file)
 }
 
 fn block_names(index: u32, identity: bool) -> BlockNames {
     let name = |name: &str| format!("transformer.h.{index}.{name}");
     let router = |part: &str| RouterNames::Mlp {
         first: name(&format!("{part}.gate.w_gate.0.weight")),
-        bias: name(&format!("{part}.gate.w_gate.0.bias")),
+        first_bias: Some(name(&format!("{part}.gate.w_gate.0.bias"))),
         second: name(&format!("{part}.gate.w_gate.3.weight")),
     };
-    let kv = |part: &str| match identity {
-        true => Vec::new(),
-        false => ["attn.k_proj", "attn.v_proj"].map(|proj| name(&format!("{proj}.{part}"))).to_vec(),
+    let kv = |part: &str| -> Vec<Piece> {
+        match identity {
+            true => Vec::new(),
+            false => {
+                ["attn.k_proj", "attn.v_proj"].map(|proj| name(&format!("{proj}.{part}")).into()).to_vec()
+            }
+        }
     };
     BlockNames {
-        attention_norm: norm_names(&name("ln_1")),
-        attention_router: router("attn.q_proj"),
-        query: name("attn.q_proj.experts.weight"),
-        kv: kv("weight"),
-        kv_bias: kv("bias"),
-        output: name("attn.q_proj.output_experts.weight"),
-        output_bias: None,
-        mlp_norm: norm_names(&name("ln_2")),
-        mlp_router: router("mlpf"),
-        up: vec![name("mlpf.experts.weight")],
-        down: name("mlpf.output_experts.weight"),
-        down_bias: None,
-        query_order: Order::InputMajor,
-        output_order: Order::InputMajor,
-        mlp_order: Order::InputMajor,
+        attention: AttentionNames {
+            norm: layer_norm_names(&name("ln_1")),
+            router: router("attn.q_proj"),
+            query: vec![name("attn.q_proj.experts.weight").into()],
+            kv: kv("weight"),
+            kv_bias: kv("bias"),
+            output: name("attn.q_proj.output_experts.weight"),
+            query_order: Order::InputMajor,
+            output_order: Order::InputMajor,
+            ..AttentionNames::default()
+        },
+        cross: None,
+        mlp: MlpNames {
+            norm: layer_norm_names(&name("ln_2")),
+            router: router("mlpf"),
+            up: vec![name("mlpf.experts.weight").into()],
+            up_bias: None,
+            down: name("mlpf.output_experts.weight"),
+            down_bias: None,
+            order: Order::InputMajor,
+        },
     }
 }

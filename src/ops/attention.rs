@@ -14,6 +14,7 @@ pub static DECODE: Kernel = Kernel {
         Access::Read,
         Access::Write,
         Access::Write,
+        Access::Read,
     ],
 };
 
@@ -64,6 +65,7 @@ uniform! {
         split_keys: u32,
         first: u32,
         scale: f32,
+        clip: u32,
     }
 }
 
@@ -108,6 +110,8 @@ pub struct AttentionShape {
     /// Positions the cache has room for, in each sequence.
     pub capacity: u32,
     pub sequences: u32,
+    /// Every key/value head has spans of its own, `[tokens, kv_heads]`.
+    pub head_spans: bool,
 }
 
 impl AttentionShape {
@@ -139,9 +143,9 @@ impl AttentionShape {
         4 * u64::from(self.sequences) * u64::from(self.capacity) * u64::from(self.cache_row())
     }
 
-    /// Splits of the decode kernel for keys up to `last_position`.
-    pub fn splits(last_position: u32) -> u32 {
-        (last_position + 1).div_ceil(DECODE_SPLIT_KEYS)
+    /// Splits of the decode kernel for rows that see at most `keys` keys.
+    pub fn splits(keys: u32) -> u32 {
+        keys.div_ceil(DECODE_SPLIT_KEYS).max(1)
     }
 
     fn params(&self, tokens: u32, splits: u32, split_keys: u32, first: u32) -> Params {
@@ -161,17 +165,23 @@ impl AttentionShape {
             split_keys,
             first,
             scale: (1.0 / f64::from(self.head_dim).sqrt()) as f32,
+            clip: 0,
         }
     }
 
-    /// The constants of `shaders/shared/expert_heads.wgsl`.
-    fn constants(&self) -> [(&'static str, f64); 2] {
+    /// The constant of `shaders/shared/row_attention.wgsl`.
+    pub(super) fn head_spans(&self) -> (&'static str, f64) {
+        ("HEAD_SPANS", f64::from(u8::from(self.head_spans)))
+    }
+
+    /// The constants of `shaders/shared/expert_heads.wgsl`, and that of `row_attention.wgsl`.
+    fn constants(&self) -> [(&'static str, f64); 3] {
         let (by_expert, dense) = match self.queries {
             Queries::BySlot => (0.0, 0.0),
             Queries::ByExpert => (1.0, 0.0),
             Queries::Dense { .. } => (1.0, 1.0),
         };
-        [("EXPERT_HEADS", by_expert), ("DENSE_QUERY", dense)]
+        [("EXPERT_HEADS", by_expert), ("DENSE_QUERY", dense), self.head_spans()]
     }
 
     /// Multiply-accumulates for query rows that together see `keys` keys.
@@ -183,6 +193,13 @@ impl AttentionShape {
 /// Floats that a head of `head_dim` channels takes in a row.
 pub fn head_stride(head_dim: u32) -> u32 {
     head_dim.next_multiple_of(4)
+}
+
+/// Learned vectors by distance, `[heads, 2 · clip + 1, head_dim]`, heads padded; distances beyond `clip` count as `clip`.
+#[derive(Clone, Copy)]
+pub struct RelativePositions<'a> {
+    pub table: &'a Buffer,
+    pub clip: u32,
 }
 
 /// Softmax attention, one workgroup for each query row and split of its keys.
@@ -201,8 +218,10 @@ pub struct DecodeAttention<'a> {
     /// `[tokens · slots, heads · head_dim]`
     pub out: &'a Buffer,
     pub tokens: u32,
-    /// The largest position among the tokens.
-    pub last_position: u32,
+    /// Keys that one token sees at the most.
+    pub most_keys: u32,
+    /// Learned vectors for the distance of a key, which are added to it.
+    pub relative: Option<RelativePositions<'a>>,
     /// Split the keys of each row over workgroups, for few tokens.
     pub split: bool,
     /// Keys that all tokens together see, for the counters.
@@ -214,17 +233,24 @@ impl DecodeAttention<'_> {
         let shape = &self.shape;
         let heads = shape.slots * shape.heads;
         let (splits, split_keys) = match self.split {
-            true => (AttentionShape::splits(self.last_position), DECODE_SPLIT_KEYS),
+            true => (AttentionShape::splits(self.most_keys), DECODE_SPLIT_KEYS),
             false => (1, shape.capacity),
         };
         let (chosen, first) = self.routes.map_or((self.spans, 0), |routes| (routes.chosen, routes.first));
         let into = if splits == 1 { self.out } else { self.partial };
+        let [by_expert, dense, head_spans] = shape.constants();
+        let (table, clip) = self.relative.map_or((self.q, 0), |relative| (relative.table, relative.clip));
         recorder.dispatch(
-            &shape.params(self.tokens, splits, split_keys, first),
+            &Params { clip, ..shape.params(self.tokens, splits, split_keys, first) },
             Dispatch {
                 kernel: &DECODE,
-                constants: &shape.constants(),
-                buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, into, self.stats],
+                constants: &[
+                    by_expert,
+                    dense,
+                    head_spans,
+                    ("RELATIVE", f64::from(u8::from(self.relative.is_some()))),
+                ],
+                buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, into, self.stats, table],
                 groups: [heads, self.tokens, splits],
                 macs: shape.macs(self.keys),
             },
@@ -314,7 +340,7 @@ impl PrefillAttention<'_> {
             &shape.params(self.tokens, 1, shape.capacity, 0),
             Dispatch {
                 kernel: &PREFILL,
-                constants: &[],
+                constants: &[shape.head_spans()],
                 buffers: &[self.spans, self.q, self.k_cache, self.v_cache, self.ranges, self.out],
                 groups: [rows.div_ceil(PREFILL_ROWS), shape.kv_heads, self.ranges_len],
                 macs: shape.macs(self.keys),

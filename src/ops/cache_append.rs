@@ -13,6 +13,7 @@ uniform! {
     struct Params {
         tokens: u32,
         quads: u32,
+        head_quads: u32,
         src_quads: u32,
         first: u32,
         cache_quads: u32,
@@ -24,7 +25,7 @@ uniform! {
 /// `cache[sequence][position] = src[t]`, from column `first` on.
 pub struct CacheAppend<'a> {
     pub shape: AttentionShape,
-    /// `[tokens]` of (position, sequence)
+    /// `[tokens]` [`Span`](super::Span)s
     pub spans: &'a Buffer,
     /// `[tokens, src_width]`
     pub src: &'a Buffer,
@@ -42,6 +43,7 @@ impl CacheAppend<'_> {
         let params = Params {
             tokens: self.tokens,
             quads,
+            head_quads: shape.head_stride() / 4,
             src_quads: padded(self.src_width) / 4,
             first: self.first / 4,
             cache_quads: shape.cache_row() / 4,
@@ -52,7 +54,7 @@ impl CacheAppend<'_> {
             &params,
             Dispatch {
                 kernel: &KERNEL,
-                constants: &[],
+                constants: &[shape.head_spans()],
                 buffers: &[self.spans, self.src, self.cache],
                 groups: [quads.div_ceil(64), self.tokens, 1],
                 macs: 0,

@@ -18,7 +18,7 @@ uniform! {
     }
 }
 
-/// `x[t] += bias + Σ_s gates[t][s] · rows[t · slots + s]`
+/// `x[t] (+)= bias + Σ_s gates[t][s] · rows[t · slots + s]`
 pub struct Combine<'a> {
     /// `[tokens · slots, width]`
     pub rows: &'a Buffer,
@@ -27,6 +27,8 @@ pub struct Combine<'a> {
     pub bias: Option<&'a Buffer>,
     /// `[tokens, width]`
     pub x: &'a Buffer,
+    /// Add to `x` instead of overwriting it.
+    pub residual: bool,
     pub tokens: u32,
     pub slots: u32,
     pub width: u32,
@@ -44,6 +46,7 @@ impl Combine<'_> {
                 constants: &[
                     ("BIAS", f64::from(u8::from(self.bias.is_some()))),
                     ("GATED", f64::from(u8::from(self.routes.is_some()))),
+                    ("RESIDUAL", f64::from(u8::from(self.residual))),
                 ],
                 buffers: &[self.rows, gates, self.bias.unwrap_or(self.rows), self.x],
                 groups: [quads.div_ceil(64), self.tokens, 1],

@@ -15,10 +15,11 @@ uniform! {
         blocks: u32,
         first_row: u32,
         part_rows: u32,
+        scale: f32,
     }
 }
 
-/// `x[t] = table[ids[t]]`
+/// `x[t] = scale · table[ids[t]]`
 pub struct Embedding<'a> {
     /// `[tokens]` u32
     pub ids: &'a Buffer,
@@ -27,14 +28,20 @@ pub struct Embedding<'a> {
     /// `[tokens, width]`
     pub x: &'a Buffer,
     pub tokens: u32,
+    pub scale: f32,
 }
 
 impl Embedding<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let blocks = padded(self.table.shape.inputs) / 8;
         for part in &self.table.parts {
-            let params =
-                Params { tokens: self.tokens, blocks, first_row: part.first_row, part_rows: part.rows };
+            let params = Params {
+                tokens: self.tokens,
+                blocks,
+                first_row: part.first_row,
+                part_rows: part.rows,
+                scale: self.scale,
+            };
             recorder.dispatch(
                 &params,
                 Dispatch {

@@ -73,6 +73,30 @@ impl Activation {
     }
 }
 
+/// What a linear layer adds to its outputs.
+#[derive(Clone, Copy)]
+pub enum Bias<'a> {
+    None,
+    /// `[outputs]`, the same for every expert
+    OfAll(&'a Buffer),
+    /// `[experts, outputs]`, rows padded; for outputs of one assignment each
+    OfExpert(&'a Buffer),
+}
+
+impl<'a> Bias<'a> {
+    /// A bias of all experts, if there is one.
+    pub fn of_all(buffer: Option<&'a Buffer>) -> Self {
+        buffer.map_or(Self::None, Self::OfAll)
+    }
+
+    pub(super) fn buffer(self) -> Option<&'a Buffer> {
+        match self {
+            Self::None => None,
+            Self::OfAll(buffer) | Self::OfExpert(buffer) => Some(buffer),
+        }
+    }
+}
+
 /// The sizes of a stack of matrices, one for each expert.
 ///
 /// In a file it is `[experts, halves · outputs, inputs]`, output-major. Two halves mean a gate and an up

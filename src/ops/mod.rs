@@ -7,9 +7,12 @@
 #[macro_use]
 mod params;
 
+mod add_positions;
 mod attention;
 mod cache_append;
+mod cache_reorder;
 mod combine;
+mod cosine_router;
 mod embedding;
 mod group;
 mod matrix;
@@ -21,21 +24,26 @@ mod routed_matmul;
 mod routed_matvec;
 mod sample;
 mod select;
+mod sequence_cut;
+mod top_logits;
 
 use crate::gpu::{Access, Kernel};
 use crate::gpu::{Buffer, Capabilities, Gpu, KernelChoice};
 
+pub use add_positions::{AddPositions, sinusoidal_positions};
 pub use attention::{
     AttentionShape, DECODE_SPLIT_KEYS, DecodeAttention, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, PrefillAttention,
-    Queries, StickBreaking, head_stride,
+    Queries, RelativePositions, StickBreaking, head_stride,
 };
 pub use cache_append::CacheAppend;
+pub use cache_reorder::CacheReorder;
 pub use combine::Combine;
+pub use cosine_router::CosineRouter;
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers};
-pub use matrix::{Activation, Matrix, MatrixShape, Part, Precision};
-pub use norm::NormRows;
-pub use norm_router::{MAX_EXPERTS, NormRouter};
+pub use matrix::{Activation, Bias, Matrix, MatrixShape, Part, Precision};
+pub use norm::{NormInput, NormKind, NormRows};
+pub use norm_router::{MAX_EXPERTS, NormRouter, RouterInput};
 pub use params::ParamsLayout;
 pub use query_norm::QueryNorm;
 pub use rope_cache::{RopeCache, rope_angles};
@@ -43,6 +51,8 @@ pub use routed_matmul::{RoutedMatmul, tile_rows};
 pub use routed_matvec::RoutedMatvec;
 pub use sample::{Argmax, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
+pub use sequence_cut::SequenceCut;
+pub use top_logits::{MAX_TOP_LOGITS, TopLogits};
 
 /// The WGSL texts, expanded by `build.rs`.
 mod shaders {
@@ -52,10 +62,13 @@ mod shaders {
 
 /// Every kernel, variants included, for the tests that validate all of them.
 pub static KERNELS: &[&Kernel] = &[
+    &add_positions::KERNEL,
     &attention::DECODE,
     &attention::MERGE,
     &attention::PREFILL,
+    &cache_reorder::KERNEL,
     &combine::KERNEL,
+    &cosine_router::KERNEL,
     &embedding::KERNEL,
     &group::COUNT,
     &group::SCAN,
@@ -74,15 +87,20 @@ pub static KERNELS: &[&Kernel] = &[
     &routed_matvec::SUBGROUP,
     &sample::ARGMAX,
     &sample::SAMPLE,
+    &sequence_cut::KERNEL,
+    &top_logits::KERNEL,
 ];
 
 /// The uniform struct of each kernel, for the test that compares it with the WGSL.
 pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
     vec![
+        (&add_positions::KERNEL, add_positions::Params::layout()),
         (&attention::DECODE, attention::Params::layout()),
         (&attention::MERGE, attention::MergeParams::layout()),
         (&attention::PREFILL, attention::Params::layout()),
+        (&cache_reorder::KERNEL, cache_reorder::Params::layout()),
         (&combine::KERNEL, combine::Params::layout()),
+        (&cosine_router::KERNEL, cosine_router::Params::layout()),
         (&embedding::KERNEL, embedding::Params::layout()),
         (&group::COUNT, group::Params::layout()),
         (&group::SCAN, group::Params::layout()),
@@ -101,12 +119,36 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&routed_matvec::SUBGROUP, routed_matvec::Params::layout()),
         (&sample::ARGMAX, sample::ArgmaxParams::layout()),
         (&sample::SAMPLE, sample::SampleParams::layout()),
+        (&sequence_cut::KERNEL, sequence_cut::Params::layout()),
+        (&top_logits::KERNEL, top_logits::Params::layout()),
     ]
 }
 
 /// A row's width in memory: the next multiple of 8 floats.
 pub fn padded(width: u32) -> u32 {
     width.next_multiple_of(8)
+}
+
+/// Where a row stands, the twin of `shaders/shared/span.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub position: u32,
+    /// Whose cache the row reads and writes.
+    pub sequence: u32,
+    /// How many of that cache's first keys it sees: `position + 1` where attention is causal.
+    pub keys: u32,
+}
+
+impl Span {
+    /// A token that sees itself and all before it.
+    pub fn causal(position: u32, sequence: u32) -> Self {
+        Self { position, sequence, keys: position + 1 }
+    }
+
+    /// As it lies in a buffer.
+    pub fn words(self) -> [u32; 3] {
+        [self.position, self.sequence, self.keys]
+    }
 }
 
 /// The experts each token chose and their weights, as `norm_router` writes them.
@@ -118,6 +160,10 @@ pub struct Routes<'a> {
     pub gates: &'a Buffer,
     /// Index of the first assignment in both.
     pub first: u32,
+    /// `[.., tokens, routed experts]` f32: the scores they were chosen by
+    pub scores: &'a Buffer,
+    /// Index of the first score.
+    pub first_score: u32,
 }
 
 /// The shape of the hot kernels on one device.

@@ -6,7 +6,7 @@ use crate::gpu::{Buffer, Dispatch, Recorder};
 pub static KERNEL: Kernel = Kernel {
     name: "norm",
     source: shaders::NORM,
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
 };
 
 uniform! {
@@ -18,15 +18,32 @@ uniform! {
     }
 }
 
-/// `y[i] = norm(x[rows[i]]) · weight + bias`; with a bias it is a LayerNorm, without an RMSNorm.
+/// Which norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x · rsqrt(mean(x²) + eps) · weight`
+    Rms,
+    /// `(x − mean) · rsqrt(variance + eps) · weight + bias`
+    Layer,
+}
+
+/// What is normed.
+#[derive(Clone, Copy)]
+pub enum NormInput<'a> {
+    /// The first rows of a buffer.
+    Rows(&'a Buffer),
+    /// Those rows of a buffer that `[count]` u32 name.
+    Chosen(&'a Buffer, &'a Buffer),
+    /// What stands in `y`.
+    InPlace,
+}
+
+/// `y[i] = norm(x[r(i)]) · weight + bias`
 pub struct NormRows<'a> {
-    pub x: &'a Buffer,
-    /// `[width]` f32
-    pub weight: &'a Buffer,
-    /// `[width]` f32
-    pub bias: Option<&'a Buffer>,
-    /// `[count]` u32; `None` takes rows 0 … count − 1
-    pub rows: Option<&'a Buffer>,
+    pub kind: NormKind,
+    pub x: NormInput<'a>,
+    /// `[1 or 2, width]` f32: weight, then for a LayerNorm bias
+    pub weights: &'a Buffer,
     /// `[count, width]`
     pub y: &'a Buffer,
     pub count: u32,
@@ -38,21 +55,21 @@ impl NormRows<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let params =
             Params { count: self.count, quads: padded(self.width) / 4, width: self.width, eps: self.eps };
+        let (x, rows, all, in_place) = match self.x {
+            NormInput::Rows(x) => (x, self.weights, 1.0, 0.0),
+            NormInput::Chosen(x, rows) => (x, rows, 0.0, 0.0),
+            NormInput::InPlace => (self.weights, self.weights, 0.0, 1.0),
+        };
         recorder.dispatch(
             &params,
             Dispatch {
                 kernel: &KERNEL,
                 constants: &[
-                    ("LAYER_NORM", f64::from(u8::from(self.bias.is_some()))),
-                    ("ALL_ROWS", f64::from(u8::from(self.rows.is_none()))),
+                    ("LAYER_NORM", f64::from(u8::from(self.kind == NormKind::Layer))),
+                    ("ALL_ROWS", all),
+                    ("IN_PLACE", in_place),
                 ],
-                buffers: &[
-                    self.x,
-                    self.weight,
-                    self.bias.unwrap_or(self.weight),
-                    self.rows.unwrap_or(self.weight),
-                    self.y,
-                ],
+                buffers: &[x, self.weights, rows, self.y],
                 groups: [1, self.count, 1],
                 macs: 0,
             },

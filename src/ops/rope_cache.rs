@@ -10,7 +10,15 @@ use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 pub static KERNEL: Kernel = Kernel {
     name: "rope_cache",
     source: shaders::ROPE_CACHE,
-    bindings: &[Access::Read, Access::Read, Access::Write, Access::Read, Access::Write, Access::Write],
+    bindings: &[
+        Access::Read,
+        Access::Read,
+        Access::Write,
+        Access::Read,
+        Access::Read,
+        Access::Write,
+        Access::Write,
+    ],
 };
 
 uniform! {
@@ -20,25 +28,32 @@ uniform! {
         heads: u32,
         kv_heads: u32,
         half_dim: u32,
+        half_rotated: u32,
         q_row: u32,
-        kv_row: u32,
+        key_row: u32,
+        value_row: u32,
+        value_first: u32,
         cache_row: u32,
         capacity: u32,
         sequences: u32,
     }
 }
 
-/// Rotates `q` in place and appends the rotated keys and the values of `kv` to the cache.
+/// Rotates `q` in place and appends the rotated keys and the values to the cache.
 pub struct RopeCache<'a> {
     pub shape: AttentionShape,
-    /// `[tokens]` of (position, sequence)
+    /// `[tokens]` [`Span`](super::Span)s
     pub spans: &'a Buffer,
-    /// `[capacity, head_dim / 2]` of (cos, sin), from [`rope_angles`]
+    /// `[capacity, rotated / 2]` of (cos, sin), from [`rope_angles`]
     pub angles: &'a Buffer,
+    /// Channels of each head that turn, the first ones.
+    pub rotated: u32,
     /// `[tokens · slots, heads · head_dim]`
     pub q: &'a Buffer,
-    /// `[tokens, 2 · kv_heads · head_dim]`
-    pub kv: &'a Buffer,
+    /// `[tokens, kv_heads · head_dim]`, or `[tokens, 2 · kv_heads · head_dim]` where it holds the values, too
+    pub keys: &'a Buffer,
+    /// `[tokens, kv_heads · head_dim]`, where they are not with the keys
+    pub values: Option<&'a Buffer>,
     pub k_cache: &'a Buffer,
     pub v_cache: &'a Buffer,
     pub tokens: u32,
@@ -53,14 +68,23 @@ impl RopeCache<'_> {
             Queries::Dense { experts } => (1, experts * shape.heads),
             Queries::BySlot | Queries::ByExpert => (shape.slots, shape.heads),
         };
+        let width = shape.kv_heads * shape.head_dim;
+        let (key_row, values) = match self.values {
+            None => (padded(2 * width), (self.keys, padded(2 * width), width)),
+            Some(values) => (padded(width), (values, padded(width), 0)),
+        };
+        let (values, value_row, value_first) = values;
         let params = Params {
             tokens: self.tokens,
             slots,
             heads,
             kv_heads: shape.kv_heads,
             half_dim,
+            half_rotated: self.rotated / 2,
             q_row: shape.q_row(),
-            kv_row: padded(2 * shape.kv_heads * shape.head_dim),
+            key_row,
+            value_row,
+            value_first,
             cache_row: shape.cache_row(),
             capacity: shape.capacity,
             sequences: shape.sequences,
@@ -70,8 +94,8 @@ impl RopeCache<'_> {
             &params,
             Dispatch {
                 kernel: &KERNEL,
-                constants: &[],
-                buffers: &[self.spans, self.angles, self.q, self.kv, self.k_cache, self.v_cache],
+                constants: &[shape.head_spans()],
+                buffers: &[self.spans, self.angles, self.q, self.keys, values, self.k_cache, self.v_cache],
                 groups: [pairs.div_ceil(64), self.tokens, 1],
                 macs: 0,
             },
@@ -79,13 +103,14 @@ impl RopeCache<'_> {
     }
 }
 
-/// The table of (cos φ, sin φ), φ = position · theta^(−2i/d), for `positions` positions and `i < d/2`.
+/// The table of (cos φ, sin φ), φ = position · theta^(−2i/r), for `positions` positions and `i < r/2`, r channels
+/// that turn.
 ///
 /// Computed here because WGSL promises sin and cos only 11 bits, and only near zero.
-pub fn rope_angles(gpu: &Gpu, positions: u32, head_dim: u32, theta: f64) -> Buffer {
-    let frequency = |i: u32| theta.powf(-2.0 * f64::from(i) / f64::from(head_dim));
+pub fn rope_angles(gpu: &Gpu, positions: u32, rotated: u32, theta: f64) -> Buffer {
+    let frequency = |i: u32| theta.powf(-2.0 * f64::from(i) / f64::from(rotated));
     let table: Vec<[f32; 2]> = (0..positions)
-        .flat_map(|position| (0..head_dim / 2).map(move |i| f64::from(position) * frequency(i)))
+        .flat_map(|position| (0..rotated / 2).map(move |i| f64::from(position) * frequency(i)))
         .map(|angle| [angle.cos() as f32, angle.sin() as f32])
         .collect();
     Buffer::with_data(gpu, "rope.angles", &table)

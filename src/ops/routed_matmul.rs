@@ -1,6 +1,8 @@
 //! Routed linear for many rows: assignments grouped by expert, computed in tiles.
 
-use super::{Access, Activation, GroupBuffers, Kernel, Matrix, Shape, group::max_tiles, padded, shaders};
+use super::{
+    Access, Activation, Bias, GroupBuffers, Kernel, Matrix, Shape, group::max_tiles, padded, shaders,
+};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
 const BINDINGS: &[Access] =
@@ -42,7 +44,7 @@ pub struct RoutedMatmul<'a> {
     pub matrix: &'a Matrix,
     /// `None` for a dense matrix.
     pub groups: Option<&'a GroupBuffers>,
-    pub bias: Option<&'a Buffer>,
+    pub bias: Bias<'a>,
     pub activation: Activation,
     pub dst: &'a Buffer,
     /// Assignments, or rows of a dense matrix.
@@ -69,7 +71,8 @@ impl RoutedMatmul<'_> {
         let constants = [
             ("WEIGHT_FORMAT", self.matrix.precision.format()),
             ("ROUTED", f64::from(u8::from(self.groups.is_some()))),
-            ("BIAS", f64::from(u8::from(self.bias.is_some()))),
+            ("BIAS", f64::from(u8::from(self.bias.buffer().is_some()))),
+            ("EXPERT_BIAS", f64::from(u8::from(matches!(self.bias, Bias::OfExpert(_))))),
             ("ACTIVATION", self.activation.code()),
             ("SWIGLU", f64::from(u8::from(swiglu))),
         ];
@@ -93,7 +96,14 @@ impl RoutedMatmul<'_> {
                 Dispatch {
                     kernel,
                     constants: &constants,
-                    buffers: &[self.src, &part.buffer, table, order, self.bias.unwrap_or(self.src), self.dst],
+                    buffers: &[
+                        self.src,
+                        &part.buffer,
+                        table,
+                        order,
+                        self.bias.buffer().unwrap_or(self.src),
+                        self.dst,
+                    ],
                     groups: [quads.div_ceil(group_quads), tiles, 1],
                     macs: macs * u64::from(self.rows),
                 },

@@ -1,6 +1,6 @@
 //! Routed linear for few rows: reads the expert id itself, touches each active weight once.
 
-use super::{Access, Activation, Kernel, Matrix, Routes, Shape, padded, shaders};
+use super::{Access, Activation, Bias, Kernel, Matrix, Routes, Shape, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 const BINDINGS: &[Access] =
@@ -40,7 +40,7 @@ pub struct RoutedMatvec<'a> {
     pub routes: Option<Routes<'a>>,
     /// Multiply each slot by its gate.
     pub gated: bool,
-    pub bias: Option<&'a Buffer>,
+    pub bias: Bias<'a>,
     pub activation: Activation,
     pub dst: &'a Buffer,
     /// Add to `dst` instead of overwriting it.
@@ -66,7 +66,8 @@ impl RoutedMatvec<'_> {
             ("WEIGHT_FORMAT", self.matrix.precision.format()),
             ("ROUTED", f64::from(u8::from(self.routes.is_some()))),
             ("GATED", f64::from(u8::from(self.gated))),
-            ("BIAS", f64::from(u8::from(self.bias.is_some()))),
+            ("BIAS", f64::from(u8::from(self.bias.buffer().is_some()))),
+            ("EXPERT_BIAS", f64::from(u8::from(matches!(self.bias, Bias::OfExpert(_))))),
             ("ACTIVATION", self.activation.code()),
             ("SWIGLU", f64::from(u8::from(shape.halves == 2))),
             ("RESIDUAL", f64::from(u8::from(self.residual))),
@@ -97,7 +98,7 @@ impl RoutedMatvec<'_> {
                         &part.buffer,
                         chosen,
                         gates,
-                        self.bias.unwrap_or(self.src),
+                        self.bias.buffer().unwrap_or(self.src),
                         self.dst,
                     ],
                     groups: [quads.div_ceil(lanes), self.rows, 1],

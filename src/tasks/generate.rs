@@ -13,7 +13,7 @@ use super::{
     run::Run,
     session::{Sampling, Session, SessionLayout},
 };
-use crate::{Error, Result, gpu::Counters};
+use crate::{Error, Result, gpu::Counters, models::Task};
 
 /// How to generate.
 #[derive(Clone, Debug)]
@@ -240,6 +240,7 @@ impl Model {
         on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Generation> {
         options.check()?;
+        self.check_generates()?;
         self.check_prompts(prompts)?;
         let longest = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let context = self.info().context as usize;
@@ -251,12 +252,26 @@ impl Model {
             step_tokens: total.min(PREFILL_TOKENS).max(prompts.len()) as u32,
             logit_rows: prompts.len() as u32,
         };
-        let session = Session::new(&self.gpu, &self.decoder, layout)?;
+        let session = Session::new(&self.gpu, &self.transformer, layout)?;
         let stop = options.stop.as_ref().unwrap_or(&self.info().eos);
         let mut run = Run::new(session, options, stop, context, prompts, on_token);
         run.prefill(prompts).await?;
         let shortest = prompts.iter().map(|ids| ids.len()).min().unwrap_or(0);
         run.decode(capacity - shortest).await?;
         Ok(run.finish())
+    }
+
+    /// Refuses a model that has no next token.
+    fn check_generates(&self) -> Result<()> {
+        if !matches!(self.task, Task::Generate) {
+            return Err(self.wrong_task("generate"));
+        }
+        match self.transformer.spec.stack.whole_sequences() {
+            None => Ok(()),
+            Some(why) => {
+                let found = format!("one of the family '{}': {why}", self.info().family);
+                Err(Error::argument("model", found, "one that can write token by token"))
+            }
+        }
     }
 }

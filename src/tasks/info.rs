@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     Result,
-    models::Blueprint,
+    models::{Blueprint, Task},
     ops::Precision,
     weights::{Checkpoint, Dtype, Source},
 };
@@ -14,12 +14,16 @@ use crate::{
 pub struct ModelInfo {
     /// The model family, e.g. `jetmoe`.
     pub family: String,
-    /// Tokens in the vocabulary.
+    /// What it is for: `generate`, `translate`, `fill` or `classify`.
+    pub task: &'static str,
+    /// Outputs of the head: tokens of the vocabulary, or classes.
     pub vocab: u32,
     /// Width of the residual stream.
     pub width: u32,
     /// Blocks of attention and MLP.
     pub layers: u32,
+    /// Blocks of the encoder that reads a translation's source; 0 where there is none.
+    pub encoder_layers: u32,
     /// Positions the model was trained for.
     pub context: u32,
     /// The attention of the first block; families may vary it by layer.
@@ -40,6 +44,8 @@ pub struct ModelInfo {
     pub eos: Vec<u32>,
     /// The token that starts a text, where the model has one.
     pub bos: Option<u32>,
+    /// The token that stands for an unknown one, where the model fills masks.
+    pub mask: Option<u32>,
 }
 
 /// A routed attention in numbers.
@@ -49,6 +55,8 @@ pub struct AttentionInfo {
     pub experts: u32,
     /// Experts it chooses for each token.
     pub active: u32,
+    /// Experts that every token uses: the first ones, and the first of a token's choices.
+    pub shared: u32,
     /// Heads an expert brings.
     pub heads_per_expert: u32,
     /// Key/value heads, shared by all experts.
@@ -88,27 +96,30 @@ impl ModelInfo {
     }
 
     pub(super) fn new(blueprint: &Blueprint, checkpoint: &Checkpoint) -> Self {
-        let Blueprint { family, spec, names } = blueprint;
+        let Blueprint { family, task, spec, names } = blueprint;
         let requests = spec.requests(names);
         let sum = |size: &dyn Fn(&crate::weights::Form) -> u64| -> u64 {
             requests.iter().map(|request| size(&request.form)).sum()
         };
         // A spec has at least one block: the config reader refuses zero layers.
-        let block = &spec.blocks[0];
+        let block = &spec.stack.blocks[0];
         let all_f32 = requests
             .iter()
-            .flat_map(|request| &request.names)
-            .filter_map(|name| checkpoint.tensor(name))
+            .flat_map(|request| &request.pieces)
+            .filter_map(|piece| checkpoint.tensor(&piece.name))
             .all(|tensor| Dtype::of(tensor.stored) == Some(Dtype::F32));
         Self {
             family: (*family).to_owned(),
-            vocab: spec.vocab,
+            task: task.name(),
+            vocab: spec.outputs,
             width: spec.width,
-            layers: spec.blocks.len() as u32,
+            layers: spec.stack.blocks.len() as u32,
+            encoder_layers: spec.encoder.as_ref().map_or(0, |stack| stack.blocks.len() as u32),
             context: spec.context,
             attention: AttentionInfo {
                 experts: block.attention.experts(),
                 active: block.attention.active(),
+                shared: block.attention.router.choice.shared,
                 heads_per_expert: block.attention.heads_per_expert,
                 kv_heads: block.attention.kv_heads,
                 head_dim: block.attention.head_dim,
@@ -127,6 +138,10 @@ impl ModelInfo {
             default_precision: if all_f32 { Precision::F32 } else { Precision::F16 },
             eos: spec.eos.clone(),
             bos: spec.bos,
+            mask: match task {
+                Task::FillMask { mask, .. } => Some(*mask),
+                _ => None,
+            },
         }
     }
 

@@ -3,13 +3,13 @@
 #[cfg(not(target_arch = "wasm32"))]
 use super::Choice;
 use super::{
-    LayerUse, Model, TokenRoutes,
-    routes::layer_use,
+    LayerUse, Model, Routes, TokenRoutes,
+    routes::{layer_use, tallies},
     session::{Session, SessionLayout},
 };
 #[cfg(not(target_arch = "wasm32"))]
 use crate::weights::{TensorData, write_safetensors};
-use crate::{Error, Result, models::BlockSpec};
+use crate::{Error, Result, models::Task};
 
 /// Logits and routes of one sequence.
 #[derive(Clone, Debug)]
@@ -38,11 +38,14 @@ impl Logits {
         let layers = self.routes.first().map_or(0, |token| token.layers.len());
         for index in 0..layers {
             let layer = || self.routes.iter().filter_map(|token| token.layers.get(index));
-            let parts: [(&str, Vec<&[Choice]>); 2] = [
-                ("attention", layer().map(|layer| &layer.attention[..]).collect()),
-                ("mlp", layer().map(|layer| &layer.mlp[..]).collect()),
-            ];
-            for (part, choices) in parts {
+            let names = self.routes[0].layers[index].routers().map(|(name, _)| name);
+            for part in names {
+                let of_part = layer().filter_map(|layer| layer.routers().find(|(name, _)| *name == part));
+                let choices: Vec<&[Choice]> = of_part.map(|(_, choices)| choices).collect();
+                // Where whole sequences are cut, tokens differ in how many heads take them.
+                if choices.len() != tokens || choices.iter().any(|one| one.len() != choices[0].len()) {
+                    continue;
+                }
                 let shape = vec![tokens, choices[0].len()];
                 let choices = choices.concat();
                 let experts = TensorData::U32(choices.iter().map(|choice| choice.expert).collect());
@@ -76,26 +79,28 @@ impl Model {
     /// # Errors
     /// As [`Model::logits`].
     pub async fn logits_in_steps(&self, sequences: &[&[u32]], step_tokens: usize) -> Result<Vec<Logits>> {
+        self.check_reads_text()?;
         self.check_prompts(sequences)?;
         if step_tokens == 0 {
             return Err(Error::argument("step tokens", 0, "at least 1"));
         }
         let longest = sequences.iter().map(|ids| ids.len()).max().unwrap_or(0);
-        let total: usize = sequences.iter().map(|ids| ids.len()).sum();
-        let step_tokens = step_tokens.min(total).min(STEP_TOKENS);
+        let plan = self.plan_steps(sequences, step_tokens.min(STEP_TOKENS));
+        let tokens = |runs: &Vec<(u32, &[u32])>| runs.iter().map(|(_, ids)| ids.len() as u32).sum();
+        let step_tokens: u32 = plan.iter().map(tokens).max().unwrap_or(0);
         let layout = SessionLayout {
             sequences: sequences.len() as u32,
             capacity: longest as u32,
-            step_tokens: step_tokens as u32,
-            logit_rows: step_tokens as u32,
+            step_tokens,
+            logit_rows: step_tokens,
         };
-        let mut session = Session::new(&self.gpu, &self.decoder, layout)?;
+        let mut session = Session::new(&self.gpu, &self.transformer, layout)?;
         let vocab = self.info().vocab as usize;
         let mut results: Vec<Logits> = sequences
             .iter()
             .map(|ids| Logits { vocab, values: Vec::with_capacity(ids.len() * vocab), routes: Vec::new() })
             .collect();
-        for runs in steps(sequences, step_tokens) {
+        for runs in plan {
             let rows: Vec<u32> = (0..runs.iter().map(|(_, ids)| ids.len() as u32).sum()).collect();
             session.forward(&runs, &rows)?;
             let (values, routes) = session.read_logits().await?;
@@ -110,40 +115,81 @@ impl Model {
         Ok(results)
     }
 
+    /// Cuts sequences into steps of at most `step_tokens` tokens; whole sequences, or the whole batch, where the model
+    /// works on nothing less.
+    fn plan_steps<'a>(&self, sequences: &[&'a [u32]], step_tokens: usize) -> Vec<Vec<(u32, &'a [u32])>> {
+        let stack = &self.transformer.spec.stack;
+        let all = (0..).zip(sequences.iter().copied());
+        if stack.cuts_sequences() {
+            vec![all.collect()]
+        } else if stack.whole_sequences().is_some() {
+            all.map(|sequence| vec![sequence]).collect()
+        } else {
+            steps(sequences, step_tokens)
+        }
+    }
+
     /// The experts that the tokens of a text chose. A text longer than the model's context is read in pieces of
     /// that length, each on its own.
     ///
     /// # Errors
     /// No tokens, an id outside the vocabulary, and what the GPU reports.
     pub async fn routes(&self, ids: &[u32]) -> Result<Vec<TokenRoutes>> {
-        let context = self.info().context as usize;
         let mut result = Vec::with_capacity(ids.len());
-        self.check_prompts(&[ids.get(..context).unwrap_or(ids)])?;
-        for piece in ids.chunks(context) {
-            let layout = SessionLayout {
-                sequences: 1,
-                capacity: piece.len() as u32,
-                step_tokens: piece.len().min(ROUTE_TOKENS) as u32,
-                logit_rows: 1,
-            };
-            let mut session = Session::new(&self.gpu, &self.decoder, layout)?;
-            for step in piece.chunks(ROUTE_TOKENS) {
-                session.forward(&[(0, step)], &[])?;
-                let pending = session.read_tokens(true);
-                let (_, routes) = session.wait_tokens(pending).await?;
-                result.extend(
-                    routes.iter().flat_map(|routes| (0..step.len()).map(|token| routes.token(token))),
-                );
-            }
-        }
+        self.read_routes(ids, |routes| result.extend((0..routes.tokens()).map(|token| routes.token(token))))
+            .await?;
         Ok(result)
     }
 
-    /// How much `tokens` used each expert of each layer.
-    pub fn expert_use(&self, tokens: &[TokenRoutes]) -> Vec<LayerUse> {
-        let blocks = &self.decoder.spec.blocks;
-        let experts = |block: &BlockSpec| (block.attention.experts() as usize, block.mlp.experts() as usize);
-        layer_use(tokens, &blocks.iter().map(experts).collect::<Vec<_>>())
+    /// How much the tokens of a text use each expert of each layer. A long text is read as by [`Model::routes`].
+    ///
+    /// # Errors
+    /// As [`Model::routes`].
+    pub async fn expert_use(&self, ids: &[u32]) -> Result<Vec<LayerUse>> {
+        let stack = &self.transformer.spec.stack;
+        let mut sums = tallies(stack);
+        self.read_routes(ids, |routes| routes.tally(&mut sums)).await?;
+        Ok(layer_use(stack, sums))
+    }
+
+    /// Reads a text and shows what the routers did in each step.
+    async fn read_routes(&self, ids: &[u32], mut show: impl FnMut(&Routes)) -> Result<()> {
+        let context = self.info().context as usize;
+        self.check_reads_text()?;
+        self.check_prompts(&[ids.get(..context).unwrap_or(ids)])?;
+        let whole = self.transformer.spec.stack.whole_sequences().is_some();
+        for piece in ids.chunks(context) {
+            let step_tokens = if whole { piece.len() } else { piece.len().min(ROUTE_TOKENS) };
+            let layout = SessionLayout {
+                sequences: 1,
+                capacity: piece.len() as u32,
+                step_tokens: step_tokens as u32,
+                logit_rows: 1,
+            };
+            let mut session = Session::new(&self.gpu, &self.transformer, layout)?;
+            for step in piece.chunks(step_tokens) {
+                session.forward(&[(0, step)], &[])?;
+                show(&session.read_routes().await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a model that reads more, or other things, than one text.
+    fn check_reads_text(&self) -> Result<()> {
+        match self.task {
+            Task::Generate | Task::FillMask { .. } => Ok(()),
+            Task::Translate { .. } | Task::Classify(_) => Err(self.wrong_task("generate or fill")),
+        }
+    }
+
+    /// Refuses ids outside the vocabulary.
+    pub(super) fn check_ids(&self, sequences: &[&[u32]]) -> Result<()> {
+        let vocab = self.info().vocab;
+        match sequences.iter().flat_map(|ids| ids.iter()).find(|&&id| id >= vocab) {
+            None => Ok(()),
+            Some(id) => Err(Error::argument("token id", id, format!("below the vocabulary size {vocab}"))),
+        }
     }
 
     /// Refuses what cannot be a batch of prompts for this model.

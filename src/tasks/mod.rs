@@ -1,19 +1,44 @@
 //! What a user calls: load a model, generate text, look at logits and routes.
 
+mod classify;
+#[cfg(not(target_arch = "wasm32"))]
+mod convert;
+#[cfg(not(target_arch = "wasm32"))]
+mod fairseq;
+mod fill;
 mod generate;
 mod info;
 mod logits;
 mod model;
+#[cfg(not(target_arch = "wasm32"))]
+mod rewrite;
+mod router_use;
 mod routes;
 mod run;
+#[cfg(not(target_arch = "wasm32"))]
+mod seeds;
 mod session;
 #[cfg(feature = "tokenizer")]
 mod text;
+mod translate;
+mod translation;
+#[cfg(not(target_arch = "wasm32"))]
+mod upcycle;
 
+pub use classify::{Class, Classification, Image};
+#[cfg(not(target_arch = "wasm32"))]
+pub use convert::{ConvertOptions, MoaActivation, MoaGates, convert_moa};
+pub use fill::{Candidate, Filled, FilledMask};
 pub use generate::{Cancel, Generate, Generation, StopReason, Token};
 pub use info::{AttentionInfo, MlpInfo, ModelInfo, PrecisionMemory};
 pub use logits::Logits;
 pub use model::{LoadOptions, Model};
-pub use routes::{Choice, LayerRoutes, LayerUse, RouterUse, Routes, TokenRoutes};
+#[cfg(not(target_arch = "wasm32"))]
+pub use rewrite::WrittenModel;
+pub use router_use::{DropMargin, LayerUse, RouterShape, RouterUse};
+pub use routes::{Choice, LayerRoutes, Routes, TokenRoutes};
 #[cfg(feature = "tokenizer")]
 pub use text::{TextStream, Tokenizer};
+pub use translate::{Translate, Translation, TranslationLogits};
+#[cfg(not(target_arch = "wasm32"))]
+pub use upcycle::{KvSharing, UpcycleOptions, upcycle_bam};

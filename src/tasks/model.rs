@@ -6,7 +6,7 @@ use super::ModelInfo;
 use crate::{
     Result,
     gpu::Gpu,
-    models::{Blueprint, Decoder},
+    models::{Blueprint, Task, Transformer},
     ops::Precision,
     weights::{Source, upload},
 };
@@ -40,7 +40,8 @@ impl<'a> LoadOptions<'a> {
 /// A model on a GPU. Dropping it frees its memory.
 pub struct Model {
     pub(super) gpu: Gpu,
-    pub(super) decoder: Arc<Decoder>,
+    pub(super) transformer: Arc<Transformer>,
+    pub(super) task: Task,
     info: ModelInfo,
     #[cfg(feature = "tokenizer")]
     tokenizer: Option<super::Tokenizer>,
@@ -58,26 +59,34 @@ impl Model {
     pub async fn load(gpu: &Gpu, source: &Source, options: LoadOptions<'_>) -> Result<Self> {
         let (blueprint, checkpoint) = Blueprint::read(source).await?;
         let info = ModelInfo::new(&blueprint, &checkpoint);
+        // Images need none, and a browser would log that there is none.
         #[cfg(feature = "tokenizer")]
-        let tokenizer = super::Tokenizer::read(source).await?;
+        let tokenizer = match &blueprint.task {
+            Task::Classify(_) => None,
+            _ => super::Tokenizer::read(source).await?,
+        };
 
         let precision = options.precision.unwrap_or(info.default_precision);
         gpu.plan("the model", info.weight_bytes(precision))?;
         let requests = blueprint.spec.requests(&blueprint.names);
         let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
         let store = upload(gpu, source, &checkpoint, &requests, precision, &mut *progress).await?;
-        let decoder = Decoder::new(blueprint.spec, &blueprint.names, precision, store)?;
+        let Blueprint { spec, names, task, .. } = blueprint;
+        let transformer = Transformer::new(gpu, spec, &names, precision, store)?;
         tracing::info!(family = info.family, parameters = info.parameters, ?precision, "loaded model");
         Ok(Self {
             gpu: gpu.clone(),
-            decoder: Arc::new(decoder),
+            transformer: Arc::new(transformer),
+            task,
             info,
             #[cfg(feature = "tokenizer")]
             tokenizer,
         })
     }
 
-    /// Loads the model that ships with headwise: 10 M parameters, English prose of four kinds.
+    /// Loads [`Source::demo`], the model that ships with headwise to generate text: 10 M parameters, English prose of
+    /// four kinds. There is one for each other task too: [`Source::demo_translate`], [`Source::demo_fill`],
+    /// [`Source::demo_classify`].
     ///
     /// # Errors
     /// As [`Model::load`].
@@ -98,7 +107,7 @@ impl Model {
 
     /// How its weights are stored.
     pub fn precision(&self) -> Precision {
-        self.decoder.precision
+        self.transformer.precision
     }
 
     /// Its tokenizer.
@@ -118,15 +127,34 @@ impl Model {
     }
 }
 
+/// The files of a model folder of this repository, embedded.
+#[cfg(feature = "demo-model")]
+macro_rules! embedded {
+    ($folder:literal, $($name:literal),+) => {
+        Source::embedded($folder, &[$(($name, include_bytes!(concat!("../../", $folder, "/", $name)))),+])
+    };
+}
+
+/// The models embedded in this crate (feature `demo-model`). A program carries only those that it names.
 #[cfg(feature = "demo-model")]
 impl Source {
-    /// The model embedded in this crate (feature `demo-model`).
+    /// For [`Model::generate`]: English prose of four kinds (20 MB).
     pub fn demo() -> Self {
-        macro_rules! files {
-            ($($name:literal),*) => {
-                &[$(($name, include_bytes!(concat!("../../models/prose/", $name)))),*]
-            };
-        }
-        Self::embedded("models/prose", files!("config.json", "model.safetensors", "tokenizer.json"))
+        embedded!("models/prose", "config.json", "model.safetensors", "tokenizer.json")
+    }
+
+    /// For [`Model::translate`]: strings of user interfaces, English to German (20 MB).
+    pub fn demo_translate() -> Self {
+        embedded!("models/ui-en-de", "config.json", "model.safetensors", "tokenizer.json")
+    }
+
+    /// For [`Model::fill`]: English strings of user interfaces (6 MB).
+    pub fn demo_fill() -> Self {
+        embedded!("models/ui-fill", "config.json", "model.safetensors", "tokenizer.json")
+    }
+
+    /// For [`Model::classify`]: photographs of clothes, 28 × 28 pixels (1 MB).
+    pub fn demo_classify() -> Self {
+        embedded!("models/fashion", "config.json", "model.safetensors")
     }
 }

@@ -2,24 +2,43 @@
 
 use serde::Serialize;
 
-use crate::models::DecoderSpec;
+use super::{LayerUse, router_use::Tally};
+use crate::models::{RouterPlace, StackSpec};
 
 /// One chosen expert and its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Choice {
     /// The expert's index.
     pub expert: u32,
-    /// Its gate; the gates of one router sum to 1.
+    /// Its gate.
     pub gate: f32,
 }
 
-/// The choices of one token in one layer, best first.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// The choices of one token in one layer; those of one router are in the order of its slots: shared experts, then the
+/// others best first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LayerRoutes {
     /// Attention (head) experts.
     pub attention: Vec<Choice>,
+    /// Value experts of the heads (SwitchHead).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<Choice>,
+    /// Head experts that attend to the source of a translation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cross: Vec<Choice>,
     /// MLP experts.
     pub mlp: Vec<Choice>,
+}
+
+impl LayerRoutes {
+    fn at(&mut self, place: RouterPlace) -> &mut Vec<Choice> {
+        match place {
+            RouterPlace::Attention => &mut self.attention,
+            RouterPlace::Values => &mut self.values,
+            RouterPlace::Cross => &mut self.cross,
+            RouterPlace::Mlp => &mut self.mlp,
+        }
+    }
 }
 
 /// The choices of one token in every layer.
@@ -29,31 +48,55 @@ pub struct TokenRoutes {
     pub layers: Vec<LayerRoutes>,
 }
 
+/// One router of a stack, and where its choices stand.
+#[derive(Clone, Copy, Debug)]
+struct RouterRoutes {
+    layer: usize,
+    place: RouterPlace,
+    /// Slots of a token, and slots of routers before this one.
+    slots: usize,
+    before: usize,
+    /// Scores of a token, and scores of routers before this one.
+    scores: usize,
+    scores_before: usize,
+}
+
 /// The choices of the tokens of one step.
 #[derive(Clone, Debug)]
 pub struct Routes {
     tokens: usize,
-    /// Experts per token of the attention and the MLP router of each layer.
-    active: Vec<(usize, usize)>,
-    /// Router after router, `[tokens, k]` each.
+    layers: usize,
+    routers: Vec<RouterRoutes>,
+    /// Router after router, `[tokens, slots]` each.
     chosen: Vec<u32>,
     gates: Vec<f32>,
+    /// Router after router, `[tokens, routed experts]` each; empty where they were not read.
+    scores: Vec<f32>,
 }
 
 impl Routes {
-    /// From the front of a workspace's `chosen` and `gates`, one after the other.
-    pub(super) fn new(spec: &DecoderSpec, tokens: usize, bytes: &[u8]) -> Self {
-        let active = spec
-            .blocks
-            .iter()
-            .map(|block| (block.attention.routes_per_token() as usize, block.mlp.routes_per_token() as usize))
-            .collect();
-        let (chosen, gates) = bytes.split_at(bytes.len() / 2);
+    /// From the front of a workspace's `chosen` and `gates`, one after the other, and perhaps its `route_scores`.
+    pub(super) fn new(stack: &StackSpec, tokens: usize, bytes: &[u8]) -> Self {
+        let (mut before, mut scores_before) = (0, 0);
+        let mut routers = Vec::new();
+        for (layer, block) in stack.blocks.iter().enumerate() {
+            for (place, router) in block.routers().filter(|(_, router)| router.routes()) {
+                let slots = router.routes_per_token() as usize;
+                let scores = router.scores_per_token() as usize;
+                routers.push(RouterRoutes { layer, place, slots, before, scores, scores_before });
+                before += slots;
+                scores_before += scores;
+            }
+        }
+        let (chosen, rest) = bytes.split_at(4 * tokens * before);
+        let (gates, scores) = rest.split_at(4 * tokens * before);
         Self {
             tokens,
-            active,
+            layers: stack.blocks.len(),
+            routers,
             chosen: bytemuck::pod_collect_to_vec(chosen),
             gates: bytemuck::pod_collect_to_vec(gates),
+            scores: bytemuck::pod_collect_to_vec(scores),
         }
     }
 
@@ -64,77 +107,54 @@ impl Routes {
 
     /// The choices of token `index`.
     pub fn token(&self, index: usize) -> TokenRoutes {
-        let mut before = 0;
-        let mut take = |k: usize| {
-            let from = before * self.tokens + index * k;
-            before += k;
-            (from..from + k).map(|i| Choice { expert: self.chosen[i], gate: self.gates[i] }).collect()
-        };
-        let layers = self
-            .active
-            .iter()
-            .map(|&(attention, mlp)| LayerRoutes { attention: take(attention), mlp: take(mlp) })
-            .collect();
+        let mut layers = vec![LayerRoutes::default(); self.layers];
+        for router in &self.routers {
+            layers[router.layer].at(router.place).extend(self.choices(router, index));
+        }
         TokenRoutes { layers }
     }
-}
 
-/// How tokens used the experts of one router.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct RouterUse {
-    /// Each expert's share of all choices; sums to 1.
-    pub load: Vec<f64>,
-    /// Each expert's share of all gates; sums to 1.
-    pub importance: Vec<f64>,
-    /// −Σ load · ln load, in nats: ln E when all experts are used alike, 0 when one does everything.
-    pub entropy: f64,
-    /// The squared coefficient of variation of the importance (Shazeer et al. 2017, arXiv 1701.06538):
-    /// `var / (mean² + 1e-10)` with the unbiased variance; 0 when all experts weigh alike.
-    pub importance_cv: f64,
-}
-
-/// How tokens used the experts of one layer; `None` where a layer has no router.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct LayerUse {
-    /// The attention (head) experts.
-    pub attention: Option<RouterUse>,
-    /// The MLP experts.
-    pub mlp: Option<RouterUse>,
-}
-
-impl RouterUse {
-    /// From the choices of any number of tokens among `experts`. `None` without choices.
-    fn of<'a>(choices: impl Iterator<Item = &'a Choice>, experts: usize) -> Option<Self> {
-        let (mut load, mut importance) = (vec![0.0; experts], vec![0.0; experts]);
-        for Choice { expert, gate } in choices {
-            // An index comes from the GPU; the kernels write none outside.
-            let Some(load) = load.get_mut(*expert as usize) else { continue };
-            *load += f64::from(u8::from(*gate > 0.0));
-            importance[*expert as usize] += f64::from(*gate);
-        }
-        for values in [&mut load, &mut importance] {
-            let sum: f64 = values.iter().sum();
-            if sum == 0.0 {
-                return None;
+    /// Adds every token's choices to the tallies of the stack's routers, in their order.
+    pub(super) fn tally(&self, tallies: &mut [Tally]) {
+        for (router, tally) in self.routers.iter().zip(tallies) {
+            for index in 0..self.tokens {
+                let from = router.scores_before * self.tokens + index * router.scores;
+                let choices: Vec<Choice> = self.choices(router, index).collect();
+                tally.add(&choices, self.scores.get(from..from + router.scores).unwrap_or_default());
             }
-            values.iter_mut().for_each(|value| *value /= sum);
         }
-        let entropy = load.iter().filter(|share| **share > 0.0).map(|share| -share * share.ln()).sum();
-        let mean = 1.0 / experts as f64;
-        let squares: f64 = importance.iter().map(|share| (share - mean).powi(2)).sum();
-        let variance = if experts > 1 { squares / (experts - 1) as f64 } else { 0.0 };
-        Some(Self { load, importance, entropy, importance_cv: variance / (mean * mean + 1e-10) })
+    }
+
+    fn choices(&self, router: &RouterRoutes, index: usize) -> impl Iterator<Item = Choice> {
+        let from = router.before * self.tokens + index * router.slots;
+        let slots = self.chosen[from..].iter().zip(&self.gates[from..]).take(router.slots);
+        // A slot that no expert took (`NOBODY` in the shaders) is no choice.
+        let taken = slots.filter(|(expert, _)| **expert != u32::MAX);
+        taken.map(|(&expert, &gate)| Choice { expert, gate })
     }
 }
 
-/// How `tokens` used the experts of every layer of a model with `experts` (attention, MLP) in each.
-pub(super) fn layer_use(tokens: &[TokenRoutes], experts: &[(usize, usize)]) -> Vec<LayerUse> {
-    let of = |(layer, &(attention, mlp)): (usize, &(usize, usize))| {
-        let routes = || tokens.iter().map(move |token| &token.layers[layer]);
-        LayerUse {
-            attention: RouterUse::of(routes().flat_map(|layer| &layer.attention), attention),
-            mlp: RouterUse::of(routes().flat_map(|layer| &layer.mlp), mlp),
+/// How tokens used the experts of every layer of a stack, from the tallies of its routers.
+pub(super) fn layer_use(stack: &StackSpec, tallies: Vec<Tally>) -> Vec<LayerUse> {
+    let mut tallies = tallies.into_iter();
+    let blocks = stack.blocks.iter().map(|block| {
+        let mut used = LayerUse::default();
+        for (place, _) in block.routers().filter(|(_, router)| router.routes()) {
+            let at = match place {
+                RouterPlace::Attention => &mut used.attention,
+                RouterPlace::Values => &mut used.values,
+                RouterPlace::Cross => &mut used.cross,
+                RouterPlace::Mlp => &mut used.mlp,
+            };
+            *at = tallies.next().and_then(Tally::finish);
         }
-    };
-    experts.iter().enumerate().map(of).collect()
+        used
+    });
+    blocks.collect()
+}
+
+/// An empty tally for every router of a stack.
+pub(super) fn tallies(stack: &StackSpec) -> Vec<Tally> {
+    let routers = stack.blocks.iter().flat_map(|block| block.routers());
+    routers.filter(|(_, router)| router.routes()).map(|(_, router)| Tally::new(router)).collect()
 }

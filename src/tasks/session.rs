@@ -6,9 +6,9 @@ use super::Routes;
 use crate::{
     Error, Result,
     gpu::{Buffer, Counters, Gpu, Pending, Recorder},
-    layers::{KvCache, Step, Workspace},
-    models::Decoder,
-    ops::{Argmax, Sample, padded},
+    layers::{KvCache, Step, Visible, Workspace},
+    models::{StackSpec, Transformer},
+    ops::{Argmax, Sample, Span, TopLogits, padded},
 };
 
 /// Positions of a sequence on a software adapter. Mesa's llvmpipe ends an invocation, without an error, after 65,535
@@ -43,11 +43,13 @@ enum Ids<'a> {
     Host(&'a [u32]),
     /// What the last sampling left on the GPU.
     Sampled,
+    /// No ids: an image's patches, which are there already.
+    Patches,
 }
 
 /// One batch of sequences on the GPU.
 pub(crate) struct Session {
-    decoder: Arc<Decoder>,
+    transformer: Arc<Transformer>,
     recorder: Recorder,
     workspace: Workspace,
     cache: KvCache,
@@ -62,19 +64,19 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::TooLarge`] before anything is allocated, [`Error::Gpu`] when the device refuses.
-    pub fn new(gpu: &Gpu, decoder: &Arc<Decoder>, layout: SessionLayout) -> Result<Self> {
+    pub fn new(gpu: &Gpu, transformer: &Arc<Transformer>, layout: SessionLayout) -> Result<Self> {
         let SessionLayout { sequences, capacity, step_tokens, logit_rows } = layout;
         if gpu.capabilities().software && capacity > SOFTWARE_CAPACITY {
             let expected = format!("at most {SOFTWARE_CAPACITY} on a software adapter");
             return Err(Error::argument("context", capacity, expected));
         }
-        let spec = &decoder.spec;
+        let spec = &transformer.spec;
         let dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
         dimensions.check(gpu)?;
         let capabilities = gpu.capabilities();
         let max = capabilities.max_binding.min(capabilities.max_buffer);
         let largest =
-            spec.attentions().map(|spec| spec.attention_shape(sequences, capacity).cache_bytes()).max();
+            spec.stack.attentions().map(|spec| spec.attention_shape(sequences, capacity).cache_bytes()).max();
         if let Some(need) = largest.filter(|&bytes| bytes > max) {
             return Err(Error::TooLarge {
                 what: format!("the key cache of one layer for {sequences} × {capacity} positions"),
@@ -83,17 +85,18 @@ impl Session {
                 limit: "one storage binding of the adapter".to_owned(),
             });
         }
-        let need = dimensions.bytes(gpu) + KvCache::bytes(spec.attentions(), sequences, capacity);
+        let need = dimensions.bytes(gpu)
+            + KvCache::bytes(spec.stack.attentions(), sequences, capacity, spec.stack.cache_use());
         gpu.plan(&format!("a session of {sequences} × {capacity} positions"), need)?;
 
         let session = Self {
             recorder: Recorder::new(gpu),
             workspace: Workspace::new(gpu, &dimensions),
-            cache: decoder.cache(gpu, sequences, capacity),
-            decoder: Arc::clone(decoder),
+            cache: transformer.cache(gpu, sequences, capacity),
+            transformer: Arc::clone(transformer),
             layout,
             positions: vec![0; sequences as usize],
-            last_step: Step { tokens: 0, ranges: 0, longest: 0, last_position: 0, keys: 0, logit_rows: 0 },
+            last_step: Step::default(),
         };
         gpu.check("allocating a session")?;
         Ok(session)
@@ -110,7 +113,7 @@ impl Session {
     /// # Errors
     /// An id outside the vocabulary, or a sequence longer than its room.
     pub fn forward(&mut self, runs: &[(u32, &[u32])], logit_rows: &[u32]) -> Result<()> {
-        let vocab = self.decoder.spec.vocab;
+        let vocab = self.transformer.spec.outputs;
         let ids: Vec<u32> = runs.iter().flat_map(|(_, ids)| ids.iter().copied()).collect();
         if let Some(id) = ids.iter().find(|&&id| id >= vocab) {
             return Err(Error::argument("token id", id, format!("below the vocabulary size {vocab}")));
@@ -118,6 +121,37 @@ impl Session {
         let lengths: Vec<(u32, u32)> =
             runs.iter().map(|(sequence, ids)| (*sequence, ids.len() as u32)).collect();
         self.step(&lengths, Ids::Host(&ids), logit_rows)
+    }
+
+    /// Records a step over whole images: `patches` `[images, 1 + patches, values]`, rows padded, the first of each image
+    /// for its class token. The class tokens want logits.
+    ///
+    /// # Errors
+    /// None for a session that has room for the images.
+    pub fn forward_images(&mut self, images: u32, tokens_each: u32, patches: &[f32]) -> Result<()> {
+        self.workspace.patches.write(0, patches);
+        let lengths: Vec<(u32, u32)> = (0..images).map(|image| (image, tokens_each)).collect();
+        let rows: Vec<u32> = (0..images).map(|image| image * tokens_each).collect();
+        self.step(&lengths, Ids::Patches, &rows)
+    }
+
+    /// Records the choice of the `n` largest logits of each row.
+    pub fn top(&mut self, n: u32) {
+        let Workspace { logits, top_ids, top_values, .. } = &self.workspace;
+        let (rows, vocab) = (self.last_step.logit_rows, self.transformer.spec.outputs);
+        TopLogits { logits, ids: top_ids, values: top_values, rows, vocab, n }.record(&mut self.recorder);
+    }
+
+    /// Submits what was recorded and reads, for each row, the `n` likeliest outputs with their log-probabilities, and the
+    /// step's routes.
+    pub async fn read_top(&mut self, n: u32) -> Result<(Vec<Vec<(u32, f32)>>, Routes)> {
+        let bytes = 4 * u64::from(self.last_step.logit_rows) * u64::from(n);
+        let mut ranges = vec![(&self.workspace.top_ids, 0, bytes), (&self.workspace.top_values, 0, bytes)];
+        ranges.extend(route_ranges(&self.workspace, &self.transformer.spec.stack, &self.last_step));
+        let read = self.recorder.submit_and_read(&ranges).wait("reading the likeliest outputs").await?;
+        let (top, routes) = read.split_at(2 * bytes as usize);
+        let tokens = self.last_step.tokens as usize;
+        Ok((ranked(top, n as usize), Routes::new(&self.transformer.spec.stack, tokens, routes)))
     }
 
     /// Records a step that feeds every sequence the token sampled for it. A sequence without room stays at its
@@ -138,7 +172,6 @@ impl Session {
         let capacity = self.layout.capacity;
         let mut spans = Vec::new();
         let mut ranges = Vec::new();
-        let mut keys = 0;
         for &(sequence, count) in lengths {
             let position = self.positions[sequence as usize];
             if count > capacity - position {
@@ -146,21 +179,26 @@ impl Session {
                 return Err(Error::argument("sequence length", found, format!("at most {capacity}")));
             }
             ranges.push([spans.len() as u32, count]);
-            spans.extend((position..position + count).map(|position| [position, sequence]));
-            keys += (position..position + count).map(|position| u64::from(position) + 1).sum::<u64>();
+            let end = position + count;
+            let whole = (!self.transformer.spec.stack.causal).then_some(end);
+            spans.extend((position..end).map(|position| {
+                let keys = whole.unwrap_or(position + 1);
+                Span { position, sequence, keys }
+            }));
             self.positions[sequence as usize] += count;
         }
         let step = Step {
             tokens: spans.len() as u32,
             ranges: ranges.len() as u32,
             longest: ranges.iter().map(|[_, count]| *count).max().unwrap_or(0),
-            last_position: spans.iter().map(|[position, _]| *position).max().unwrap_or(0),
-            keys,
+            own: Visible::of(&spans),
+            memory: Visible::default(),
             logit_rows: logit_rows.len() as u32,
         };
         debug_assert!(step.tokens <= self.layout.step_tokens && step.logit_rows <= self.layout.logit_rows);
         let workspace = &self.workspace;
-        workspace.spans.write(0, &spans);
+        let words: Vec<[u32; 3]> = spans.into_iter().map(Span::words).collect();
+        workspace.spans.write(0, &words);
         workspace.ranges.write(0, &ranges);
         workspace.logit_rows.write(0, logit_rows);
         let ids = match ids {
@@ -169,8 +207,9 @@ impl Session {
                 &workspace.ids
             }
             Ids::Sampled => &workspace.tokens,
+            Ids::Patches => &workspace.ids,
         };
-        self.decoder.record(&mut self.recorder, workspace, &self.cache, ids, &step);
+        self.transformer.record(&mut self.recorder, workspace, &self.cache, None, ids, &step);
         self.last_step = step;
         Ok(())
     }
@@ -178,7 +217,7 @@ impl Session {
     /// Records the choice of the next token for each row of logits.
     pub fn sample(&mut self, sampling: &Sampling) {
         let Workspace { logits, tokens, spans, logit_rows, .. } = &self.workspace;
-        let (rows, vocab) = (self.last_step.logit_rows, self.decoder.spec.vocab);
+        let (rows, vocab) = (self.last_step.logit_rows, self.transformer.spec.outputs);
         if sampling.temperature == 0.0 {
             Argmax { logits, tokens, rows, vocab }.record(&mut self.recorder);
             return;
@@ -208,7 +247,7 @@ impl Session {
         let rows = self.last_step.logit_rows as usize;
         let mut ranges = vec![(&self.workspace.tokens, 0, 4 * rows as u64)];
         if routes {
-            ranges.extend(route_ranges(&self.workspace, &self.decoder, &self.last_step));
+            ranges.extend(route_ranges(&self.workspace, &self.transformer.spec.stack, &self.last_step));
         }
         let tokens = self.last_step.tokens as usize;
         PendingTokens { pending: self.recorder.submit_and_read(&ranges), rows, tokens, routes }
@@ -216,16 +255,26 @@ impl Session {
 
     /// Submits what was recorded and reads the step's logits, `[rows, vocab]`, and routes.
     pub async fn read_logits(&mut self) -> Result<(Vec<f32>, Routes)> {
-        let vocab = self.decoder.spec.vocab as usize;
-        let row = padded(self.decoder.spec.vocab) as usize;
+        let vocab = self.transformer.spec.outputs as usize;
+        let row = padded(self.transformer.spec.outputs) as usize;
         let bytes = 4 * u64::from(self.last_step.logit_rows) * row as u64;
         let mut ranges = vec![(&self.workspace.logits, 0, bytes)];
-        ranges.extend(route_ranges(&self.workspace, &self.decoder, &self.last_step));
+        ranges.extend(route_ranges(&self.workspace, &self.transformer.spec.stack, &self.last_step));
         let read = self.recorder.submit_and_read(&ranges).wait("reading logits").await?;
         let (logits, routes) = read.split_at(bytes as usize);
         let logits: Vec<f32> = bytemuck::pod_collect_to_vec(logits);
         let logits = logits.chunks(row).flat_map(|row| row[..vocab].iter().copied()).collect();
-        Ok((logits, Routes::new(&self.decoder.spec, self.last_step.tokens as usize, routes)))
+        Ok((logits, Routes::new(&self.transformer.spec.stack, self.last_step.tokens as usize, routes)))
+    }
+
+    /// Submits what was recorded and reads the step's routes with the scores they were chosen by.
+    pub async fn read_routes(&mut self) -> Result<Routes> {
+        let (stack, tokens) = (&self.transformer.spec.stack, self.last_step.tokens);
+        let scores = 4 * u64::from(tokens) * u64::from(stack.scores_per_token());
+        let mut ranges = route_ranges(&self.workspace, stack, &self.last_step).to_vec();
+        ranges.push((&self.workspace.route_scores, 0, scores));
+        let read = self.recorder.submit_and_read(&ranges).wait("reading routes").await?;
+        Ok(Routes::new(stack, tokens as usize, &read))
     }
 
     /// The routes in `pending`'s answer.
@@ -233,14 +282,27 @@ impl Session {
         let PendingTokens { pending, rows, tokens, routes } = pending;
         let read = pending.wait("generating").await?;
         let (ids, rest) = read.split_at(4 * rows);
-        let routes = routes.then(|| Routes::new(&self.decoder.spec, tokens, rest));
+        let routes = routes.then(|| Routes::new(&self.transformer.spec.stack, tokens, rest));
         Ok((bytemuck::pod_collect_to_vec(ids), routes))
     }
 }
 
+/// Rows of (id, log-probability) from all ids, then all values.
+pub(super) fn ranked(bytes: &[u8], n: usize) -> Vec<Vec<(u32, f32)>> {
+    let (ids, values) = bytes.split_at(bytes.len() / 2);
+    let ids: Vec<u32> = bytemuck::pod_collect_to_vec(ids);
+    let values: Vec<f32> = bytemuck::pod_collect_to_vec(values);
+    let pairs: Vec<(u32, f32)> = ids.into_iter().zip(values).collect();
+    pairs.chunks(n).map(<[_]>::to_vec).collect()
+}
+
 /// Where the routes of a step are: its chosen experts, then their gates.
-fn route_ranges<'a>(workspace: &'a Workspace, decoder: &Decoder, step: &Step) -> [(&'a Buffer, u64, u64); 2] {
-    let bytes = 4 * u64::from(step.tokens) * u64::from(decoder.spec.routes_per_token());
+pub(super) fn route_ranges<'a>(
+    workspace: &'a Workspace,
+    stack: &StackSpec,
+    step: &Step,
+) -> [(&'a Buffer, u64, u64); 2] {
+    let bytes = 4 * u64::from(step.tokens) * u64::from(stack.routes_per_token());
     [(&workspace.chosen, 0, bytes), (&workspace.gates, 0, bytes)]
 }
 

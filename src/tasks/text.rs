@@ -39,12 +39,39 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The ids of a text as [`Tokenizer::encode`] gives them, each with the part of the text that it stands for.
+    /// These parts, one after the other, are the text.
+    ///
+    /// # Errors
+    /// What the tokenizer reports.
+    pub fn pieces(&self, text: &str) -> Result<Vec<(u32, String)>> {
+        let encoding = self.inner.encode(text, true).map_err(|error| self.error(&error))?;
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
+        let mut start = 0;
+        let mut pieces: Vec<(u32, String)> = Vec::with_capacity(encoding.len());
+        for (&id, &(_, end)) in tokens {
+            // Of several tokens for one character, one has it.
+            let piece = text.get(start..end).unwrap_or_default();
+            start += piece.len();
+            pieces.push((id, piece.to_owned()));
+        }
+        if let Some((_, last)) = pieces.last_mut() {
+            last.push_str(&text[start..]);
+        }
+        Ok(pieces)
+    }
+
     /// The text of ids, without special tokens.
     ///
     /// # Errors
     /// What the tokenizer reports.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.decode(ids, true).map_err(|error| self.error(&error))
+    }
+
+    /// The name of a token as the vocabulary has it: `[MASK]`, or `▁file` with a space's stand-in.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// Decodes ids one at a time.
@@ -78,5 +105,31 @@ impl TextStream<'_> {
     pub fn push(&mut self, id: u32) -> Result<String> {
         let text = self.inner.step(id).map_err(|error| self.tokenizer.error(&error))?;
         Ok(text.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_the_text() {
+        for (folder, text) in [
+            ("models/ui-fill", "  Größe\u{301} of [MASK]  [MASK], naïve 🦀🦀\n "),
+            ("models/ui-fill", "[MASK]"),
+            ("models/ui-en-de", " 漢字 and “{0}”…"),
+            ("models/ui-en-de", ""),
+            ("models/prose", "It is a truth\u{1F468}\u{200D}\u{1F469} "),
+        ] {
+            let tokenizer = crate::block_on(Tokenizer::read(&Source::folder(folder))).unwrap().unwrap();
+            let pieces = tokenizer.pieces(text).unwrap();
+            let ids: Vec<u32> = pieces.iter().map(|(id, _)| *id).collect();
+            assert_eq!(ids, tokenizer.encode(text).unwrap());
+            assert_eq!(
+                pieces.iter().map(|(_, piece)| piece.as_str()).collect::<String>(),
+                text,
+                "{pieces:?}"
+            );
+        }
     }
 }

@@ -56,7 +56,7 @@ impl Checkpoint {
     }
 
     /// All tensors, in the order of their bytes.
-    #[cfg(test)]
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
         self.tensors.iter()
     }

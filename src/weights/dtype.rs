@@ -48,6 +48,16 @@ impl Dtype {
         }
     }
 
+    /// Converts values to little-endian elements, each rounded once, to nearest. Adds to the content of `out`.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn encode(self, values: &[f64], out: &mut Vec<u8>) {
+        match self {
+            Dtype::F32 => out.extend(values.iter().flat_map(|&v| (v as f32).to_le_bytes())),
+            Dtype::F16 => out.extend(values.iter().flat_map(|&v| f16::from_f32(to_odd(v)).to_le_bytes())),
+            Dtype::Bf16 => out.extend(values.iter().flat_map(|&v| bf16::from_f32(to_odd(v)).to_le_bytes())),
+        }
+    }
+
     /// Converts little-endian elements to f16 bits, rounding to nearest. Replaces the content of `out`.
     ///
     /// A finite value that f16 cannot hold is an error that names the tensor: infinity would spoil every token.
@@ -77,6 +87,18 @@ impl Dtype {
             out.extend(narrow[..count].iter().map(|v| v.to_bits()));
         }
         Ok(())
+    }
+}
+
+/// `value` if it is an f32, else the one of its two neighbours whose last bit is odd. Rounded once more, to fewer
+/// bits, that gives what `value` itself would; a first rounding to nearest may end half-way between two results.
+#[cfg(not(target_arch = "wasm32"))]
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    match near.to_bits() & 1 {
+        0 if f64::from(near) < value => near.next_up(),
+        0 if f64::from(near) > value => near.next_down(),
+        _ => near,
     }
 }
 
@@ -131,6 +153,28 @@ mod tests {
             .to_f16(&le(&[1.0 + 1.0 / 2048.0, 1e-8, 65_519.0], Dtype::F32), &mut out, "f", "t")
             .unwrap();
         assert_eq!(out, [0x3c00, 0, 0x7bff]);
+    }
+
+    #[test]
+    fn encoding_rounds_once() {
+        let encode = |dtype: Dtype, value: f64| {
+            let mut out = vec![7];
+            dtype.encode(&[value, -value], &mut out);
+            assert_eq!(out.len(), 1 + 2 * dtype.size());
+            let mut back = Vec::new();
+            dtype.to_f32(&out[1..], &mut back);
+            assert_eq!(back[0], -back[1]);
+            f64::from(back[0])
+        };
+        for (dtype, ulp) in [(Dtype::F32, 23), (Dtype::F16, 10), (Dtype::Bf16, 7)] {
+            let (ulp, tiny) = (0.5f64.powi(ulp), 0.5f64.powi(40));
+            // Half-way goes to even, anything beyond it up, though an f32 does not see the difference.
+            assert_eq!(encode(dtype, 1.0 + ulp / 2.0), 1.0);
+            assert_eq!(encode(dtype, 1.0 + ulp / 2.0 + tiny), 1.0 + ulp);
+            assert_eq!(encode(dtype, 1.0 + ulp * 1.5 - tiny), 1.0 + ulp);
+            assert_eq!(encode(dtype, 0.25), 0.25);
+        }
+        assert_eq!(encode(Dtype::F16, 65_519.999), 65_504.0);
     }
 
     #[test]

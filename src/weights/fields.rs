@@ -7,6 +7,8 @@ use std::ops::RangeInclusive;
 
 /// The most token ids that one field lists.
 const MAX_TOKENS: usize = 64;
+/// The most labels of a classifier.
+const MAX_LABELS: usize = 1 << 16;
 
 /// The fields of a config. A field that is `null` counts as absent.
 ///
@@ -109,6 +111,31 @@ impl<'a> Fields<'a> {
             let value = self.find(name).map(shown).unwrap_or_default();
             self.bad(name, value, format!("a token id or a list of at most {MAX_TOKENS}"))
         })
+    }
+
+    /// As many numbers as there are channels, each in a range.
+    pub(crate) fn numbers(
+        &self,
+        name: &'static str,
+        count: usize,
+        range: RangeInclusive<f64>,
+    ) -> Result<Vec<f32>> {
+        let value = self.find(name).ok_or_else(|| self.missing(&[name]))?;
+        let list = value.as_array().filter(|list| list.len() == count);
+        let number = |value: &Value| value.as_f64().filter(|n| range.contains(n)).map(|n| n as f32);
+        list.and_then(|list| list.iter().map(number).collect()).ok_or_else(|| {
+            let expected = format!("{count} numbers from {:e} to {:e}", range.start(), range.end());
+            self.bad(name, shown(value), expected)
+        })
+    }
+
+    /// Texts by their number, from 0 on: `{"0": "cat", "1": "dog"}`.
+    pub(crate) fn labels(&self, name: &'static str) -> Result<Vec<String>> {
+        let value = self.find(name).ok_or_else(|| self.missing(&[name]))?;
+        let wrong = || self.bad(name, shown(value), format!("1 to {MAX_LABELS} texts numbered from 0"));
+        let map = value.as_object().filter(|map| (1..=MAX_LABELS).contains(&map.len())).ok_or_else(wrong)?;
+        let label = |index: usize| map.get(&index.to_string())?.as_str().map(str::to_owned);
+        (0..map.len()).map(label).collect::<Option<_>>().ok_or_else(wrong)
     }
 
     /// Refuses a field that is present with any other value than the one that headwise runs.

@@ -50,6 +50,14 @@ impl TensorInfo {
     pub(crate) fn elements(&self) -> u64 {
         self.shape.iter().map(|&n| n as u64).product()
     }
+
+    /// Values in a row: the last dimension, or all but the first of a convolution's four. A single number is a row.
+    pub(crate) fn row_width(&self) -> usize {
+        match self.shape.as_slice() {
+            [_, input, height, width] => input * height * width,
+            shape => shape.last().copied().unwrap_or(1),
+        }
+    }
 }
 
 /// Reads a file's header. Tensors come in the order of their bytes and cover the rest of the file exactly.
@@ -177,7 +185,7 @@ fn check_end(tensors: &[TensorInfo], path: &str, data_start: u64, len: u64) -> R
 }
 
 /// Bytes of a tensor, if they are a whole number that no file position overflows.
-fn byte_length(shape: &[u64], stored: Stored) -> Option<u64> {
+pub(super) fn byte_length(shape: &[u64], stored: Stored) -> Option<u64> {
     // The product of the dimensions that are not zero, so that a zero cannot hide an overflow.
     let elements = shape.iter().filter(|&&d| d > 0).try_fold(1u64, |n, &d| n.checked_mul(d))?;
     let bits = elements.checked_mul(stored.bitsize() as u64)?;

@@ -6,11 +6,14 @@
 mod checkpoint;
 mod dtype;
 mod fields;
+#[cfg(not(target_arch = "wasm32"))]
+mod folder;
 mod header;
 #[cfg(target_arch = "wasm32")]
 mod http;
 mod place;
 mod reader;
+mod request;
 mod source;
 mod stream;
 #[cfg(all(test, not(target_arch = "wasm32")))]
@@ -20,16 +23,21 @@ mod upload;
 mod write;
 
 pub(crate) use checkpoint::Checkpoint;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use checkpoint::WEIGHTS_FILE;
 pub(crate) use dtype::{Dtype, check_finite};
 pub(crate) use fields::Fields;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use folder::NewFolder;
 pub(crate) use header::TensorInfo;
 pub(crate) use place::{Layout, Order};
 use reader::Reader;
+pub(crate) use request::{Form, Piece, Request, check_shapes};
 pub use source::Source;
 pub(crate) use stream::Chunk;
-pub(crate) use upload::{Form, Request, Store, check_shapes, upload};
+pub(crate) use upload::{Store, upload};
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) use write::{TensorData, write_safetensors};
+pub(crate) use write::{SafetensorsWriter, TensorData, TensorPlan, write_safetensors};
 
 /// Text from a file, quoted, escaped and cut to a length fit for an error message.
 pub(crate) fn quote(text: &str) -> String {

@@ -1,5 +1,7 @@
 //! Where the files of a model come from: a folder, memory or, on the web, an address.
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::checkpoint::WEIGHTS_FILE;
 use super::reader::{Bytes, Reader};
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -16,6 +18,8 @@ pub struct Source(Kind);
 enum Kind {
     #[cfg(not(target_arch = "wasm32"))]
     Folder(PathBuf),
+    #[cfg(not(target_arch = "wasm32"))]
+    File(PathBuf),
     Memory {
         name: String,
         files: Vec<(Cow<'static, str>, Cow<'static, [u8]>)>,
@@ -29,6 +33,12 @@ impl Source {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn folder(path: impl AsRef<Path>) -> Self {
         Source(Kind::Folder(path.as_ref().to_owned()))
+    }
+
+    /// A safetensors file of any name, read as a folder that holds it as `model.safetensors` and nothing else.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn file(path: impl AsRef<Path>) -> Self {
+        Source(Kind::File(path.as_ref().to_owned()))
     }
 
     /// Files compiled into the program, as `(file name, bytes)`. `name` stands for the folder in messages.
@@ -95,6 +105,13 @@ impl Source {
                 Some((file, len)) => (Bytes::File(file), Some(len)),
                 None => return Ok(None),
             },
+            #[cfg(not(target_arch = "wasm32"))]
+            Kind::File(_) if name != WEIGHTS_FILE => return Ok(None),
+            #[cfg(not(target_arch = "wasm32"))]
+            Kind::File(file) => match open_regular(file, &path)? {
+                Some((file, len)) => (Bytes::File(file), Some(len)),
+                None => return Ok(None),
+            },
             Kind::Memory { files, .. } => match files.iter().find(|(file, _)| file == name) {
                 Some((_, bytes)) => (Bytes::Memory(bytes), Some(bytes.len() as u64)),
                 None => return Ok(None),
@@ -116,6 +133,8 @@ impl Source {
         match &self.0 {
             #[cfg(not(target_arch = "wasm32"))]
             Kind::Folder(folder) => folder.join(name).display().to_string(),
+            #[cfg(not(target_arch = "wasm32"))]
+            Kind::File(file) => file.display().to_string(),
             Kind::Memory { name: folder, .. } => format!("{folder}/{name}"),
             #[cfg(target_arch = "wasm32")]
             Kind::Http(base) => format!("{base}{name}"),

@@ -19,7 +19,7 @@ pub(crate) struct Chunk<'a> {
     pub file: &'a str,
     /// Its element type.
     pub dtype: Dtype,
-    /// The first of the rows. A row is the last dimension; all others are one count of rows.
+    /// The first of the rows. Rows are counted over the whole tensor.
     pub first_row: u64,
     /// How many rows.
     #[allow(dead_code, reason = "belongs to a chunk, though the upload counts bytes")]
@@ -29,9 +29,9 @@ pub(crate) struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    /// Values in a row: the tensor's last dimension.
+    /// Values in a row.
     pub(crate) fn width(&self) -> usize {
-        self.tensor.shape.last().copied().unwrap_or(1)
+        self.tensor.row_width()
     }
 
     /// The values as f32, exactly. Replaces the content of `out`.
@@ -114,14 +114,10 @@ impl<'a> TensorStream<'a> {
     }
 }
 
-/// A tensor's rows: the elements over the last dimension; a single number is one row.
+/// A tensor's rows.
 fn rows(tensor: &TensorInfo) -> u64 {
-    match tensor.shape.split_last() {
-        None => 1,
-        Some((0, _)) => 0,
-        // Part of a product that the header's check has computed.
-        Some((_, outer)) => outer.iter().map(|&d| d as u64).product(),
-    }
+    // Both are parts of a product that the header's check has computed.
+    tensor.elements().checked_div(tensor.row_width() as u64).unwrap_or(0)
 }
 
 #[cfg(all(test, not(target_arch = "wasm32")))]

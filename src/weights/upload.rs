@@ -3,123 +3,19 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Checkpoint, Chunk, Source, TensorInfo, check_finite,
-    place::{Layout, Order, Placer, file_length},
+    Checkpoint, Chunk, Form, Piece, Request, Source, TensorInfo, check_finite,
+    place::{Layout, Placer},
 };
 use crate::{
     Error, Result,
     gpu::{Buffer, Gpu},
-    ops::{Matrix, MatrixShape, Precision, head_stride, padded},
+    ops::{Matrix, Precision, head_stride, padded},
 };
-
-/// What tensors of the file become on the GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// A stack of matrices in the load's precision.
-    Matrix(MatrixShape, Layout),
-    /// Rows of f32: routers. `finite` refuses NaN and infinity, which would make routing meaningless without
-    /// anything looking wrong.
-    Rows { rows: u32, width: u32, finite: bool },
-    /// One row of f32: norms and biases.
-    Vector(u32),
-    /// One row of f32 made of heads of `head_dim` channels.
-    Heads { width: u32, head_dim: u32 },
-}
-
-impl Form {
-    /// An output-major matrix without heads that need padding.
-    pub fn matrix(shape: MatrixShape) -> Self {
-        Self::Matrix(shape, Layout::default())
-    }
-
-    /// Weights of the file.
-    pub fn parameters(&self) -> u64 {
-        match *self {
-            Self::Matrix(shape, layout) => MatrixShape {
-                outputs: file_length(shape.outputs, layout.output_heads),
-                inputs: file_length(shape.inputs, layout.input_heads),
-                ..shape
-            }
-            .parameters(),
-            Self::Rows { rows, width, .. } => u64::from(rows) * u64::from(width),
-            Self::Vector(width) => u64::from(width),
-            Self::Heads { width, head_dim } => u64::from(file_length(width, Some(head_dim))),
-        }
-    }
-
-    /// The shape in the file, of each of `parts` tensors that are stacked.
-    fn file_shape(&self, parts: usize) -> Vec<usize> {
-        let part = |n: u32| n as usize / parts.max(1);
-        match *self {
-            Self::Matrix(MatrixShape { experts, halves, outputs, inputs }, layout) => {
-                let outputs = halves * file_length(outputs, layout.output_heads);
-                let inputs = file_length(inputs, layout.input_heads);
-                match layout.order {
-                    Order::Dense => vec![part(outputs), inputs as usize],
-                    Order::OutputMajor => vec![experts as usize, part(outputs), inputs as usize],
-                    Order::InputMajor => vec![experts as usize, inputs as usize, part(outputs)],
-                    Order::Columns => vec![part(outputs), (experts * inputs) as usize],
-                }
-            }
-            Self::Rows { rows, width, .. } => vec![rows as usize, width as usize],
-            Self::Vector(width) => vec![part(width)],
-            Self::Heads { width, head_dim } => vec![part(file_length(width, Some(head_dim)))],
-        }
-    }
-
-    /// Bytes on the GPU.
-    pub fn bytes(&self, precision: Precision) -> u64 {
-        match *self {
-            Self::Matrix(shape, _) => shape.bytes(precision),
-            Self::Rows { rows, width, .. } => 4 * u64::from(rows) * u64::from(padded(width)),
-            Self::Vector(width) | Self::Heads { width, .. } => 4 * u64::from(padded(width)),
-        }
-    }
-}
-
-/// Something that a model wants from the file: one tensor, or several stacked along their first dimension.
-pub(crate) struct Request {
-    pub names: Vec<String>,
-    pub form: Form,
-}
-
-impl Request {
-    pub fn new(name: &str, form: Form) -> Self {
-        Self { names: vec![name.to_owned()], form }
-    }
-
-    /// One matrix or row of several tensors, the first on top.
-    pub fn stacked(names: &[String], form: Form) -> Self {
-        Self { names: names.to_vec(), form }
-    }
-}
-
-/// Compares what a model wants with what a checkpoint has: every tensor with its exact shape, and none besides but
-/// the `ignorable` (a name, or `*` and the end of names).
-///
-/// # Errors
-/// The first tensor that is missing, mis-shaped or unknown. `config` is where the shapes come from.
-pub(crate) fn check_shapes(
-    checkpoint: &Checkpoint,
-    requests: &[Request],
-    ignorable: &[&str],
-    config: &str,
-) -> Result<()> {
-    let mut known = std::collections::HashSet::new();
-    for Request { names, form } in requests {
-        for name in names {
-            checkpoint.require(name, &form.file_shape(names.len()), config)?;
-            known.insert(name.as_str());
-        }
-    }
-    let expected = format!("only the tensors of the model that {config} describes");
-    checkpoint.refuse_unexpected(|name| known.contains(name), ignorable, &expected)
-}
 
 /// Bytes done and bytes in all, as loading goes on.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
-/// The tensors on the GPU, by the first of their names.
+/// The tensors on the GPU, by the first of their pieces.
 pub(crate) struct Store {
     matrices: HashMap<String, Matrix>,
     rows: HashMap<String, Buffer>,
@@ -127,19 +23,30 @@ pub(crate) struct Store {
 
 impl Store {
     /// Takes out a matrix that was requested.
-    pub fn matrix(&mut self, name: &str) -> Result<Matrix> {
-        self.matrices.remove(name).ok_or_else(|| not_requested(name))
+    pub fn matrix(&mut self, pieces: &[Piece]) -> Result<Matrix> {
+        let key = key(pieces);
+        self.matrices.remove(&key).ok_or_else(|| not_requested(&key))
     }
 
     /// A matrix that two layers share.
     pub fn shared_matrix(&mut self, name: &str) -> Result<Arc<Matrix>> {
-        self.matrix(name).map(Arc::new)
+        self.matrix(&[name.to_owned().into()]).map(Arc::new)
     }
 
     /// Takes out rows that were requested.
-    pub fn rows(&mut self, name: &str) -> Result<Buffer> {
-        self.rows.remove(name).ok_or_else(|| not_requested(name))
+    pub fn rows(&mut self, pieces: &[Piece]) -> Result<Buffer> {
+        let key = key(pieces);
+        self.rows.remove(&key).ok_or_else(|| not_requested(&key))
     }
+
+    /// Takes out rows, where a model has them.
+    pub fn optional_rows(&mut self, pieces: &[Piece]) -> Result<Option<Buffer>> {
+        if pieces.is_empty() { Ok(None) } else { self.rows(pieces).map(Some) }
+    }
+}
+
+fn key(pieces: &[Piece]) -> String {
+    pieces.first().map(Piece::key).unwrap_or_default()
 }
 
 /// A family asked for a tensor at build time that it did not list: an error rather than a panic.
@@ -165,26 +72,32 @@ pub(crate) async fn upload(
     precision: Precision,
     progress: Progress<'_>,
 ) -> Result<Store> {
-    let mut targets = HashMap::new();
+    let mut targets: HashMap<&str, Vec<Target<'_>>> = HashMap::new();
     let mut wanted: Vec<&TensorInfo> = Vec::new();
     let mut store = Store { matrices: HashMap::new(), rows: HashMap::new() };
     for request in requests {
         let mut before = 0;
-        for name in &request.names {
-            let tensor = checkpoint.tensor(name).ok_or_else(|| {
-                Error::bad_file("checkpoint", format!("tensor {name}"), "nothing", "a tensor")
+        for piece in &request.pieces {
+            let tensor = checkpoint.tensor(&piece.name).ok_or_else(|| {
+                Error::bad_file("checkpoint", format!("tensor {}", piece.name), "nothing", "a tensor")
             })?;
-            wanted.push(tensor);
-            targets.insert(name.as_str(), Target { request, before });
-            before += tensor.elements();
+            let target = Target::new(request, piece, tensor, before);
+            before += target.end - target.start;
+            let others = targets.entry(piece.name.as_str()).or_default();
+            if others.is_empty() {
+                wanted.push(tensor);
+            }
+            others.push(target);
         }
-        let Some(name) = request.names.first() else { continue };
+        let key = key(&request.pieces);
         match request.form {
             Form::Matrix(shape, _) => {
-                store.matrices.insert(name.clone(), Matrix::new(gpu, name, shape, precision)?);
+                let matrix = Matrix::new(gpu, &key, shape, precision)?;
+                store.matrices.insert(key, matrix);
             }
-            Form::Rows { .. } | Form::Vector(_) | Form::Heads { .. } => {
-                store.rows.insert(name.clone(), Buffer::new(gpu, name, request.form.bytes(precision)));
+            form => {
+                let buffer = Buffer::new(gpu, &key, form.bytes(precision));
+                store.rows.insert(key, buffer);
             }
         }
     }
@@ -192,11 +105,13 @@ pub(crate) async fn upload(
 
     let total = wanted.iter().map(|tensor| tensor.bytes).sum();
     let (mut done, mut waiting) = (0, 0);
-    let mut staging = Staging::default();
     let mut stream = checkpoint.stream(source, wanted);
     progress(done, total);
     while let Some(chunk) = stream.next().await? {
-        targets[chunk.tensor.name.as_str()].place(&store, &chunk, precision, &mut staging)?;
+        let targets = targets.get_mut(chunk.tensor.name.as_str());
+        for target in targets.into_iter().flatten() {
+            target.place(&store, &chunk, precision)?;
+        }
         done += chunk.bytes.len() as u64;
         waiting += chunk.bytes.len() as u64;
         progress(done, total);
@@ -209,74 +124,129 @@ pub(crate) async fn upload(
     Ok(store)
 }
 
-/// Where one tensor goes.
+/// Where one tensor, or a part of it, goes.
 struct Target<'a> {
     request: &'a Request,
-    /// Values of the tensors stacked above it.
+    /// The part's first value in the tensor and the one after its last.
+    start: u64,
+    end: u64,
+    /// Values of the pieces stacked above it.
     before: u64,
+    staging: Staging,
 }
 
-/// Reused memory for converting chunks. A placer lives as long as its tensor is streaming.
-#[derive(Default)]
-struct Staging {
-    f32s: Vec<f32>,
-    f16s: Vec<u16>,
-    tensor: String,
-    placers: Option<(Placer<f32>, Placer<u16>)>,
+/// What has come of a tensor and cannot be written yet.
+enum Staging {
+    Nothing,
+    Matrix(Box<(Placer<f32>, Placer<u16>)>),
+    /// `[rows, width]`
+    Transposed(Vec<f32>),
 }
 
-impl Target<'_> {
-    fn place(
-        &self,
-        store: &Store,
+impl<'a> Target<'a> {
+    fn new(request: &'a Request, piece: &Piece, tensor: &TensorInfo, before: u64) -> Self {
+        let row = tensor.elements() / tensor.shape.first().map_or(1, |&rows| rows.max(1) as u64);
+        let (start, end) = match piece.rows {
+            None => (0, tensor.elements()),
+            Some((first, count)) => (row * first as u64, row * (first + count) as u64),
+        };
+        Self { request, start, end, before, staging: Staging::Nothing }
+    }
+
+    /// Places the values of a chunk that belong here.
+    fn place(&mut self, store: &Store, chunk: &Chunk<'_>, precision: Precision) -> Result<()> {
+        let at = chunk.first_row * chunk.width() as u64;
+        let size = chunk.dtype.size() as u64;
+        let (from, to) = (self.start.max(at), self.end.min(at + chunk.bytes.len() as u64 / size));
+        if from >= to {
+            return Ok(());
+        }
+        let bytes = &chunk.bytes[((from - at) * size) as usize..((to - at) * size) as usize];
+        let chunk = Chunk { bytes, ..*chunk };
+        let first = self.before + from - self.start;
+        let key = key(&self.request.pieces);
+        if let Form::Matrix(_, layout) = self.request.form {
+            return self.place_matrix(&store.matrices[&key], &chunk, layout, first, precision);
+        }
+        let mut values = Vec::new();
+        chunk.to_f32(&mut values);
+        if self.request.finite {
+            check_finite(&chunk.tensor.name, chunk.file, &values)?;
+        }
+        self.place_rows(&store.rows[&key], first, &values);
+        Ok(())
+    }
+
+    fn place_matrix(
+        &mut self,
+        matrix: &Matrix,
         chunk: &Chunk<'_>,
+        layout: Layout,
+        first: u64,
         precision: Precision,
-        staging: &mut Staging,
     ) -> Result<()> {
-        let name = self.request.names[0].as_str();
-        let width = chunk.width().max(1) as u64;
-        let first = self.before / width + chunk.first_row;
-        match self.request.form {
-            Form::Matrix(_, layout) => {
-                if staging.tensor != chunk.tensor.name {
-                    staging.tensor.clone_from(&chunk.tensor.name);
-                    staging.placers = None;
-                }
-                let new = || (Placer::new(layout), Placer::new(layout));
-                let (wide, narrow) = staging.placers.get_or_insert_with(new);
-                match precision {
-                    Precision::F32 => {
-                        chunk.to_f32(&mut staging.f32s);
-                        wide.place(&store.matrices[name], first, &staging.f32s);
-                    }
-                    Precision::F16 => {
-                        chunk.to_f16(&mut staging.f16s)?;
-                        narrow.place(&store.matrices[name], first, &staging.f16s);
-                    }
-                }
-            }
-            Form::Vector(_) => {
-                chunk.to_f32(&mut staging.f32s);
-                store.rows[name].write(0, &staging.f32s);
-            }
-            Form::Rows { width, finite, .. } => {
-                chunk.to_f32(&mut staging.f32s);
-                if finite {
-                    check_finite(&chunk.tensor.name, chunk.file, &staging.f32s)?;
-                }
-                for (offset, row) in (first..).zip(staging.f32s.chunks(width as usize)) {
-                    store.rows[name].write(offset * 4 * u64::from(padded(width)), row);
-                }
-            }
-            Form::Heads { head_dim, .. } => {
-                chunk.to_f32(&mut staging.f32s);
-                for (head, values) in
-                    (self.before / u64::from(head_dim)..).zip(staging.f32s.chunks(head_dim as usize))
-                {
-                    store.rows[name].write(head * 4 * u64::from(head_stride(head_dim)), values);
-                }
+        if matches!(self.staging, Staging::Nothing) {
+            self.staging = Staging::Matrix(Box::new((Placer::new(layout), Placer::new(layout))));
+        }
+        let Staging::Matrix(placers) = &mut self.staging else { return Ok(()) };
+        let row = first / chunk.width().max(1) as u64;
+        let mut wide = Vec::new();
+        if precision == Precision::F32 || self.request.finite {
+            chunk.to_f32(&mut wide);
+        }
+        if self.request.finite {
+            check_finite(&chunk.tensor.name, chunk.file, &wide)?;
+        }
+        match precision {
+            Precision::F32 => placers.0.place(matrix, row, &wide),
+            Precision::F16 => {
+                let mut narrow = Vec::new();
+                chunk.to_f16(&mut narrow)?;
+                placers.1.place(matrix, row, &narrow);
             }
         }
         Ok(())
+    }
+
+    /// Places values of which the first is value `first` of all stacked pieces.
+    fn place_rows(&mut self, buffer: &Buffer, first: u64, values: &[f32]) {
+        // Runs of values that lie together, and where each lies.
+        let write = |run: u32, place: &dyn Fn(u64) -> u64| {
+            for (index, values) in (first / u64::from(run)..).zip(values.chunks(run as usize)) {
+                buffer.write(4 * place(index), values);
+            }
+        };
+        match self.request.form {
+            Form::Matrix(..) => {}
+            Form::Rows { width, transposed: false, .. } | Form::Vectors { width, .. } => {
+                write(width, &|row| row * u64::from(padded(width)));
+            }
+            Form::Heads { head_dim, .. } => {
+                write(head_dim, &|head| head * u64::from(head_stride(head_dim)));
+            }
+            Form::ExpertHeads { heads, head_dim, .. } => {
+                let (heads, stride) = (u64::from(heads), u64::from(head_stride(head_dim)));
+                let row = (heads * stride).next_multiple_of(8);
+                write(head_dim, &|head| head / heads * row + head % heads * stride);
+            }
+            Form::Rows { rows, width, transposed: true } => {
+                self.transpose(buffer, first, values, rows, width)
+            }
+        }
+    }
+
+    fn transpose(&mut self, buffer: &Buffer, first: u64, values: &[f32], rows: u32, width: u32) {
+        let row = padded(width) as usize;
+        if matches!(self.staging, Staging::Nothing) {
+            self.staging = Staging::Transposed(vec![0.0; rows as usize * row]);
+        }
+        let Staging::Transposed(staged) = &mut self.staging else { return };
+        for (index, value) in (first as usize..).zip(values) {
+            staged[index % rows as usize * row + index / rows as usize] = *value;
+        }
+        if first as usize + values.len() == rows as usize * width as usize {
+            buffer.write(0, staged);
+            self.staging = Staging::Nothing;
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Writing a safetensors file: whole or not at all.
 
+use super::header::byte_length;
 use crate::{Error, Result};
 use safetensors::Dtype as Stored;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -31,62 +32,155 @@ impl TensorData {
         }
     }
 
-    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+    /// Gives the values' bytes to `out`, some at a time.
+    fn write(&self, out: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match self {
-            TensorData::F32(values) => values.iter().try_for_each(|v| out.write_all(&v.to_le_bytes())),
-            TensorData::U32(values) => values.iter().try_for_each(|v| out.write_all(&v.to_le_bytes())),
+            TensorData::F32(values) => write_all(values, |v| v.to_le_bytes(), out),
+            TensorData::U32(values) => write_all(values, |v| v.to_le_bytes(), out),
         }
     }
+}
+
+fn write_all<T>(
+    values: &[T],
+    bytes: impl Fn(&T) -> [u8; 4],
+    mut out: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    values.chunks(1 << 16).try_for_each(|values| out(&values.iter().flat_map(&bytes).collect::<Vec<_>>()))
 }
 
 /// Writes tensors, each `(name, shape, values)`, to a safetensors file, in the given order.
 ///
+/// As with [`SafetensorsWriter`], the file is whole or not there.
+pub(crate) fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, TensorData)]) -> Result<()> {
+    let mut plans = Vec::with_capacity(tensors.len());
+    for (name, shape, data) in tensors {
+        if shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(data.len()) {
+            let (found, expected) = (data.len(), format!("as many as the shape {shape:?} has"));
+            return Err(bad(path, format!("tensor {name}"), format!("{found} values"), expected));
+        }
+        plans.push(TensorPlan::new(name, data.stored(), shape));
+    }
+    let mut writer = SafetensorsWriter::create(path, &plans)?;
+    for (name, _, data) in tensors {
+        data.write(|bytes| writer.write(name, bytes))?;
+    }
+    writer.finish()
+}
+
+/// A tensor of a file that is to be written.
+#[derive(Debug, Clone)]
+pub(crate) struct TensorPlan {
+    /// Its name.
+    pub name: String,
+    /// Its element type.
+    pub stored: Stored,
+    /// Its dimensions, slowest first.
+    pub shape: Vec<usize>,
+}
+
+impl TensorPlan {
+    /// Describes a tensor.
+    pub(crate) fn new(name: impl Into<String>, stored: Stored, shape: &[usize]) -> Self {
+        TensorPlan { name: name.into(), stored, shape: shape.to_vec() }
+    }
+
+    /// Its length in the file; `None` if that is no whole number or too large.
+    pub(crate) fn bytes(&self) -> Option<usize> {
+        let shape: Vec<u64> = self.shape.iter().map(|&d| d as u64).collect();
+        byte_length(&shape, self.stored).and_then(|bytes| usize::try_from(bytes).ok())
+    }
+}
+
+/// Writes a safetensors file of which only the names, types and shapes are known beforehand: the tensors' bytes
+/// come in order and in pieces of any size, and none is kept in memory.
+///
 /// The file appears under its name only once it is complete and on the disk: until then a file of that name
 /// stays as it was, and after an error nothing is left behind.
-pub(crate) fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, TensorData)]) -> Result<()> {
-    let header = header(path, tensors)?;
-    let io = |source| Error::Io { path: path.display().to_string(), source };
-    let (partial, file) = Partial::create(path).map_err(io)?;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    let mut write = || {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        tensors.iter().try_for_each(|(_, _, data)| data.write(&mut out))?;
-        out.flush()?;
-        out.get_ref().sync_all()
-    };
-    let written = write();
-    drop(out);
-    written.and_then(|()| std::fs::rename(&partial.0, path)).map_err(io)
+pub(crate) struct SafetensorsWriter {
+    path: PathBuf,
+    // Before `partial`: a file is closed before it is removed.
+    out: BufWriter<File>,
+    partial: Partial,
+    /// Names and missing bytes of the tensors that are not complete, the next one last.
+    rest: Vec<(String, usize)>,
+}
+
+impl SafetensorsWriter {
+    /// Creates the file and writes its header.
+    pub(crate) fn create(path: &Path, tensors: &[TensorPlan]) -> Result<Self> {
+        let header = header(path, tensors)?;
+        let rest = tensors.iter().rev().map(|t| (t.name.clone(), t.bytes().unwrap_or(0)));
+        let rest = rest.filter(|(_, bytes)| *bytes > 0).collect();
+        let (partial, file) = Partial::create(path).map_err(|source| io(path, source))?;
+        let out = BufWriter::with_capacity(1 << 20, file);
+        let mut writer = SafetensorsWriter { path: path.to_owned(), out, partial, rest };
+        writer.push(&(header.len() as u64).to_le_bytes())?;
+        writer.push(&header)?;
+        Ok(writer)
+    }
+
+    /// Writes the next bytes, little-endian, of the tensor `name`.
+    pub(crate) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        match self.rest.last_mut() {
+            Some((next, left)) if next == name && *left >= bytes.len() => *left -= bytes.len(),
+            next => {
+                let next = next.map_or("nothing".into(), |(next, left)| format!("{left} bytes of {next}"));
+                let found = format!("{} bytes", bytes.len());
+                return Err(bad(&self.path, format!("tensor {name}"), found, next));
+            }
+        }
+        self.rest.pop_if(|(_, left)| *left == 0);
+        self.push(bytes)
+    }
+
+    /// Gives the complete file its name.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        if let Some((name, left)) = self.rest.last() {
+            return Err(bad(&self.path, format!("tensor {name}"), "its end", format!("{left} more bytes")));
+        }
+        self.out.flush().and_then(|()| self.out.get_ref().sync_all()).map_err(|e| io(&self.path, e))?;
+        let SafetensorsWriter { path, out, partial, .. } = self;
+        drop(out);
+        std::fs::rename(&partial.0, &path).map_err(|e| io(&path, e))
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).map_err(|source| io(&self.path, source))
+    }
+}
+
+fn bad(path: &Path, field: impl Into<String>, found: impl ToString, expected: impl ToString) -> Error {
+    Error::bad_file(path.display().to_string(), field, found, expected)
+}
+
+fn io(path: &Path, source: std::io::Error) -> Error {
+    Error::Io { path: path.display().to_string(), source }
 }
 
 /// The JSON header, padded with spaces so that the data is aligned.
-fn header(path: &Path, tensors: &[(String, Vec<usize>, TensorData)]) -> Result<Vec<u8>> {
-    let bad = |field: String, found: String, expected: String| {
-        Error::bad_file(path.display().to_string(), field, found, expected)
-    };
+fn header(path: &Path, tensors: &[TensorPlan]) -> Result<Vec<u8>> {
     let mut names = std::collections::HashSet::new();
     let mut entries = Vec::with_capacity(tensors.len());
     let mut end = 0usize;
-    for (name, shape, data) in tensors {
+    for tensor @ TensorPlan { name, stored, shape } in tensors {
         if !names.insert(name) {
-            return Err(bad(format!("tensor {name}"), "two of this name".into(), "one".into()));
+            return Err(bad(path, format!("tensor {name}"), "two of this name", "one"));
         }
-        let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let range = match data.len().checked_mul(4).and_then(|bytes| end.checked_add(bytes)) {
-            Some(to) if elements == Some(data.len()) => (end, to),
-            _ => {
-                let expected = format!("as many as the shape {shape:?} has");
-                return Err(bad(format!("tensor {name}"), format!("{} values", data.len()), expected));
-            }
+        let Some(to) = tensor.bytes().and_then(|bytes| end.checked_add(bytes)) else {
+            let found = format!("{stored} {shape:?}");
+            return Err(bad(path, format!("tensor {name}, shape"), found, "a possible number of bytes"));
         };
-        end = range.1;
-        let info = TensorInfo { dtype: data.stored(), shape: shape.clone(), data_offsets: range };
+        let info = TensorInfo { dtype: *stored, shape: shape.clone(), data_offsets: (end, to) };
         entries.push((name.clone(), info));
+        end = to;
     }
     let json = Metadata::new(None, entries).map_err(|e| e.to_string());
     let json = json.and_then(|header| serde_json::to_vec(&header).map_err(|e| e.to_string()));
-    let mut json = json.map_err(|e| bad("header".into(), e, "a valid header".into()))?;
+    let mut json = json.map_err(|e| bad(path, "header", e, "a valid header"))?;
     json.resize(json.len().next_multiple_of(8), b' ');
     Ok(json)
 }
@@ -216,6 +310,21 @@ mod tests {
         let twice = TensorData::U32(vec![1]);
         let twice = [("a".to_owned(), vec![1], twice.clone()), ("a".to_owned(), vec![1], twice)];
         assert!(write_safetensors(&path, &twice).is_err());
+        assert_eq!((std::fs::read(&path).unwrap(), folder.names().len()), (b"old".to_vec(), 1));
+
+        let plans = [TensorPlan::new("a", Stored::F16, &[3]), TensorPlan::new("b", Stored::U8, &[0])];
+        let start = || SafetensorsWriter::create(&path, &plans).unwrap();
+        let errors = [
+            (start().write("b", &[0; 2]), "tensor b: found 2 bytes, expected 6 bytes of a"),
+            (start().write("a", &[0; 7]), "tensor a: found 7 bytes, expected 6 bytes of a"),
+            (start().finish(), "tensor a: found its end, expected 6 more bytes"),
+        ];
+        for (error, expected) in errors {
+            let error = error.unwrap_err().to_string();
+            assert!(error.ends_with(expected), "{error}");
+        }
+        let vast = TensorPlan::new("a", Stored::F32, &[usize::MAX, 2]);
+        assert!(SafetensorsWriter::create(&path, &[vast]).is_err());
         assert_eq!((std::fs::read(&path).unwrap(), folder.names().len()), (b"old".to_vec(), 1));
 
         // The rename fails: a folder is in the way.

@@ -10,6 +10,9 @@ use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 pub const PROSE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/prose");
+pub const TRANSLATOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/ui-en-de");
+pub const FILLER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/ui-fill");
+pub const CLASSIFIER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/fashion");
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/jetmoe_tiny");
 
 /// The command, as a script on a machine without a desktop would run it, with all that may make it talk.
@@ -48,6 +51,26 @@ pub fn json(args: &[&str]) -> Value {
 #[track_caller]
 pub fn fails(args: &[&str], parts: &[&str]) {
     check_failure(run(&mut headwise(args)), parts);
+}
+
+/// Panics unless the run ends with code 1 and this message alone.
+#[track_caller]
+pub fn fails_with(args: &[&str], message: &str) {
+    let expected = (1, String::new(), message.to_owned());
+    assert_eq!(run(&mut headwise(args)), expected, "{args:?}");
+}
+
+/// The text of `word[3,5]…` and what was in the brackets.
+pub fn without_brackets(text: &str) -> (String, Vec<Vec<u32>>) {
+    let mut parts = text.split('[');
+    let mut plain = parts.next().unwrap().to_owned();
+    let mut routes = Vec::new();
+    for part in parts {
+        let (experts, rest) = part.split_once(']').unwrap();
+        routes.push(experts.split(',').map(|expert| expert.parse().unwrap()).collect());
+        plain += rest;
+    }
+    (plain, routes)
 }
 
 #[track_caller]

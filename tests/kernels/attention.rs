@@ -2,7 +2,7 @@
 
 use headwise::internal::{
     AttentionShape, Buffer, Counters, DECODE_SPLIT_KEYS, DecodeAttention, Gpu, KernelChoice, MAX_HEAD_DIM,
-    MAX_STICK_HEAD_DIM, PrefillAttention, Queries, Routes, StickBreaking, head_stride,
+    MAX_STICK_HEAD_DIM, PrefillAttention, Queries, RelativePositions, Routes, StickBreaking, head_stride,
 };
 use proptest::prelude::*;
 
@@ -11,6 +11,7 @@ use crate::{
         dot,
         head_mixture::stick_breaking,
         row_attention::{RowAttention, row_attention},
+        softmax,
     },
     support::{
         Guarded, among, assert_close, assert_repeatable, check, gpu, hash, noise, pad, run, size, upload,
@@ -25,8 +26,12 @@ fn device() -> &'static Gpu {
 #[derive(Clone, Debug)]
 struct Attention {
     shape: AttentionShape,
-    /// (position, sequence) of each token, sequence by sequence.
+    /// (position, sequence) of each token, sequence by sequence; with head spans of each key/value head of each.
     spans: Vec<[u32; 2]>,
+    /// Keys that each span sees; empty where attention is causal.
+    sees: Vec<u32>,
+    /// The largest distance that learned vectors tell apart, where there are any.
+    clip: Option<u32>,
     /// `[tokens, slots]`, of no matter where queries count by slot.
     chosen: Vec<u32>,
     /// Where the routes start.
@@ -46,6 +51,8 @@ struct Operands {
     q: Vec<f64>,
     keys: Vec<f64>,
     values: Vec<f64>,
+    /// `[heads, 2 · clip + 1, head_dim]`
+    relative: Vec<f64>,
 }
 
 /// Every way to lay query heads over slots and over shared key/value heads; heads of any size, but more often of
@@ -71,6 +78,7 @@ fn any_shape(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Atte
                 head_dim,
                 capacity,
                 sequences,
+                head_spans: false,
             }
         },
     )
@@ -105,7 +113,7 @@ fn gather(values: &[f64], channels: u32) -> Vec<f64> {
 
 /// Tokens whose queries count by slot.
 fn by_slot(shape: AttentionShape, spans: Vec<[u32; 2]>, seed: u64) -> Attention {
-    Attention { shape, spans, chosen: vec![0], first: 0, seed }
+    Attention { shape, spans, sees: Vec::new(), clip: None, chosen: vec![0], first: 0, seed }
 }
 
 /// Tokens that chose some of `experts`, each one once.
@@ -117,12 +125,22 @@ fn by_expert(shape: AttentionShape, experts: u32, spans: Vec<[u32; 2]>, seed: u6
         all.sort_by_key(|&expert| hash(at, expert as usize));
         chosen.extend(&all[..shape.slots as usize]);
     }
-    Attention { shape, spans, chosen, first: (seed % 7) as u32, seed }
+    Attention { shape, spans, sees: Vec::new(), clip: None, chosen, first: (seed % 7) as u32, seed }
 }
 
 impl Attention {
     fn tokens(&self) -> u32 {
-        self.spans.len() as u32
+        self.spans.len() as u32 / if self.shape.head_spans { self.shape.kv_heads } else { 1 }
+    }
+
+    /// Keys that a span sees.
+    fn sees(&self, span: usize) -> u32 {
+        self.sees.get(span).copied().unwrap_or(self.spans[span][0].saturating_add(1))
+    }
+
+    /// Which span a token has for a key/value head.
+    fn span_of(&self, token: usize, kv_head: u32) -> usize {
+        if self.shape.head_spans { token * self.shape.kv_heads as usize + kv_head as usize } else { token }
     }
 
     /// Query heads of a token, chosen or not.
@@ -142,14 +160,15 @@ impl Attention {
         self.shape.kv_heads * self.shape.head_dim
     }
 
-    /// The last position any token of a sequence has.
-    fn last_position(&self, sequence: u32) -> Option<u32> {
-        self.spans.iter().filter(|span| span[1] == sequence).map(|span| span[0]).max()
+    /// The keys of a sequence that any token sees.
+    fn written(&self, sequence: u32) -> u32 {
+        let own = (0..self.spans.len()).filter(|&span| self.spans[span][1] == sequence);
+        own.map(|span| self.sees(span)).max().unwrap_or(0)
     }
 
     /// Keys that all tokens together see.
     fn keys(&self) -> u64 {
-        self.spans.iter().map(|span| u64::from(span[0]) + 1).sum()
+        (0..self.spans.len()).map(|span| u64::from(self.sees(span))).sum()
     }
 
     fn operands(&self) -> Operands {
@@ -159,13 +178,15 @@ impl Attention {
         let [mut keys, mut values] =
             [1, 2].map(|salt| noise(self.seed + salt, (sequences * capacity) as usize * width));
         for sequence in 0..sequences {
-            let written = self.last_position(sequence).map_or(0, |last| last + 1);
+            let written = self.written(sequence);
             let unwritten = (sequence * capacity + written) as usize * width
                 ..((sequence + 1) * capacity) as usize * width;
             keys[unwritten.clone()].fill(f64::NAN);
             values[unwritten].fill(f64::NAN);
         }
-        Operands { q, keys, values }
+        let entries = self.clip.map_or(0, |clip| 2 * clip + 1);
+        let relative = noise(self.seed + 3, (self.shape.heads * entries * self.shape.head_dim) as usize);
+        Operands { q, keys, values, relative }
     }
 
     fn oracle(&self, operands: &Operands) -> Vec<f64> {
@@ -190,7 +211,7 @@ impl Attention {
         let AttentionShape { queries, slots, heads, kv_heads, group, head_dim, capacity, .. } = self.shape;
         let d = head_dim as usize;
         let mut out = Vec::new();
-        for (token, &[position, sequence]) in self.spans.iter().enumerate() {
+        for token in 0..self.tokens() as usize {
             for index in 0..slots * heads {
                 let (slot, j) = ((index / heads) as usize, index % heads);
                 let by_expert = || self.chosen[token * slots as usize + slot] * heads + j;
@@ -201,35 +222,33 @@ impl Attention {
                 };
                 let q = &operands.q[token * (self.q_heads() * head_dim) as usize + query as usize * d..][..d];
                 let kv_head = head / group % kv_heads;
+                let span = self.span_of(token, kv_head);
+                let ([position, sequence], sees) = (self.spans[span], self.sees(span));
                 let of = |cache: &[f64]| -> Vec<f64> {
                     let place =
                         |i: u32| (((sequence * capacity + i) * kv_heads + kv_head) * head_dim) as usize;
-                    (0..=position).flat_map(|i| cache[place(i)..][..d].to_vec()).collect()
+                    (0..sees).flat_map(|i| cache[place(i)..][..d].to_vec()).collect()
                 };
                 let (keys, values) = (of(&operands.keys), of(&operands.values));
-                match weigh {
-                    Weigh::Softmax => {
-                        let op = RowAttention {
-                            heads: 1,
-                            kv_heads: 1,
-                            group: 1,
-                            head_dim: d,
-                            capacity: position as usize + 1,
-                            positions: &[position],
-                            sequences: &[0],
-                        };
-                        out.extend(row_attention(&op, q, &keys, &values));
-                    }
-                    Weigh::StickBreaking => {
-                        let scale = 1.0 / f64::from(head_dim).sqrt();
-                        let scores: Vec<f64> = keys.chunks_exact(d).map(|k| scale * dot(q, k)).collect();
-                        let mut sum = vec![0.0; d];
-                        for (weight, v) in stick_breaking(&scores).iter().zip(values.chunks_exact(d)) {
-                            sum.iter_mut().zip(v).for_each(|(sum, v)| *sum += weight * v);
-                        }
-                        out.extend(sum);
-                    }
+                let relative = |i: usize| {
+                    let clip = i64::from(self.clip?);
+                    let entry = clip + (i as i64 - i64::from(position)).clamp(-clip, clip);
+                    Some(&operands.relative[(i64::from(j) * (2 * clip + 1) + entry) as usize * d..][..d])
+                };
+                let scale = 1.0 / f64::from(head_dim).sqrt();
+                let score = |(i, k): (usize, &[f64])| {
+                    scale * (dot(q, k) + relative(i).map_or(0.0, |relative| dot(q, relative)))
+                };
+                let scores: Vec<f64> = keys.chunks_exact(d).enumerate().map(score).collect();
+                let weights = match weigh {
+                    Weigh::Softmax => softmax(&scores),
+                    Weigh::StickBreaking => stick_breaking(&scores),
+                };
+                let mut sum = vec![0.0; d];
+                for (weight, v) in weights.iter().zip(values.chunks_exact(d)) {
+                    sum.iter_mut().zip(v).for_each(|(sum, v)| *sum += weight * v);
                 }
+                out.extend(sum);
             }
         }
         out
@@ -242,6 +261,11 @@ impl Attention {
         Guarded::holding(device(), 0, &pad(&marked, self.out_width()))
     }
 
+    fn span_words(&self) -> Vec<[u32; 3]> {
+        let words = |(i, span): (usize, &[u32; 2])| [span[0], span[1], self.sees(i)];
+        self.spans.iter().enumerate().map(words).collect()
+    }
+
     fn buffers(&self, operands: &Operands) -> [Buffer; 4] {
         let gpu = device();
         let AttentionShape { queries, heads, kv_heads, head_dim, .. } = self.shape;
@@ -250,7 +274,7 @@ impl Attention {
             upload(gpu, &spread(values, head_dim), heads * head_stride(head_dim))
         };
         [
-            Buffer::with_data(gpu, "test.spans", &self.spans),
+            Buffer::with_data(gpu, "test.spans", &self.span_words()),
             rows(&operands.q, q_row),
             rows(&operands.keys, kv_heads),
             rows(&operands.values, kv_heads),
@@ -263,7 +287,7 @@ impl Attention {
     }
 
     fn routes<'a>(&self, chosen: &'a Buffer) -> Option<Routes<'a>> {
-        let routes = Routes { chosen, gates: chosen, first: self.first };
+        let routes = Routes { chosen, gates: chosen, first: self.first, scores: chosen, first_score: 0 };
         (self.shape.queries != Queries::BySlot).then_some(routes)
     }
 
@@ -303,9 +327,13 @@ impl Attention {
     fn decode_in(&self, split: bool, operands: &Operands) -> (Vec<f64>, Counters) {
         let gpu = device();
         let [spans, q, k_cache, v_cache] = &self.buffers(operands);
-        let positions = self.spans.iter().map(|span| span[0].min(self.shape.capacity - 1));
-        let last_position = positions.max().expect("some token");
-        let splits = if split { AttentionShape::splits(last_position) } else { 1 };
+        let most_keys = (0..self.spans.len()).map(|span| self.sees(span).min(self.shape.capacity)).max();
+        let most_keys = most_keys.expect("some token");
+        let splits = if split { AttentionShape::splits(most_keys) } else { 1 };
+        let table = spread(&operands.relative, self.shape.head_dim);
+        let table =
+            Buffer::with_data(gpu, "test.relative", &table.iter().map(|&x| x as f32).collect::<Vec<_>>());
+        let relative = self.clip.map(|clip| RelativePositions { table: &table, clip });
         let partial_rows = (self.tokens() * self.shape.slots * self.shape.heads * splits) as usize;
         let partial = Guarded::new(gpu, 0, partial_rows * self.shape.head_stride() as usize);
         let stats = Guarded::new(gpu, 0, 2 * partial_rows);
@@ -322,7 +350,8 @@ impl Attention {
                 routes: self.routes(&chosen),
                 out: &out.buffer,
                 tokens: self.tokens(),
-                last_position,
+                most_keys,
+                relative,
                 split,
                 keys: self.keys(),
             }
@@ -481,6 +510,7 @@ const SHAPE: AttentionShape = AttentionShape {
     head_dim: 20,
     capacity: 900,
     sequences: 2,
+    head_spans: false,
 };
 
 /// Positions on both sides of every boundary between splits.
@@ -541,13 +571,13 @@ fn attention_holds_scores_of_any_size() {
     for sign in [1.0, -1.0] {
         for best in [0, 31, 32, 63, 64, 255, 256, 599] {
             let attention = by_slot(SHAPE, vec![[599, 0]], 10);
-            let Operands { q, mut keys, values } = attention.operands();
+            let Operands { q, mut keys, values, relative } = attention.operands();
             let ones = vec![1.0; q.len()];
             let width = attention.kv_width() as usize;
             keys[..600 * width].fill(sign * 1e4 - 1e4);
             keys[best * width..(best + 1) * width].fill(sign * 1e4);
             let expected = values[best * width..(best + 1) * width].repeat(2);
-            let operands = Operands { q: ones, keys, values };
+            let operands = Operands { q: ones, keys, values, relative };
             assert_close(&attention.decode(&operands).0, &expected, ("decode", best));
             assert_close(&attention.decode_unsplit(&operands).0, &expected, ("decode unsplit", best));
             assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, ("prefill", best));
@@ -621,7 +651,8 @@ fn a_token_attends_in_the_same_bits_alone_and_in_a_batch() {
             let chosen = batch.chosen[token * slots..][..slots].to_vec();
             let alone = Attention { spans: vec![span], chosen, ..batch.clone() };
             let q = operands.q[token * q_width..][..q_width].to_vec();
-            let operands = Operands { q, keys: operands.keys.clone(), values: operands.values.clone() };
+            let (keys, values) = (operands.keys.clone(), operands.values.clone());
+            let operands = Operands { q, keys, values, relative: Vec::new() };
             let out = token * out_width..(token + 1) * out_width;
             assert_eq!(alone.decode_unsplit(&operands).0, decode[out.clone()], "decode, token {token}");
             assert_eq!(alone.stick_breaking(&operands).0, stick[out], "stick-breaking, token {token}");
@@ -664,10 +695,116 @@ fn queries_by_expert_are_queries_by_slot_when_experts_are_the_slots() {
     assert_close(&slot.oracle_by_head(Weigh::Softmax, &operands), &expected, "oracles");
     for queries in [Queries::ByExpert, Queries::Dense { experts: 2 }] {
         let shape = AttentionShape { queries, ..SHAPE };
-        let expert = Attention { shape, spans: spans.clone(), chosen: vec![0, 1, 0, 1], first: 0, seed: 17 };
+        let expert = Attention {
+            shape,
+            spans: spans.clone(),
+            sees: Vec::new(),
+            clip: None,
+            chosen: vec![0, 1, 0, 1],
+            first: 0,
+            seed: 17,
+        };
         assert_eq!(expert.decode(&operands).0, slot.decode(&operands).0, "{queries:?}");
         assert_eq!(expert.stick_breaking(&operands).0, slot.stick_breaking(&operands).0, "{queries:?}");
     }
+}
+
+/// Keys that tokens see without regard to their positions: none, some, all of the cache.
+fn any_visible(max_capacity: u32) -> impl Strategy<Value = Attention> {
+    let clip = prop_oneof![1 => Just(None), 2 => size(90).prop_map(Some)];
+    let shapes =
+        (any_shape(max_capacity, MAX_HEAD_DIM), any_expert_shape(max_capacity, MAX_HEAD_DIM), any::<bool>());
+    (shapes, size(5), clip, any::<u64>()).prop_map(|((slot, (expert, experts), by), tokens, clip, seed)| {
+        let mut attention = match by {
+            true => by_expert(expert, experts, any_spans(&expert, tokens, seed), seed),
+            false => by_slot(slot, any_spans(&slot, tokens, seed), seed),
+        };
+        let capacity = attention.shape.capacity;
+        let sees = |i: usize| match hash(seed + 40, i) % 4 {
+            0 => 0,
+            1 => capacity,
+            _ => (hash(seed + 41, i) % u64::from(capacity + 1)) as u32,
+        };
+        attention.sees = (0..attention.spans.len()).map(sees).collect();
+        Attention { clip, ..attention }
+    })
+}
+
+#[test]
+fn decode_sees_the_keys_its_spans_say_at_learned_distances() {
+    check(128, any_visible(600), |attention| {
+        let operands = attention.operands();
+        let expected = attention.oracle_by_head(Weigh::Softmax, &operands);
+        for split in [true, false] {
+            let (got, counters) = attention.decode_in(split, &operands);
+            assert_close(&got, &expected, split);
+            assert_eq!(counters.macs, attention.macs());
+        }
+    });
+}
+
+#[test]
+fn stick_breaking_sees_the_keys_its_spans_say() {
+    check(48, any_visible(300), |attention| {
+        let attention = Attention { clip: None, ..attention };
+        let operands = attention.operands();
+        let (got, _) = attention.stick_breaking(&operands);
+        assert_close(&got, &attention.oracle_by_head(Weigh::StickBreaking, &operands), "out");
+    });
+}
+
+/// Every token of a sequence sees the same keys, all of them or none.
+#[test]
+fn prefill_sees_whole_sequences() {
+    check(96, any_prefill(), |mut attention| {
+        let capacity = u64::from(attention.shape.capacity);
+        let of_sequence = |sequence: u32| match hash(attention.seed + 40, sequence as usize) % 3 {
+            0 => 0,
+            1 => capacity as u32,
+            _ => (hash(attention.seed + 41, sequence as usize) % (capacity + 1)) as u32,
+        };
+        attention.sees = attention.spans.iter().map(|span| of_sequence(span[1])).collect();
+        let operands = attention.operands();
+        let (got, counters) = attention.prefill(&operands, &attention.ranges());
+        assert_close(&got, &attention.oracle_by_head(Weigh::Softmax, &operands), "out");
+        assert_eq!(counters.macs, attention.macs());
+    });
+}
+
+/// Where every key/value head has spans of its own, as after a cut of whole sequences.
+#[test]
+fn every_head_has_spans_of_its_own() {
+    let any = (size(6), size(60), size(5), any::<u64>());
+    check(64, any, |(kv_heads, head_dim, tokens, seed)| {
+        let shape = AttentionShape {
+            slots: kv_heads,
+            heads: 1,
+            kv_heads,
+            head_dim,
+            capacity: 1 + (seed % 400) as u32,
+            head_spans: true,
+            ..SHAPE
+        };
+        let spans = any_spans(&shape, tokens * kv_heads, seed);
+        let sees = |i| (hash(seed + 41, i) % u64::from(shape.capacity + 1)) as u32;
+        let sees = (0..spans.len()).map(|i| if i % 3 == 0 { 0 } else { sees(i) }).collect();
+        let attention = Attention { sees, ..by_slot(shape, spans, seed) };
+        let operands = attention.operands();
+        let softmax = attention.oracle_by_head(Weigh::Softmax, &operands);
+        for split in [true, false] {
+            assert_close(&attention.decode_in(split, &operands).0, &softmax, split);
+        }
+        let stick = attention.oracle_by_head(Weigh::StickBreaking, &operands);
+        assert_close(&attention.stick_breaking(&operands).0, &stick, "stick-breaking");
+    });
+}
+
+#[test]
+fn learned_distances_give_the_same_bits_every_time() {
+    let spans = (600..610).map(|position| [position, 0]).collect();
+    let attention = Attention { clip: Some(63), ..by_slot(SHAPE, spans, 14) };
+    let operands = attention.operands();
+    assert_repeatable(|| attention.decode(&operands).0);
 }
 
 const STICK: AttentionShape =
@@ -683,6 +820,7 @@ fn stick_breaking_does_not_drift_over_thousands_of_equal_keys() {
                 q: vec![1.0; 4],
                 keys: vec![score / 2.0; 4 * STICK.capacity as usize],
                 values: vec![1.0; 4 * STICK.capacity as usize],
+                relative: Vec::new(),
             };
             let expected = attention.oracle_by_head(Weigh::StickBreaking, &operands);
             assert_close(&attention.stick_breaking(&operands).0, &expected, (position, score));
@@ -701,13 +839,15 @@ fn stick_breaking_holds_scores_of_any_size() {
             let q = vec![1.0; 4];
             let values = noise(20, 4 * 600);
             let mut keys = vec![-size; 4 * 600];
-            let nothing = Operands { q: q.clone(), keys: keys.clone(), values: values.clone() };
+            let relative = Vec::new;
+            let nothing =
+                Operands { q: q.clone(), keys: keys.clone(), values: values.clone(), relative: relative() };
             assert_close(&attention.stick_breaking(&nothing).0, &[0.0; 4], (size, "nothing"));
 
             // All keys up to the best one, so that older ones get nothing.
             keys[..4 * (best + 1)].fill(size);
             let expected = values[4 * best..][..4].to_vec();
-            let operands = Operands { q, keys, values };
+            let operands = Operands { q, keys, values, relative: relative() };
             assert_close(&attention.stick_breaking(&operands).0, &expected, (size, best));
         }
     }

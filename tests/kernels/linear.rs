@@ -1,7 +1,7 @@
 //! Routed linear in both forms, `routed_matvec` and `routed_matmul`, in every variant.
 
 use headwise::internal::{
-    Activation, Buffer, Counters, Gpu, Group, GroupBuffers, KernelChoice, MatrixShape, Precision,
+    Activation, Bias, Buffer, Counters, Gpu, Group, GroupBuffers, KernelChoice, MatrixShape, Precision,
     RoutedMatmul, RoutedMatvec, Routes, tile_rows,
 };
 use proptest::prelude::*;
@@ -33,10 +33,25 @@ struct Linear {
     /// Where the routes start.
     first: u32,
     gated: bool,
-    bias: bool,
+    bias: Biased,
     activation: Activation,
     residual: bool,
     seed: u64,
+}
+
+/// What is added to the outputs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Biased {
+    No,
+    Once,
+    /// By expert; rows of one assignment each.
+    ByExpert,
+}
+
+impl Biased {
+    fn once(bias: bool) -> Self {
+        if bias { Self::Once } else { Self::No }
+    }
 }
 
 /// A dense or routed matrix; a stack of several experts that is not routed does not exist.
@@ -45,13 +60,14 @@ fn any_linear(max_rows: u32, max_slots: u32) -> impl Strategy<Value = Linear> {
     let inputs = prop_oneof![3 => size(200), 1 => 450..1200u32];
     let shape = (size(9), 1..=2u32, size(150), inputs);
     let rows = (size(max_rows), size(max_slots), size(5));
-    let switches = any::<(bool, bool, bool, bool)>();
+    let biased = prop::sample::select(vec![Biased::No, Biased::Once, Biased::ByExpert]);
+    let switches = (any::<(bool, bool)>(), biased, any::<bool>());
     let rest = (precision(), 1..=12u32, any::<u32>(), size(7), activation(), any::<u64>());
     (shape, rows, switches, rest).prop_map(
         |(
             (experts, halves, outputs, inputs),
             (rows, slots, src_div),
-            (routed, gated, bias, residual),
+            ((routed, gated), bias, residual),
             (precision, part_blocks, used, first, activation, seed),
         )| {
             let experts = if routed { experts } else { 1 };
@@ -66,7 +82,7 @@ fn any_linear(max_rows: u32, max_slots: u32) -> impl Strategy<Value = Linear> {
                 first: if routed || gated { first - 1 } else { 0 },
                 // Gates come with routes.
                 gated: gated && routed,
-                bias,
+                bias: if bias == Biased::ByExpert && slots > 1 { Biased::Once } else { bias },
                 activation,
                 residual,
                 seed,
@@ -127,13 +143,14 @@ impl Linear {
             src: noise(self.seed + 3, sources * inputs as usize),
             chosen: (0..self.assignments()).map(|i| expert(i) as u32).collect(),
             gates: noise(self.seed + 4, self.assignments()),
-            bias: noise(self.seed + 5, outputs as usize),
+            bias: noise(self.seed + 5, (experts * outputs) as usize),
             residual: noise(self.seed + 6, out),
         }
     }
 
     fn oracle(&self, operands: &Operands) -> Vec<f64> {
-        let product = routed_linear(&RoutedLinear {
+        let outputs = self.shape.outputs as usize;
+        let mut product = routed_linear(&RoutedLinear {
             weight: &operands.weights,
             out_rows: (self.shape.halves * self.shape.outputs) as usize,
             in_width: self.shape.inputs as usize,
@@ -142,10 +159,16 @@ impl Linear {
             slots: self.slots as usize,
             src: &operands.src,
             src_div: self.src_div as usize,
-            bias: self.bias.then_some(&operands.bias[..]),
+            bias: (self.bias == Biased::Once).then_some(&operands.bias[..outputs]),
             residual: None,
             swiglu: self.shape.halves == 2,
         });
+        if self.bias == Biased::ByExpert {
+            for (row, expert) in product.chunks_exact_mut(outputs).zip(&operands.chosen) {
+                let bias = &operands.bias[*expert as usize * outputs..][..outputs];
+                row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+            }
+        }
         let mut y = activate(self.activation, &product);
         if self.residual {
             y.iter_mut().zip(&operands.residual).for_each(|(y, residual)| *y += residual);
@@ -165,6 +188,18 @@ impl Linear {
         (among(gpu, self.first, &operands.chosen, 0), among(gpu, self.first, &gates, 0.5))
     }
 
+    fn as_routes<'a>(&self, chosen: &'a Buffer, gates: &'a Buffer) -> Routes<'a> {
+        Routes { chosen, gates, first: self.first, scores: gates, first_score: 0 }
+    }
+
+    fn as_bias<'a>(&self, bias: &'a Buffer) -> Bias<'a> {
+        match self.bias {
+            Biased::No => Bias::None,
+            Biased::Once => Bias::OfAll(bias),
+            Biased::ByExpert => Bias::OfExpert(bias),
+        }
+    }
+
     fn matvec(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
         let MatrixShape { outputs, inputs, .. } = self.shape;
         let (chosen, gates) = self.routes(gpu, operands);
@@ -172,16 +207,17 @@ impl Linear {
             true => Guarded::holding(gpu, 0, &crate::support::pad(&operands.residual, outputs)),
             false => Guarded::rows(gpu, self.rows as usize, outputs),
         };
-        let bias = self.bias.then(|| upload(gpu, &operands.bias, outputs));
+        let bias = upload(gpu, &operands.bias, outputs);
         let src = upload(gpu, &operands.src, inputs);
         let matrix = matrix(gpu, self.shape, self.precision, self.part_rows, &operands.weights);
+        let routes = self.as_routes(&chosen, &gates);
         let counters = run(gpu, |recorder| {
             RoutedMatvec {
                 src: &src,
                 matrix: &matrix,
-                routes: self.used.map(|_| Routes { chosen: &chosen, gates: &gates, first: self.first }),
+                routes: self.used.map(|_| routes),
                 gated: self.gated,
-                bias: bias.as_ref(),
+                bias: self.as_bias(&bias),
                 activation: self.activation,
                 dst: &dst.buffer,
                 residual: self.residual,
@@ -200,25 +236,20 @@ impl Linear {
         let (chosen, gates) = self.routes(gpu, operands);
         let groups = self.used.map(|_| GroupBuffers::new(gpu, self.rows, experts, tile_rows(gpu)));
         let dst = Guarded::rows(gpu, self.rows as usize, outputs);
-        let bias = self.bias.then(|| upload(gpu, &operands.bias, outputs));
+        let bias = upload(gpu, &operands.bias, outputs);
         let src = upload(gpu, &operands.src, inputs);
         let matrix = matrix(gpu, self.shape, self.precision, self.part_rows, &operands.weights);
+        let routes = self.as_routes(&chosen, &gates);
         let counters = run(gpu, |recorder| {
             if let Some(groups) = &groups {
-                Group {
-                    routes: Routes { chosen: &chosen, gates: &gates, first: self.first },
-                    assignments: self.rows,
-                    experts,
-                    tile_rows: tile_rows(gpu),
-                    into: groups,
-                }
-                .record(recorder);
+                Group { routes, assignments: self.rows, experts, tile_rows: tile_rows(gpu), into: groups }
+                    .record(recorder);
             }
             RoutedMatmul {
                 src: &src,
                 matrix: &matrix,
                 groups: groups.as_ref(),
-                bias: bias.as_ref(),
+                bias: self.as_bias(&bias),
                 activation: self.activation,
                 dst: &dst.buffer,
                 rows: self.rows,
@@ -268,7 +299,7 @@ const TYPICAL: Linear = Linear {
     used: Some(4),
     first: 6,
     gated: false,
-    bias: true,
+    bias: Biased::Once,
     activation: Activation::None,
     residual: false,
     seed: 11,
@@ -283,8 +314,8 @@ fn activations_hold_inputs_of_any_size() {
     ];
     let xs: Vec<f64> = sizes.iter().flat_map(|&x| [x, -x]).map(|x| f64::from(x as f32)).collect();
     for activation in ACTIVATIONS {
-        for bias in [false, true] {
-            let part = if bias { 0.5 } else { 1.0 };
+        for bias in [Biased::No, Biased::Once] {
+            let part = if bias == Biased::Once { 0.5 } else { 1.0 };
             let shape = MatrixShape::dense(xs.len() as u32, 1);
             let linear =
                 Linear { shape, activation, bias, rows: 1, src_div: 1, used: None, first: 0, ..TYPICAL };
@@ -311,7 +342,8 @@ fn activations_hold_inputs_of_any_size() {
 #[test]
 fn activations_come_after_the_bias_and_before_the_residual() {
     for activation in ACTIVATIONS {
-        for (bias, residual) in [(false, false), (true, false), (false, true), (true, true)] {
+        for (biased, residual) in [(false, false), (true, false), (false, true), (true, true)] {
+            let bias = Biased::once(biased);
             for halves in [1, 2] {
                 let shape = MatrixShape { halves, outputs: 101, ..TYPICAL.shape };
                 let matvec = Linear {
@@ -325,6 +357,8 @@ fn activations_come_after_the_bias_and_before_the_residual() {
                     residual,
                     ..TYPICAL
                 };
+                // Here every assignment has a row of its own, so each expert may have a bias of its own, too.
+                let bias = if residual && biased { Biased::ByExpert } else { bias };
                 let matmul = Linear { shape, activation, bias, ..TYPICAL };
                 let matvec_operands = matvec.operands();
                 let matmul_operands = matmul.operands();
@@ -468,7 +502,7 @@ fn routed_matmul_survives_a_garbage_tile_table() {
                     src: &src,
                     matrix: &matrix,
                     groups: Some(&groups),
-                    bias: None,
+                    bias: Bias::None,
                     activation: Activation::None,
                     dst: &dst.buffer,
                     rows: TYPICAL.rows,

@@ -1,19 +1,24 @@
-//! Which expert gets which row: `norm_router`, `select`, `group_count`, `group_scan`, `group_scatter`, `combine`.
+//! Which expert gets which row: `norm_router`, `select`, `cosine_router`, `sequence_cut`,
+//! `group_count`, `group_scan`, `group_scatter`, `combine`.
 
 use std::cell::Cell;
 
 use headwise::internal::{
-    Combine, ExpertChoice, Gpu, Group, GroupBuffers, KernelChoice, MAX_EXPERTS, NormRouter, Routes, Select,
-    Weighting,
+    Buffer, Combine, CosineRouter, ExpertChoice, Gpu, Group, GroupBuffers, KernelChoice, MAX_EXPERTS,
+    NormKind, NormRouter, RouterInput, Routes, Select, SequenceCut, Weighting,
 };
 use proptest::prelude::*;
 
 use crate::{
     reference::{
         combine::combine,
+        dot,
         group::{Tile, group, tile_table},
-        norm_router::{NormRouter as Expected, Routes as ExpectedRoutes, norm_router, top_k_softmax},
-        router, widen,
+        layer_norm::layer_norm,
+        matvec,
+        norm_router::{Routes as ExpectedRoutes, norm_router, top_k_softmax},
+        rms_norm::rms_norm,
+        router, softmax, widen,
     },
     support::{
         Guarded, among, assert_close, assert_repeatable, check, gpu, hash, noise, pad, read, run, size,
@@ -32,18 +37,57 @@ const MIN_MARGIN: f64 = 1e-5;
 struct Router {
     tokens: u32,
     width: u32,
+    /// Which norm comes first, if any.
+    norm: Option<NormKind>,
+    bias: bool,
     choice: ExpertChoice,
     eps: f32,
     first: u32,
+    first_score: u32,
     seed: u64,
+}
+
+/// The numbers of a [`Router`].
+#[derive(Clone, Debug)]
+struct Operands {
+    x: Vec<f64>,
+    norm_weight: Vec<f64>,
+    norm_bias: Vec<f64>,
+    /// `[score rows, width]` and `[score rows]`
+    router: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+/// What a [`Router`] writes.
+struct Ran {
+    xn: Vec<f64>,
+    chosen: Vec<u32>,
+    gates: Vec<f64>,
+    /// `[tokens, routed experts]`
+    scores: Vec<f64>,
+}
+
+/// What it must write.
+struct Expected {
+    normed: Vec<f64>,
+    /// `[tokens, score rows]`
+    scores: Vec<f64>,
+    routes: ExpectedRoutes,
 }
 
 /// JetMoE's choice.
 fn best(experts: u32, top_k: u32) -> ExpertChoice {
-    ExpertChoice { experts, shared: 0, top_k, weighting: Weighting::SoftmaxTopK }
+    ExpertChoice::top_k(experts, top_k, Weighting::SoftmaxTopK)
 }
 
-/// The routes that a choice makes of scores `[tokens, experts]`.
+/// Where the routed experts' scores stand in a row.
+fn routed_rows(choice: &ExpertChoice) -> std::ops::Range<usize> {
+    let first = if choice.shared_softmax { choice.shared as usize } else { 0 };
+    first..first + choice.routed() as usize
+}
+
+/// The routes that a choice makes of scores `[tokens, score rows]`: the shared experts' where they have some, the
+/// routed experts', the stages'.
 fn routes_of(choice: &ExpertChoice, scores: &[f64]) -> ExpectedRoutes {
     let weight = match choice.weighting {
         Weighting::SoftmaxTopK => router::Weight::SoftmaxKept,
@@ -52,63 +96,121 @@ fn routes_of(choice: &ExpertChoice, scores: &[f64]) -> ExpectedRoutes {
             router::Weight::Renormalised { epsilon: f64::from(eps), scale: 1.0 }
         }
         Weighting::Sigmoid => router::Weight::Sigmoid,
-        Weighting::Binary => router::Weight::Const(1.0),
+        Weighting::Constant => router::Weight::Const(1.0),
     };
     let mut routes = ExpectedRoutes { top_k: choice.slots() as usize, ..ExpectedRoutes::default() };
-    for scores in scores.chunks_exact(choice.experts as usize) {
-        let routed = &scores[choice.shared as usize..];
-        let (kept, margin) = router::Select::TopK(choice.top_k as usize).of(routed);
-        routes.experts.extend((0..choice.shared).chain(kept.iter().map(|&e| choice.shared + e as u32)));
-        routes.gates.extend(vec![1.0; choice.shared as usize]);
-        routes.gates.extend(weight.of(routed, &kept));
+    for scores in scores.chunks_exact(choice.score_rows() as usize) {
+        let (own, rest) = scores.split_at(routed_rows(choice).start);
+        let (routed, stages) = rest.split_at(choice.routed() as usize);
+        let stages = if choice.two_stage { softmax(stages) } else { vec![0.5; 2] };
+        let shared = match choice.shared_softmax {
+            true => softmax(own).iter().map(|p| f64::from(choice.shared) * p).collect(),
+            false => vec![1.0; choice.shared as usize],
+        };
+        routes.experts.extend(0..choice.shared);
+        routes.gates.extend(shared.iter().map(|gate| 2.0 * stages[0] * gate));
+        let mut margin = f64::INFINITY;
+        let size = routed.len() / choice.groups as usize;
+        for (group, scores) in routed.chunks_exact(size.max(1)).enumerate() {
+            let first = choice.shared + (group * size) as u32;
+            let (kept, own_margin) = router::Select::TopK(choice.top_k as usize).of(scores);
+            routes.experts.extend(kept.iter().map(|&e| first + e as u32));
+            let scale = 2.0 * stages[1] * f64::from(choice.scale);
+            routes.gates.extend(weight.of(scores, &kept).iter().map(|gate| scale * gate));
+            margin = margin.min(own_margin);
+        }
         routes.margins.push(margin);
     }
     routes
 }
 
 impl Router {
-    fn operands(&self) -> [Vec<f64>; 3] {
-        [
-            noise(self.seed, (self.tokens * self.width) as usize),
-            noise(self.seed + 1, self.width as usize),
-            noise(self.seed + 2, (self.choice.experts * self.width) as usize),
-        ]
-    }
-
-    fn oracle(&self, [x, norm_weight, router]: &[Vec<f64>; 3]) -> Expected {
-        let top_k = self.choice.top_k as usize;
-        let expected = norm_router(x, norm_weight, f64::from(self.eps), router, top_k);
-        let routes = routes_of(&self.choice, &expected.scores);
-        if self.choice == best(self.choice.experts, self.choice.top_k) {
-            assert_eq!(routes, expected.routes, "the two oracles");
+    fn operands(&self) -> Operands {
+        let rows = self.choice.score_rows();
+        Operands {
+            x: noise(self.seed, (self.tokens * self.width) as usize),
+            norm_weight: noise(self.seed + 1, self.width as usize),
+            norm_bias: noise(self.seed + 3, self.width as usize),
+            router: noise(self.seed + 2, (rows * self.width) as usize),
+            bias: noise(self.seed + 4, rows as usize),
         }
-        Expected { routes, ..expected }
     }
 
-    /// xn, chosen, gates.
-    fn run(&self, operands: &[Vec<f64>; 3]) -> (Vec<f64>, Vec<u32>, Vec<f64>) {
+    fn oracle(&self, Operands { x, norm_weight, norm_bias, router, bias }: &Operands) -> Expected {
+        let eps = f64::from(self.eps);
+        let normed = match self.norm {
+            None => x.clone(),
+            Some(NormKind::Rms) => rms_norm(x, norm_weight, eps),
+            Some(NormKind::Layer) => layer_norm(x, norm_weight, norm_bias, eps),
+        };
+        let biased = |scores: Vec<f64>| -> Vec<f64> {
+            let bias = bias.iter().map(|bias| if self.bias { *bias } else { 0.0 });
+            scores.into_iter().zip(bias).map(|(score, bias)| score + bias).collect()
+        };
+        let rows = normed.chunks_exact(self.width as usize);
+        let scores: Vec<f64> = rows.flat_map(|xn| biased(matvec(router, xn))).collect();
+        let routes = routes_of(&self.choice, &scores);
+        if self.choice == best(self.choice.experts, self.choice.top_k)
+            && self.norm == Some(NormKind::Rms)
+            && !self.bias
+        {
+            let other = norm_router(x, norm_weight, eps, router, self.choice.top_k as usize);
+            assert_eq!(routes, other.routes, "the two oracles");
+        }
+        Expected { normed, scores, routes }
+    }
+
+    fn run(&self, operands: &Operands) -> Ran {
         let gpu = device();
-        let [x, norm_weight, router] = &operands.each_ref().map(|rows| upload(gpu, rows, self.width));
+        let Operands { x, norm_weight, norm_bias, router, bias } = operands;
+        let (x, router) = (upload(gpu, x, self.width), upload(gpu, router, self.width));
+        let norm_bias = if self.norm == Some(NormKind::Layer) { &norm_bias[..] } else { &[] };
+        let weights = upload(gpu, &[norm_weight, norm_bias].concat(), self.width);
+        let bias: Vec<f32> = bias.iter().map(|&bias| bias as f32).collect();
+        let bias = self.bias.then(|| Buffer::with_data(gpu, "test.bias", &bias));
         let assignments = (self.tokens * self.choice.slots()) as usize;
+        let routed = (self.tokens * self.choice.routed()) as usize;
         let xn = Guarded::rows(gpu, self.tokens as usize, self.width);
         let chosen = Guarded::new(gpu, self.first as usize, assignments);
         let gates = Guarded::new(gpu, self.first as usize, assignments);
+        let scores = Guarded::new(gpu, self.first_score as usize, routed);
+        let input = match self.norm {
+            Some(kind) => {
+                RouterInput::Normed { kind, eps: self.eps, weights: &weights, x: &x, xn: &xn.buffer }
+            }
+            None => RouterInput::AsIs { xn: &x, spare: &xn.buffer },
+        };
         run(gpu, |recorder| {
             NormRouter {
-                x,
-                norm_weight,
-                router,
-                xn: &xn.buffer,
-                routes: Routes { chosen: &chosen.buffer, gates: &gates.buffer, first: self.first },
+                input,
+                router: &router,
+                bias: bias.as_ref(),
+                routes: Routes {
+                    chosen: &chosen.buffer,
+                    gates: &gates.buffer,
+                    first: self.first,
+                    scores: &scores.buffer,
+                    first_score: self.first_score,
+                },
                 tokens: self.tokens,
                 width: self.width,
                 choice: self.choice,
-                eps: self.eps,
             }
             .record(recorder);
         });
-        (xn.read_rows(self.width), chosen.read(), widen(&gates.read::<f32>()))
+        Ran {
+            xn: xn.read_rows(self.width),
+            chosen: chosen.read(),
+            gates: widen(&gates.read::<f32>()),
+            scores: widen(&scores.read::<f32>()),
+        }
     }
+}
+
+/// The scores of the routed experts alone.
+fn routed_scores(choice: &ExpertChoice, scores: &[f64]) -> Vec<f64> {
+    let rows = scores.chunks_exact(choice.score_rows().max(1) as usize);
+    rows.flat_map(|row| row[routed_rows(choice)].to_vec()).collect()
 }
 
 fn any_weighting() -> impl Strategy<Value = Weighting> {
@@ -118,28 +220,50 @@ fn any_weighting() -> impl Strategy<Value = Weighting> {
         1 => Just(Weighting::SoftmaxAll),
         1 => eps.prop_map(|eps| Weighting::SoftmaxAllRenormalised { eps }),
         1 => Just(Weighting::Sigmoid),
-        1 => Just(Weighting::Binary),
+        1 => Just(Weighting::Constant),
     ]
 }
 
-/// Every rule, for few and for many experts, with and without shared ones.
+/// Every rule, for few and for many experts, with and without shared ones, in one group or in several.
 fn any_choice() -> impl Strategy<Value = ExpertChoice> {
     let experts = prop_oneof![3 => size(16), 1 => size(MAX_EXPERTS), 1 => Just(MAX_EXPERTS)];
     let top_k = prop_oneof![2 => any::<u32>(), 1 => Just(0), 1 => Just(u32::MAX)];
     let shared = prop_oneof![3 => Just(0), 2 => 0..5u32, 1 => any::<u32>()];
-    (experts, top_k, shared, any_weighting()).prop_map(|(experts, top_k, shared, weighting)| {
-        let shared = shared % experts;
-        let routed = experts - shared;
-        // One, all, or anything between.
-        let top_k = if top_k == u32::MAX { routed } else { 1 + top_k % routed.min(32) };
-        ExpertChoice { experts, shared, top_k, weighting }
-    })
+    let groups = prop_oneof![1 => Just(1), 1 => size(8)];
+    let scale = prop_oneof![2 => Just(1.0f32), 1 => Just(2.5), 1 => Just(8.0)];
+    let more = (groups, scale, any::<(bool, bool)>());
+    (experts, top_k, shared, any_weighting(), more).prop_map(
+        |(experts, top_k, shared, weighting, (groups, scale, (shared_softmax, two_stage)))| {
+            let shared = shared % experts;
+            let routed = experts - shared;
+            let groups = if routed.is_multiple_of(groups) { groups } else { 1 };
+            let size = routed / groups;
+            // One, all, or anything between.
+            let top_k = if top_k == u32::MAX { size } else { 1 + top_k % size.min(32) };
+            ExpertChoice {
+                experts,
+                shared,
+                groups,
+                top_k,
+                weighting,
+                scale,
+                shared_softmax: shared_softmax && shared > 0,
+                two_stage: two_stage && shared > 0,
+            }
+        },
+    )
 }
 
 fn any_router() -> impl Strategy<Value = Router> {
     let eps = prop_oneof![Just(1e-6f32), Just(1e-5), Just(0.1)];
-    (size(9), size(200), any_choice(), eps, 0..9u32, any::<u64>()).prop_map(
-        |(tokens, width, choice, eps, first, seed)| Router { tokens, width, choice, eps, first, seed },
+    let norm = prop::sample::select(vec![None, Some(NormKind::Rms), Some(NormKind::Layer)]);
+    let first = (0..9u32, 0..9u32);
+    (size(9), size(200), norm, any::<bool>(), any_choice(), eps, first, any::<u64>()).prop_map(
+        |(tokens, width, norm, bias, choice, eps, (first, first_score), seed)| {
+            // A variance of nothing but rounding is noise on both sides.
+            let width = if norm == Some(NormKind::Layer) { width.max(2) } else { width };
+            Router { tokens, width, norm, bias, choice, eps, first, first_score, seed }
+        },
     )
 }
 
@@ -147,15 +271,26 @@ fn any_router() -> impl Strategy<Value = Router> {
 #[track_caller]
 fn check_gates(choice: &ExpertChoice, chosen: &[u32], gates: &[f64]) {
     let (shared, slots) = (choice.shared as usize, choice.slots() as usize);
+    let top_k = (choice.top_k as usize).max(1);
     for (chosen, gates) in chosen.chunks_exact(slots).zip(gates.chunks_exact(slots)) {
         assert!(chosen[..shared].iter().copied().eq(0..choice.shared), "shared: {chosen:?}");
-        assert!(gates[..shared].iter().all(|&gate| gate == 1.0), "shared: {gates:?}");
-        let routed = &gates[shared..];
-        assert!(routed.is_sorted_by(|a, b| a >= b), "descending: {gates:?}");
-        match choice.weighting {
-            Weighting::SoftmaxTopK => assert_close(&[routed.iter().sum()], &[1.0], "sum of gates"),
-            Weighting::Binary => assert!(routed.iter().all(|&gate| gate == 1.0), "{gates:?}"),
-            _ => {}
+        let (own, routed) = gates.split_at(shared);
+        if !choice.two_stage && !choice.shared_softmax {
+            assert!(own.iter().all(|&gate| gate == 1.0), "shared: {gates:?}");
+        }
+        for group in routed.chunks_exact(top_k) {
+            assert!(group.is_sorted_by(|a, b| a >= b), "descending: {gates:?}");
+            if choice.two_stage {
+                continue;
+            }
+            let scale = f64::from(choice.scale);
+            match choice.weighting {
+                Weighting::SoftmaxTopK => {
+                    assert_close(&[group.iter().sum()], &[scale], "sum of gates");
+                }
+                Weighting::Constant => assert!(group.iter().all(|&gate| gate == scale), "{gates:?}"),
+                _ => {}
+            }
         }
     }
 }
@@ -166,10 +301,15 @@ fn norm_router_chooses_the_best_experts() {
     check(192, any_router(), |router| {
         let operands = router.operands();
         let expected = router.oracle(&operands);
-        let (xn, chosen, gates) = router.run(&operands);
-        assert_close(&xn, &expected.normed, "xn");
+        let Ran { xn, chosen, gates, scores } = router.run(&operands);
+        match router.norm {
+            Some(_) => assert_close(&xn, &expected.normed, "xn"),
+            None => assert!(xn.iter().copied().all(Guarded::is_untouched), "xn"),
+        }
+        assert_close(&scores, &routed_scores(&router.choice, &expected.scores), "scores");
         let found = expected.routes.compare(&chosen, &gates, MIN_MARGIN).unwrap();
-        assert!(found.gate_error <= 1e-5, "gates differ by {:e}", found.gate_error);
+        let tolerance = 1e-5 * f64::from(router.choice.scale * router.choice.shared.max(1) as f32);
+        assert!(found.gate_error <= tolerance, "gates differ by {:e}", found.gate_error);
         check_gates(&router.choice, &chosen, &gates);
         tokens.set(tokens.get() + router.tokens as usize);
         skipped.set(skipped.get() + found.skipped);
@@ -180,13 +320,13 @@ fn norm_router_chooses_the_best_experts() {
 #[test]
 fn norm_router_gives_a_tie_to_the_lower_expert() {
     for (experts, top_k, seed) in [(2, 1, 1), (8, 3, 2), (8, 5, 3), (100, 7, 4), (256, 31, 5)] {
-        let router = Router { tokens: 5, width: 50, choice: best(experts, top_k), eps: 1e-6, first: 0, seed };
+        let router = Router { tokens: 5, width: 50, choice: best(experts, top_k), seed, ..ROUTER };
         // Four experts with the same row, then four others: every score comes four times.
-        let [x, norm_weight, mut rows] = router.operands();
+        let mut operands = router.operands();
+        let rows = &mut operands.router;
         for expert in 0..experts as usize {
             rows.copy_within(expert / 4 * 4 * 50..(expert / 4 * 4 + 1) * 50, expert * 50);
         }
-        let operands = [x, norm_weight, rows];
         let expected = router.oracle(&operands);
         for scores in expected.scores.chunks_exact(experts as usize) {
             let mut sorted: Vec<f64> = scores.to_vec();
@@ -194,7 +334,7 @@ fn norm_router_gives_a_tie_to_the_lower_expert() {
             let close = |pair: &[f64]| pair[0] != pair[1] && pair[1] - pair[0] < MIN_MARGIN;
             assert!(!sorted.windows(2).any(close), "two scores are too close: choose another seed");
         }
-        let (_, chosen, gates) = router.run(&operands);
+        let Ran { chosen, gates, .. } = router.run(&operands);
         assert_eq!(chosen, expected.routes.experts, "{experts} experts, k = {top_k}");
         assert_close(&gates, &expected.routes.gates, "gates");
     }
@@ -202,9 +342,9 @@ fn norm_router_gives_a_tie_to_the_lower_expert() {
 
 #[test]
 fn norm_router_without_a_preference_takes_the_first_experts() {
-    let router = Router { tokens: 3, width: 16, choice: best(9, 4), eps: 1e-6, first: 0, seed: 1 };
-    let [x, norm_weight, _] = router.operands();
-    let (_, chosen, gates) = router.run(&[x, norm_weight, vec![0.0; 9 * 16]]);
+    let router = Router { tokens: 3, width: 16, choice: best(9, 4), seed: 1, ..ROUTER };
+    let operands = Operands { router: vec![0.0; 9 * 16], ..router.operands() };
+    let Ran { chosen, gates, .. } = router.run(&operands);
     assert_eq!(chosen, [0, 1, 2, 3].repeat(3));
     assert_close(&gates, &[0.25; 12], "gates");
 }
@@ -212,11 +352,10 @@ fn norm_router_without_a_preference_takes_the_first_experts() {
 /// The softmax may not overflow.
 #[test]
 fn norm_router_holds_scores_of_any_size() {
-    let router = Router { tokens: 2, width: 8, choice: best(4, 3), eps: 1e-6, first: 0, seed: 3 };
-    let [x, norm_weight, rows] = router.operands();
-    let huge: Vec<f64> = rows.iter().map(|weight| weight * 1e6).collect();
-    let operands = [x, norm_weight, huge];
-    let (_, chosen, gates) = router.run(&operands);
+    let router = Router { tokens: 2, width: 8, choice: best(4, 3), seed: 3, ..ROUTER };
+    let mut operands = router.operands();
+    operands.router.iter_mut().for_each(|weight| *weight *= 1e6);
+    let Ran { chosen, gates, .. } = router.run(&operands);
     let expected = router.oracle(&operands).routes;
     assert_eq!(chosen, expected.experts);
     assert_close(&gates, &expected.gates, "gates");
@@ -224,24 +363,64 @@ fn norm_router_holds_scores_of_any_size() {
 
 #[test]
 fn norm_router_gives_the_same_bits_every_time() {
-    let router = Router { tokens: 40, width: 200, choice: best(24, 5), eps: 1e-6, first: 0, seed: 3 };
-    let operands = router.operands();
-    assert_repeatable(|| {
-        let (xn, chosen, gates) = router.run(&operands);
-        [xn, chosen.into_iter().map(f64::from).collect(), gates].concat()
-    });
+    let every = ExpertChoice {
+        shared: 4,
+        groups: 5,
+        top_k: 2,
+        scale: 2.0,
+        shared_softmax: true,
+        two_stage: true,
+        ..best(24, 2)
+    };
+    for (norm, choice) in [(Some(NormKind::Rms), best(24, 5)), (Some(NormKind::Layer), every), (None, every)]
+    {
+        let bias = choice == every;
+        let router = Router { tokens: 40, width: 200, norm, bias, choice, seed: 3, ..ROUTER };
+        let operands = router.operands();
+        assert_repeatable(|| {
+            let Ran { xn, chosen, gates, scores } = router.run(&operands);
+            [xn, chosen.into_iter().map(f64::from).collect(), gates, scores].concat()
+        });
+    }
 }
 
-/// Chooses from scores: chosen, gates.
-fn select(choice: ExpertChoice, first: u32, scores: &[f64]) -> (Vec<u32>, Vec<f64>) {
+/// A norm, a linear router, nothing special.
+const ROUTER: Router = Router {
+    tokens: 1,
+    width: 8,
+    norm: Some(NormKind::Rms),
+    bias: false,
+    choice: ExpertChoice {
+        experts: 1,
+        shared: 0,
+        groups: 1,
+        top_k: 1,
+        weighting: Weighting::SoftmaxTopK,
+        scale: 1.0,
+        shared_softmax: false,
+        two_stage: false,
+    },
+    eps: 1e-6,
+    first: 0,
+    first_score: 0,
+    seed: 0,
+};
+
+/// Chooses from scores `[tokens, score rows]`: chosen, gates. The scores of the routed experts are kept.
+fn select(choice: ExpertChoice, first: u32, scores: &[f64], tokens: u32) -> (Vec<u32>, Vec<f64>) {
     let gpu = device();
-    let tokens = scores.len() / choice.experts as usize;
-    let scores = upload(gpu, scores, choice.experts);
-    let [chosen, gates] = [0, 1].map(|_| Guarded::new(gpu, first as usize, tokens * choice.slots() as usize));
+    let rows = choice.score_rows();
+    let (scores_on_gpu, first_score) = (upload(gpu, scores, rows.max(1)), first / 2);
+    let [chosen, gates] =
+        [0, 1].map(|_| Guarded::new(gpu, first as usize, (tokens * choice.slots()) as usize));
+    let kept = Guarded::new(gpu, first_score as usize, (tokens * choice.routed()) as usize);
     run(gpu, |recorder| {
-        let routes = Routes { chosen: &chosen.buffer, gates: &gates.buffer, first };
-        Select { scores: &scores, routes, choice, tokens: tokens as u32 }.record(recorder);
+        let (chosen, gates) = (&chosen.buffer, &gates.buffer);
+        let routes = Routes { chosen, gates, first, scores: &kept.buffer, first_score };
+        Select { scores: &scores_on_gpu, routes, choice, tokens }.record(recorder);
     });
+    let bits = |scores: &[f64]| scores.iter().map(|&score| (score as f32).to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&widen(&kept.read::<f32>())), bits(&routed_scores(&choice, scores)), "kept scores");
     (chosen.read(), widen(&gates.read::<f32>()))
 }
 
@@ -254,15 +433,16 @@ fn select_keeps_the_rule_of_each_weighting() {
     let any = (any_choice(), size(9), 0..9u32, levels, scale, any::<u64>());
     check(256, any, |(choice, tokens, first, levels, scale, seed)| {
         let level = |score: f64| if levels == 0.0 { score } else { (score * levels).round() / levels };
-        let scores: Vec<f64> = noise(seed, (tokens * choice.experts) as usize)
+        let scores: Vec<f64> = noise(seed, (tokens * choice.score_rows()) as usize)
             .into_iter()
             .map(|score| f64::from((level(score) * scale) as f32))
             .collect();
         let expected = routes_of(&choice, &scores);
-        let (chosen, gates) = select(choice, first, &scores);
+        let (chosen, gates) = select(choice, first, &scores, tokens);
         assert_eq!(chosen, expected.experts);
         let found = expected.compare(&chosen, &gates, 0.0).unwrap();
-        assert!(found.gate_error <= 1e-5, "gates differ by {:e}", found.gate_error);
+        let tolerance = 1e-5 * f64::from(choice.scale * choice.shared.max(1) as f32);
+        assert!(found.gate_error <= tolerance, "gates differ by {:e}", found.gate_error);
         check_gates(&choice, &chosen, &gates);
     });
 }
@@ -272,21 +452,22 @@ const WEIGHTINGS: [Weighting; 5] = [
     Weighting::SoftmaxAll,
     Weighting::SoftmaxAllRenormalised { eps: 1e-6 },
     Weighting::Sigmoid,
-    Weighting::Binary,
+    Weighting::Constant,
 ];
 
-/// A shared expert's score is no part of any softmax, whatever it is.
+/// A shared expert's score is no part of the softmax over the routed ones, whatever it is.
 #[test]
-fn select_does_not_look_at_the_scores_of_shared_experts() {
+fn select_keeps_the_scores_of_shared_experts_apart() {
     for weighting in WEIGHTINGS {
-        let choice = ExpertChoice { experts: 9, shared: 2, top_k: 3, weighting };
+        let choice = ExpertChoice { shared: 2, shared_softmax: true, ..ExpertChoice::top_k(9, 3, weighting) };
         let mut scores = noise(4, 9);
         let expected = routes_of(&choice, &scores);
-        for wild in [f64::NAN, f64::INFINITY, 3e38, -3e38] {
+        for wild in [3e38, -3e38] {
             scores[..2].fill(wild);
-            let (chosen, gates) = select(choice, 0, &scores);
+            let (chosen, gates) = select(choice, 0, &scores, 1);
             assert_eq!(chosen, expected.experts, "{weighting:?}, {wild}");
-            assert_close(&gates, &expected.gates, (weighting, wild));
+            assert_eq!(gates[..2], [1.0; 2], "two halves, times two");
+            assert_close(&gates[2..], &expected.gates[2..], (weighting, wild));
         }
     }
 }
@@ -295,10 +476,17 @@ fn select_does_not_look_at_the_scores_of_shared_experts() {
 fn select_takes_all_experts_when_all_are_shared() {
     for weighting in WEIGHTINGS {
         for experts in [1, 7, MAX_EXPERTS] {
-            let choice = ExpertChoice { experts, shared: experts, top_k: 0, weighting };
-            let (chosen, gates) = select(choice, 3, &noise(5, 2 * experts as usize));
+            let choice = ExpertChoice { shared: experts, ..ExpertChoice::top_k(experts, 0, weighting) };
+            let (chosen, gates) = select(choice, 3, &[], 2);
             assert_eq!(chosen, (0..experts).chain(0..experts).collect::<Vec<_>>());
             assert!(gates.iter().all(|&gate| gate == 1.0));
+
+            let choice = ExpertChoice { shared_softmax: true, ..choice };
+            let scores = noise(5, 2 * experts as usize);
+            let (chosen, gates) = select(choice, 3, &scores, 2);
+            let expected = routes_of(&choice, &scores);
+            assert_eq!(chosen, expected.experts);
+            assert_close(&gates, &expected.gates, experts);
         }
     }
 }
@@ -307,17 +495,17 @@ fn select_takes_all_experts_when_all_are_shared() {
 #[test]
 fn select_holds_scores_of_any_size() {
     for weighting in WEIGHTINGS {
-        let choice = ExpertChoice { experts: 6, shared: 1, top_k: 3, weighting };
+        let choice = ExpertChoice { shared: 1, ..ExpertChoice::top_k(6, 3, weighting) };
         for row in [
-            [0.0, 1e30, 0.0, -1e30, 1e30, 2e30],
-            [0.0, -1e30, -2e30, -3e30, -4e30, -1e30],
-            [0.0, 90.0, 89.0, -90.0, -200.0, 89.5],
-            [0.0, -90.0, -89.0, -91.0, -200.0, -1e3],
-            [0.0; 6],
+            [1e30, 0.0, -1e30, 1e30, 2e30],
+            [-1e30, -2e30, -3e30, -4e30, -1e30],
+            [90.0, 89.0, -90.0, -200.0, 89.5],
+            [-90.0, -89.0, -91.0, -200.0, -1e3],
+            [0.0; 5],
         ] {
             let scores = row.map(|score| f64::from(score as f32));
             let expected = routes_of(&choice, &scores);
-            let (chosen, gates) = select(choice, 0, &scores);
+            let (chosen, gates) = select(choice, 0, &scores, 1);
             assert_eq!(chosen, expected.experts, "{weighting:?}, {row:?}");
             assert_close(&gates, &expected.gates, (weighting, row));
         }
@@ -328,14 +516,14 @@ fn select_holds_scores_of_any_size() {
 #[test]
 fn select_never_chooses_out_of_range_or_twice() {
     for weighting in WEIGHTINGS {
-        let choice = ExpertChoice { experts: 70, shared: 1, top_k: 8, weighting };
+        let choice = ExpertChoice { shared: 1, ..ExpertChoice::top_k(71, 8, weighting) };
         for seed in 0..4 {
             let mut scores = noise(seed, 70);
             let count = [70, 69, 40, 1][seed as usize];
             scores[..count].fill(f64::NAN);
-            let (mut chosen, _) = select(choice, 0, &scores);
+            let (mut chosen, _) = select(choice, 0, &scores, 1);
             chosen.sort_unstable();
-            assert!(chosen.is_sorted_by(|a, b| a < b) && chosen[8] < 70, "{chosen:?}");
+            assert!(chosen.is_sorted_by(|a, b| a < b) && chosen[8] < 71, "{chosen:?}");
         }
     }
 }
@@ -344,9 +532,9 @@ fn select_never_chooses_out_of_range_or_twice() {
 fn select_gives_the_same_bits_every_time() {
     let scores = noise(7, 40 * 200);
     for weighting in WEIGHTINGS {
-        let choice = ExpertChoice { experts: 200, shared: 2, top_k: 9, weighting };
+        let choice = ExpertChoice { shared: 2, ..ExpertChoice::top_k(202, 9, weighting) };
         assert_repeatable(|| {
-            let (chosen, gates) = select(choice, 0, &scores);
+            let (chosen, gates) = select(choice, 0, &scores, 40);
             [chosen.into_iter().map(f64::from).collect(), gates].concat()
         });
     }
@@ -396,7 +584,13 @@ impl Grouping {
         into.tiles.write(0, &vec![u32::MAX; tile_bytes as usize / 4]);
         run(gpu, |recorder| {
             Group {
-                routes: Routes { chosen: &chosen, gates: &chosen, first: self.first },
+                routes: Routes {
+                    chosen: &chosen,
+                    gates: &chosen,
+                    first: self.first,
+                    scores: &chosen,
+                    first_score: 0,
+                },
                 assignments: self.assignments,
                 experts: self.experts,
                 tile_rows: self.tile_rows,
@@ -480,6 +674,7 @@ struct Combining {
     first: u32,
     gated: bool,
     bias: bool,
+    residual: bool,
     seed: u64,
 }
 
@@ -487,10 +682,16 @@ impl Combining {
     fn check(&self) -> Vec<f64> {
         let gpu = device();
         let Self { tokens, slots, width, first, seed, .. } = *self;
-        let rows = noise(seed, (tokens * slots * width) as usize);
+        let mut rows = noise(seed, (tokens * slots * width) as usize);
         let gates =
             top_k_softmax(&noise(seed + 1, (tokens * slots) as usize), slots as usize, slots as usize);
-        let gates: Vec<f32> = gates.gates.iter().map(|&gate| gate as f32).collect();
+        let mut gates: Vec<f32> = gates.gates.iter().map(|&gate| gate as f32).collect();
+        // Rows that nobody wrote, and that do not count.
+        let idle = |i: usize| self.gated && i % 3 == 1;
+        for (i, row) in rows.chunks_exact_mut(width as usize).enumerate().filter(|(i, _)| idle(*i)) {
+            gates[i] = 0.0;
+            row.fill(f64::NAN);
+        }
         let bias = self.bias.then(|| noise(seed + 2, width as usize));
         let residual = noise(seed + 3, (tokens * width) as usize);
 
@@ -501,9 +702,16 @@ impl Combining {
         run(gpu, |recorder| {
             Combine {
                 rows: &rows_on_gpu,
-                routes: self.gated.then_some(Routes { chosen: &gates_on_gpu, gates: &gates_on_gpu, first }),
+                routes: self.gated.then_some(Routes {
+                    chosen: &gates_on_gpu,
+                    gates: &gates_on_gpu,
+                    first,
+                    scores: &gates_on_gpu,
+                    first_score: 0,
+                }),
                 bias: bias_on_gpu.as_ref(),
                 x: &x.buffer,
+                residual: self.residual,
                 tokens,
                 slots,
                 width,
@@ -513,17 +721,21 @@ impl Combining {
         let got = x.read_rows(width);
         let (slots, width) = (slots as usize, width as usize);
         let gates = self.gated.then(|| widen(&gates));
-        let expected = combine(&rows, slots, width, gates.as_deref(), bias.as_deref(), Some(&residual));
+        for (i, row) in rows.chunks_exact_mut(width).enumerate().filter(|(i, _)| idle(*i)) {
+            row.fill(i as f64);
+        }
+        let residual = self.residual.then_some(&residual[..]);
+        let expected = combine(&rows, slots, width, gates.as_deref(), bias.as_deref(), residual);
         assert_close(&got, &expected, self);
         got
     }
 }
 
 #[test]
-fn combine_adds_the_gated_slots_to_the_residual() {
-    let any = (size(20), size(8), size(300), 0..9u32, any::<(bool, bool)>(), any::<u64>());
-    check(128, any, |(tokens, slots, width, first, (gated, bias), seed)| {
-        Combining { tokens, slots, width, first, gated, bias, seed }.check();
+fn combine_sums_the_gated_slots() {
+    let any = (size(20), size(8), size(300), 0..9u32, any::<(bool, bool, bool)>(), any::<u64>());
+    check(128, any, |(tokens, slots, width, first, (gated, bias, residual), seed)| {
+        Combining { tokens, slots, width, first, gated, bias, residual, seed }.check();
     });
 }
 
@@ -531,7 +743,210 @@ fn combine_adds_the_gated_slots_to_the_residual() {
 fn combine_gives_the_same_bits_every_time() {
     for gated in [true, false] {
         assert_repeatable(|| {
-            Combining { tokens: 20, slots: 6, width: 300, first: 0, gated, bias: true, seed: 1 }.check()
+            let residual = gated;
+            Combining { tokens: 20, slots: 6, width: 300, first: 0, gated, bias: true, residual, seed: 1 }
+                .check()
         });
     }
+}
+
+/// Scores `[tokens, experts]` of hidden rows, and what the oracle says.
+fn cosine(hidden: &[f64], centroids: &[f64], temperature: f32, width: u32) -> [Vec<f64>; 2] {
+    let gpu = device();
+    let rows = hidden.chunks_exact(width as usize);
+    let (tokens, experts) = (rows.len() as u32, centroids.len() as u32 / width);
+    let (hidden_on_gpu, centroids_on_gpu) = (upload(gpu, hidden, width), upload(gpu, centroids, width));
+    let temperature_on_gpu = Buffer::with_data(gpu, "test.temperature", &[temperature]);
+    // The padding is zero before; the kernel must leave it so.
+    let scores = Guarded::holding(gpu, 0, &pad(&vec![777.0; (tokens * experts) as usize], experts));
+    run(gpu, |recorder| {
+        CosineRouter {
+            hidden: &hidden_on_gpu,
+            centroids: &centroids_on_gpu,
+            temperature: &temperature_on_gpu,
+            scores: &scores.buffer,
+            tokens,
+            experts,
+            width,
+        }
+        .record(recorder);
+    });
+    let cosine = |h: &[f64], c: &[f64]| dot(h, c) / (router::norm(h) * router::norm(c));
+    let scale = f64::from(temperature).exp();
+    let of_token = |h| centroids.chunks_exact(width as usize).map(move |c| scale * cosine(h, c));
+    [scores.read_rows(experts), rows.flat_map(of_token).collect()]
+}
+
+#[test]
+fn cosine_router_compares_directions() {
+    let scale = prop_oneof![Just(1.0), Just(1e-4), Just(1e4)];
+    let temperature = prop_oneof![Just(0.0f32), -1.0..2.0f32];
+    let experts = prop_oneof![3 => size(16), 1 => size(MAX_EXPERTS)];
+    check(96, (size(9), experts, size(130), temperature, scale, any::<u64>()), |any| {
+        let (tokens, experts, width, temperature, scale, seed) = any;
+        let scaled = |seed, count: u32| -> Vec<f64> {
+            noise(seed, count as usize).iter().map(|x| f64::from((scale * x) as f32)).collect()
+        };
+        let (hidden, centroids) = (scaled(seed, tokens * width), noise(seed + 1, (experts * width) as usize));
+        let [got, expected] = cosine(&hidden, &centroids, temperature, width);
+        assert_close(&got, &expected, "scores");
+    });
+}
+
+#[test]
+fn cosine_router_gives_the_same_bits_every_time() {
+    let (hidden, centroids) = (noise(1, 30 * 50), noise(2, 70 * 50));
+    assert_repeatable(|| cosine(&hidden, &centroids, 1.5, 50)[0].clone());
+}
+
+#[derive(Clone, Debug)]
+struct Cut {
+    heads: u32,
+    top_k: u32,
+    /// Tokens of each sequence.
+    lengths: Vec<u32>,
+    causal: bool,
+    first: u32,
+    seed: u64,
+}
+
+/// What a cut writes: the spans `[tokens, heads]`, the chosen heads, their gates.
+#[derive(Debug, PartialEq)]
+struct WasCut {
+    spans: Vec<[u32; 3]>,
+    chosen: Vec<u32>,
+    gates: Vec<f32>,
+}
+
+const NOBODY: u32 = u32::MAX;
+
+impl Cut {
+    fn tokens(&self) -> u32 {
+        self.lengths.iter().sum()
+    }
+
+    /// `[tokens, top_k]`: heads each token kept, each once.
+    fn kept(&self) -> Vec<u32> {
+        let of_token = |token: u32| -> Vec<u32> {
+            let at = hash(self.seed, token as usize);
+            let mut heads: Vec<u32> = (0..self.heads).collect();
+            heads.sort_by_key(|&head| hash(at, head as usize));
+            heads.truncate(self.top_k as usize);
+            heads
+        };
+        (0..self.tokens()).flat_map(of_token).collect()
+    }
+
+    fn run(&self, kept: &[u32]) -> WasCut {
+        let gpu = device();
+        let tokens = self.tokens();
+        let slots = (tokens * self.heads) as usize;
+        let mut start = 0;
+        let range = |&length: &u32| {
+            start += length;
+            [start - length, length]
+        };
+        let ranges: Vec<[u32; 2]> = self.lengths.iter().map(range).collect();
+        let kept = Buffer::with_data(gpu, "test.kept", kept);
+        let ranges = Buffer::with_data(gpu, "test.ranges", &ranges);
+        let spans = Guarded::new(gpu, 0, 3 * slots);
+        let [chosen, gates] = [0, 1].map(|_| Guarded::new(gpu, self.first as usize, slots));
+        run(gpu, |recorder| {
+            SequenceCut {
+                kept: &kept,
+                ranges: &ranges,
+                head_spans: &spans.buffer,
+                routes: Routes {
+                    chosen: &chosen.buffer,
+                    gates: &gates.buffer,
+                    first: self.first,
+                    scores: &gates.buffer,
+                    first_score: 0,
+                },
+                tokens,
+                heads: self.heads,
+                top_k: self.top_k,
+                sequences: self.lengths.len() as u32,
+                causal: self.causal,
+            }
+            .record(recorder);
+        });
+        let spans: Vec<u32> = spans.read();
+        let spans = spans.chunks_exact(3).map(|span| [span[0], span[1], span[2]]).collect();
+        WasCut { spans, chosen: chosen.read(), gates: gates.read() }
+    }
+
+    /// Every head takes L tokens of each sequence, or all where there are fewer: those that kept it, then the earliest.
+    fn oracle(&self, kept: &[u32]) -> WasCut {
+        let heads = self.heads as usize;
+        let slots = self.tokens() as usize * heads;
+        let keeps = |token: usize, head: usize| {
+            kept[token * self.top_k as usize..][..self.top_k as usize].contains(&(head as u32))
+        };
+        let mut starts = vec![0];
+        self.lengths.iter().for_each(|&length| starts.push(starts[starts.len() - 1] + length as usize));
+        let of_sequence = |sequence: usize| starts[sequence]..starts[sequence + 1];
+        let parts = || (0..self.lengths.len()).flat_map(|b| (0..heads).map(move |h| (b, h)));
+        let count = |(b, h)| of_sequence(b).filter(|&token| keeps(token, h)).count();
+        let longest = parts().map(count).max().unwrap_or(0);
+        let mut cut =
+            WasCut { spans: vec![[0; 3]; slots], chosen: vec![NOBODY; slots], gates: vec![0.0; slots] };
+        for (b, h) in parts() {
+            let mut order: Vec<usize> = of_sequence(b).collect();
+            // Stable, so the others stay in their order.
+            order.sort_by_key(|&token| !keeps(token, h));
+            order.truncate(longest);
+            order.sort_unstable();
+            for (place, token) in order.iter().enumerate() {
+                let keys = if self.causal { place + 1 } else { order.len() };
+                let at = token * heads + h;
+                cut.spans[at] = [place as u32, b as u32, keys as u32];
+                (cut.chosen[at], cut.gates[at]) = (h as u32, 1.0);
+            }
+        }
+        cut
+    }
+
+    fn check(&self) -> WasCut {
+        let kept = self.kept();
+        let (mut got, expected) = (self.run(&kept), self.oracle(&kept));
+        // Where a head leaves a token out, only that it sees no keys counts.
+        for span in got.spans.iter_mut().filter(|span| span[2] == 0) {
+            *span = [0; 3];
+        }
+        assert_eq!(got, expected, "{self:?}");
+        got
+    }
+}
+
+#[test]
+fn sequence_cut_gives_every_head_the_same_number_of_tokens() {
+    let lengths = prop::collection::vec(prop_oneof![3 => size(40), 1 => Just(0)], 1..=4);
+    let heads = prop_oneof![4 => size(12), 1 => size(80)];
+    check(128, (heads, any::<u32>(), lengths, any::<bool>(), 0..9u32, any::<u64>()), |any| {
+        let (heads, top_k, mut lengths, causal, first, seed) = any;
+        lengths[0] += 1;
+        Cut { heads, top_k: 1 + top_k % heads, lengths, causal, first, seed }.check();
+    });
+}
+
+/// Kept heads that do not exist count as the last one.
+#[test]
+fn sequence_cut_survives_heads_out_of_range() {
+    let cut = Cut { heads: 3, top_k: 2, lengths: vec![5, 4], causal: true, first: 2, seed: 1 };
+    let mut kept = cut.kept();
+    kept[3] = 3;
+    kept[10] = u32::MAX;
+    let clamped: Vec<u32> = kept.iter().map(|&head| head.min(2)).collect();
+    let (got, expected) = (cut.run(&kept), cut.oracle(&clamped));
+    assert_eq!((got.chosen, got.gates), (expected.chosen, expected.gates));
+}
+
+#[test]
+fn sequence_cut_gives_the_same_bits_every_time() {
+    let cut = Cut { heads: 12, top_k: 6, lengths: vec![64, 40], causal: false, first: 0, seed: 1 };
+    assert_repeatable(|| {
+        let WasCut { spans, chosen, .. } = cut.check();
+        spans.into_iter().flatten().chain(chosen).map(f64::from).collect()
+    });
 }

@@ -1,21 +1,18 @@
-//! Kernels that work row by row: `embedding`, `norm`, `query_norm`, `rope_cache`, `cache_append`.
+//! Kernels that work row by row: `embedding`, `add_positions`, `norm`, `query_norm`, `rope_cache`, `cache_append`,
+//! `cache_reorder`.
 
 use headwise::internal::{
-    AttentionShape, Buffer, CacheAppend, Embedding, Gpu, KernelChoice, MatrixShape, NormRows, Precision,
-    Queries, QueryNorm, RopeCache, head_stride, rope_angles,
+    AddPositions, AttentionShape, Buffer, CacheAppend, CacheReorder, Embedding, Gpu, KernelChoice,
+    MatrixShape, NormInput, NormKind, NormRows, Precision, Queries, QueryNorm, RopeCache, head_stride,
+    padded, rope_angles, sinusoidal_positions,
 };
 use proptest::prelude::*;
 
 use crate::{
-    reference::{
-        embedding::embedding,
-        layer_norm::layer_norm,
-        rms_norm::rms_norm,
-        rope_cache::{RopeCache as Reference, rope_cache},
-    },
+    reference::{embedding::embedding, layer_norm::layer_norm, rms_norm::rms_norm, rope_cache::rope},
     support::{
-        Guarded, assert_close, assert_repeatable, check, gpu, hash, matrix, noise, pad, precision, run, size,
-        stored, upload,
+        Guarded, assert_close, assert_repeatable, check, gpu, hash, matrix, noise, pad, precision, read, run,
+        size, stored, upload,
     },
 };
 
@@ -30,6 +27,7 @@ fn embed(
     width: u32,
     part_rows: u32,
     precision: Precision,
+    scale: f32,
     ids: &[u32],
 ) -> Vec<f64> {
     let gpu = device();
@@ -38,7 +36,7 @@ fn embed(
     let tokens = ids.len() as u32;
     let ids = Buffer::with_data(gpu, "test.ids", ids);
     run(gpu, |recorder| {
-        Embedding { ids: &ids, table: &table, x: &x.buffer, tokens }.record(recorder);
+        Embedding { ids: &ids, table: &table, x: &x.buffer, tokens, scale }.record(recorder);
     });
     x.read_rows(width)
 }
@@ -53,15 +51,20 @@ fn embedding_copies_rows_exactly() {
     check(64, any, |(vocab, width, tokens, part_blocks, precision, seed)| {
         let table = stored(&noise(seed, (vocab * width) as usize), precision);
         let ids = some_ids(seed + 1, tokens, vocab);
-        let got = embed(&table, vocab, width, 8 * part_blocks, precision, &ids);
-        assert_eq!(got, embedding(&table, width as usize, &ids));
+        let got = embed(&table, vocab, width, 8 * part_blocks, precision, 1.0, &ids);
+        let expected = embedding(&table, width as usize, &ids);
+        assert_eq!(got, expected);
+        let scale = f64::from(width).sqrt() as f32;
+        let got = embed(&table, vocab, width, 8 * part_blocks, precision, scale, &ids);
+        // One product, so one rounding.
+        assert_eq!(got, expected.iter().map(|x| f64::from(scale * *x as f32)).collect::<Vec<_>>());
     });
 }
 
 #[test]
 fn an_id_out_of_range_leaves_its_row_alone() {
     let table = noise(1, 50 * 20);
-    let got = embed(&table, 50, 20, 24, Precision::F32, &[3, 50, u32::MAX, 49]);
+    let got = embed(&table, 50, 20, 24, Precision::F32, 1.0, &[3, 50, u32::MAX, 49]);
     assert_eq!(got[..20], table[3 * 20..4 * 20]);
     assert!(got[20..60].iter().copied().all(Guarded::is_untouched));
     assert_eq!(got[60..], table[49 * 20..]);
@@ -71,7 +74,101 @@ fn an_id_out_of_range_leaves_its_row_alone() {
 fn embedding_gives_the_same_bits_every_time() {
     let table = noise(1, 500 * 100);
     let ids = some_ids(2, 100, 500);
-    assert_repeatable(|| embed(&table, 500, 100, 200, Precision::F32, &ids));
+    assert_repeatable(|| embed(&table, 500, 100, 200, Precision::F32, 2.5, &ids));
+}
+
+#[derive(Clone, Debug)]
+struct Positions {
+    width: u32,
+    /// Rows of the table.
+    positions: u32,
+    /// (position, sequence) of each token.
+    spans: Vec<[u32; 2]>,
+    class_token: bool,
+    seed: u64,
+}
+
+impl Positions {
+    fn check(&self) -> Vec<f64> {
+        let gpu = device();
+        let Self { width, positions, seed, .. } = *self;
+        let tokens = self.spans.len();
+        let x = noise(seed, tokens * width as usize);
+        let table = noise(seed + 1, (positions * width) as usize);
+        let class = noise(seed + 2, width as usize);
+        let on_gpu = Guarded::holding(gpu, 0, &pad(&x, width));
+        let (table_on_gpu, class_on_gpu) = (upload(gpu, &table, width), upload(gpu, &class, width));
+        let words: Vec<[u32; 3]> =
+            self.spans.iter().map(|&[position, sequence]| [position, sequence, 1]).collect();
+        let spans = Buffer::with_data(gpu, "test.spans", &words);
+        run(gpu, |recorder| {
+            AddPositions {
+                spans: &spans,
+                table: &table_on_gpu,
+                class_token: self.class_token.then_some(&class_on_gpu),
+                x: &on_gpu.buffer,
+                tokens: tokens as u32,
+                width,
+            }
+            .record(recorder);
+        });
+        let mut expected = Vec::new();
+        for (x, &[position, _]) in x.chunks_exact(width as usize).zip(&self.spans) {
+            let x = if self.class_token && position == 0 { &class } else { x };
+            let row = &table[(position.min(positions - 1) * width) as usize..][..width as usize];
+            expected.extend(x.iter().zip(row).map(|(x, position)| x + position));
+        }
+        let got = on_gpu.read_rows(width);
+        assert_close(&got, &expected, self);
+        got
+    }
+}
+
+#[test]
+fn add_positions_adds_each_tokens_row_and_puts_the_class_token_first() {
+    let any = (size(300), size(40), size(20), any::<bool>(), any::<u64>());
+    check(96, any, |(width, positions, tokens, class_token, seed)| {
+        let span = |i| [(hash(seed, i) % u64::from(positions)) as u32, i as u32 % 3];
+        let mut spans: Vec<[u32; 2]> = (0..tokens as usize).map(span).collect();
+        spans[seed as usize % tokens as usize][0] = 0;
+        Positions { width, positions, spans, class_token, seed }.check();
+    });
+}
+
+#[test]
+fn add_positions_takes_the_last_position_for_one_out_of_range() {
+    let spans = vec![[7, 0], [8, 0], [u32::MAX, 1], [0, 0]];
+    Positions { width: 13, positions: 8, spans, class_token: true, seed: 1 }.check();
+}
+
+#[test]
+fn add_positions_gives_the_same_bits_every_time() {
+    let spans: Vec<[u32; 2]> = (0..40).map(|i| [i, 0]).collect();
+    for class_token in [false, true] {
+        let positions = Positions { width: 100, positions: 40, spans: spans.clone(), class_token, seed: 2 };
+        assert_repeatable(|| positions.check());
+    }
+}
+
+/// fairseq's table: sines, then cosines, of frequencies from 1 down to 1/10000, both included.
+#[test]
+fn sinusoidal_positions_are_fairseqs() {
+    for (positions, width, offset) in [(1, 2, 0), (9, 4, 1), (40, 36, 2), (1000, 64, 2), (7, 5, 0)] {
+        let table = sinusoidal_positions(device(), positions, width, offset);
+        let stride = padded(width) as usize;
+        let got: Vec<f32> = read(device(), &table, positions as usize * stride);
+        let half = width / 2;
+        for (position, row) in (offset..).zip(got.chunks_exact(stride)) {
+            for i in 0..half {
+                let exponent = f64::from(i) / f64::from(half.max(2) - 1);
+                let angle = f64::from(position) * 1e4f64.powf(-exponent);
+                let found = [row[i as usize], row[(half + i) as usize]].map(f64::from);
+                assert_close(&found, &[angle.sin(), angle.cos()], (position, i));
+            }
+            // An odd width ends in zero, as the padding does.
+            assert!(row[2 * half as usize..].iter().all(|&value| value == 0.0));
+        }
+    }
 }
 
 /// Norms the rows `chosen` of x, or all of them; with a bias it is a LayerNorm.
@@ -79,22 +176,26 @@ fn norm(x: &[f64], weight: &[f64], bias: Option<&[f64]>, eps: f32, chosen: Optio
     let gpu = device();
     let width = weight.len() as u32;
     let count = chosen.map_or(x.len() / weight.len(), <[u32]>::len);
-    let (x, weight) = (upload(gpu, x, width), upload(gpu, weight, width));
-    let bias = bias.map(|bias| upload(gpu, bias, width));
+    let x = upload(gpu, x, width);
     let rows = chosen.map(|chosen| Buffer::with_data(gpu, "test.rows", chosen));
-    let y = Guarded::rows(gpu, count, width);
+    let input = rows.as_ref().map_or(NormInput::Rows(&x), |rows| NormInput::Chosen(&x, rows));
+    norm_into(Guarded::rows(gpu, count, width), input, weight, bias, eps)
+}
+
+/// Norms the rows where they stand.
+fn norm_in_place(x: &[f64], weight: &[f64], bias: Option<&[f64]>, eps: f32) -> Vec<f64> {
+    let y = Guarded::holding(device(), 0, &pad(x, weight.len() as u32));
+    norm_into(y, NormInput::InPlace, weight, bias, eps)
+}
+
+fn norm_into(y: Guarded, x: NormInput<'_>, weight: &[f64], bias: Option<&[f64]>, eps: f32) -> Vec<f64> {
+    let gpu = device();
+    let width = weight.len() as u32;
+    let kind = if bias.is_some() { NormKind::Layer } else { NormKind::Rms };
+    let weights = upload(gpu, &[weight, bias.unwrap_or(&[])].concat(), width);
+    let count = y.words() as u32 / padded(width);
     run(gpu, |recorder| {
-        NormRows {
-            x: &x,
-            weight: &weight,
-            bias: bias.as_ref(),
-            rows: rows.as_ref(),
-            y: &y.buffer,
-            count: count as u32,
-            width,
-            eps,
-        }
-        .record(recorder);
+        NormRows { kind, x, weights: &weights, y: &y.buffer, count, width, eps }.record(recorder);
     });
     y.read_rows(width)
 }
@@ -120,6 +221,7 @@ fn rms_norm_normalises_the_chosen_rows() {
         assert_close(&got, &rms_norm(&rows_of(&x, width as usize, &chosen), &weight, f64::from(eps)), "y");
         let all = norm(&x, &weight, None, eps, None);
         assert_close(&all, &rms_norm(&x, &weight, f64::from(eps)), "all rows");
+        assert_eq!(norm_in_place(&x, &weight, None, eps), all, "in place");
     });
 }
 
@@ -160,7 +262,9 @@ fn layer_norm_centres_and_scales_rows() {
         let expected = |x: &[f64]| layer_norm(x, &weight, &bias, f64::from(eps));
         let got = norm(&x, &weight, Some(&bias), eps, Some(&chosen));
         assert_close(&got, &expected(&rows_of(&x, width as usize, &chosen)), "y");
-        assert_close(&norm(&x, &weight, Some(&bias), eps, None), &expected(&x), "all rows");
+        let all = norm(&x, &weight, Some(&bias), eps, None);
+        assert_close(&all, &expected(&x), "all rows");
+        assert_eq!(norm_in_place(&x, &weight, Some(&bias), eps), all, "in place");
     });
 }
 
@@ -185,6 +289,7 @@ fn layer_norm_takes_the_last_row_for_one_out_of_range() {
 fn layer_norm_gives_the_same_bits_every_time() {
     let (x, weight, bias) = (noise(1, 40 * 301), noise(2, 301), noise(3, 301));
     assert_repeatable(|| norm(&x, &weight, Some(&bias), 1e-5, None));
+    assert_repeatable(|| norm_in_place(&x, &weight, Some(&bias), 1e-5));
 }
 
 /// Heads of `channels` floats, each padded with zeros to whole vec4s.
@@ -194,33 +299,40 @@ fn spread(values: &[f64], channels: u32) -> Vec<f64> {
     values.chunks_exact(channels as usize).flat_map(padded).collect()
 }
 
-/// The lengths of queries `[tokens, heads, head_dim]`, and what the oracle says.
-fn query_norms(q: &[f64], tokens: u32, heads: u32, head_dim: u32) -> [Vec<f64>; 2] {
+/// The lengths of queries `[tokens, heads, head_dim]` from a head on, and what the oracle says.
+fn query_norms(q: &[f64], tokens: u32, heads: u32, first_head: u32, head_dim: u32) -> [Vec<f64>; 2] {
     let gpu = device();
-    let expected = q.chunks_exact(head_dim as usize).map(crate::reference::router::norm).collect();
+    let measured = heads - first_head;
+    let of_token = |q: &[f64]| -> Vec<f64> {
+        let heads = q.chunks_exact(head_dim as usize).skip(first_head as usize);
+        heads.map(crate::reference::router::norm).collect()
+    };
+    let expected = q.chunks_exact((heads * head_dim) as usize).flat_map(of_token).collect();
     let q = upload(gpu, &spread(q, head_dim), heads * head_stride(head_dim));
     // The padding is zero before; the kernel must leave it so.
-    let scores = Guarded::holding(gpu, 0, &pad(&vec![777.0; (tokens * heads) as usize], heads));
+    let scores = Guarded::holding(gpu, 0, &pad(&vec![777.0; (tokens * measured) as usize], measured.max(1)));
     run(gpu, |recorder| {
-        QueryNorm { q: &q, scores: &scores.buffer, tokens, heads, head_dim }.record(recorder);
+        QueryNorm { q: &q, scores: &scores.buffer, tokens, heads, first_head, head_dim }.record(recorder);
     });
-    [scores.read_rows(heads), expected]
+    [scores.read_rows(measured.max(1)), expected]
 }
 
 #[test]
 fn query_norm_is_the_length_of_each_query() {
-    let any = (size(9), prop_oneof![4 => size(20), 1 => size(150)], size(130), any::<u64>());
-    check(64, any, |(tokens, heads, head_dim, seed)| {
+    let any = (size(9), prop_oneof![4 => size(20), 1 => size(150)], any::<u32>(), size(130), any::<u64>());
+    check(64, any, |(tokens, heads, first, head_dim, seed)| {
         let q = noise(seed, (tokens * heads * head_dim) as usize);
-        let [got, expected] = query_norms(&q, tokens, heads, head_dim);
-        assert_close(&got, &expected, "scores");
+        for first_head in [0, first % heads, heads] {
+            let [got, expected] = query_norms(&q, tokens, heads, first_head, head_dim);
+            assert_close(&got, &expected, "scores");
+        }
     });
 }
 
 #[test]
 fn query_norm_gives_the_same_bits_every_time() {
     let q = noise(1, 30 * 70 * 25);
-    assert_repeatable(|| query_norms(&q, 30, 70, 25)[0].clone());
+    assert_repeatable(|| query_norms(&q, 30, 70, 2, 25)[0].clone());
 }
 
 #[derive(Clone, Debug)]
@@ -238,7 +350,8 @@ fn any_append() -> impl Strategy<Value = Append> {
     let sizes = (size(5), size(70), size(40), 1..=3u32);
     (sizes, size(12), 0..9u32, 0..20u32, any::<u64>()).prop_map(
         |((kv_heads, head_dim, capacity, sequences), tokens, first_quads, more, seed)| {
-            let shape = AttentionShape { kv_heads, head_dim, capacity, sequences, ..ROPE };
+            let shape =
+                AttentionShape { kv_heads, head_dim, capacity, sequences, head_spans: seed % 3 == 0, ..ROPE };
             // Different places: two tokens at one place would race.
             let places = capacity * sequences;
             let place = |i| (i + seed as u32 % places) % places;
@@ -267,7 +380,8 @@ impl Append {
         }
         let mut expected = noise(self.seed + 1, (sequences * capacity * width) as usize);
         let cache = Guarded::holding(gpu, 0, &pad(&expected, width));
-        let spans = Buffer::with_data(gpu, "test.spans", &self.spans);
+        let words = span_words(&self.shape, &self.spans);
+        let spans = Buffer::with_data(gpu, "test.spans", &words);
         let src_on_gpu = upload(gpu, &src, src_width);
         run(gpu, |recorder| {
             CacheAppend {
@@ -281,10 +395,18 @@ impl Append {
             }
             .record(recorder);
         });
-        for (row, &[position, sequence]) in src.chunks_exact(src_width as usize).zip(&self.spans) {
+        for (token, (row, &[position, sequence])) in
+            src.chunks_exact(src_width as usize).zip(&self.spans).enumerate()
+        {
             let place = sequence.min(sequences - 1) * capacity + position.min(capacity - 1);
-            let width = width as usize;
-            expected[place as usize * width..][..width].copy_from_slice(&row[self.first as usize..][..width]);
+            let (width, stride) = (width as usize, head_stride(head_dim) as usize);
+            for head in 0..kv_heads as usize {
+                if self.shape.head_spans && words[token * kv_heads as usize + head][2] == 0 {
+                    continue;
+                }
+                let from = &row[self.first as usize + head * stride..][..stride];
+                expected[place as usize * width + head * stride..][..stride].copy_from_slice(from);
+            }
         }
         let got = cache.read_rows(width);
         assert_eq!(got, expected);
@@ -319,16 +441,30 @@ fn cache_append_gives_the_same_bits_every_time() {
 struct Rope {
     shape: AttentionShape,
     theta: f64,
+    /// Channels that turn.
+    rotated: u32,
+    /// Values come in a buffer of their own.
+    apart: bool,
     /// (position, sequence) of each token.
     spans: Vec<[u32; 2]>,
     seed: u64,
 }
 
+/// The words of a token's spans: with head spans one for each head, of which every third leaves the token out.
+fn span_words(shape: &AttentionShape, spans: &[[u32; 2]]) -> Vec<[u32; 3]> {
+    let heads = if shape.head_spans { shape.kv_heads } else { 1 };
+    let words = |span: &[u32; 2], i: usize| [span[0], span[1], u32::from(i % 3 != 1)];
+    let all = spans.iter().flat_map(|span| (0..heads).map(move |head| (span, head)));
+    all.enumerate().map(|(i, (span, _))| words(span, i)).collect()
+}
+
 fn any_rope() -> impl Strategy<Value = Rope> {
     let sizes = (size(5), size(4), size(4), size(32), size(40), 1..=3u32);
     let theta = prop_oneof![Just(1e4), Just(5e5), Just(100.0)];
-    (sizes, 0..4u32, theta, size(12), any::<u64>()).prop_map(
-        |((slots, heads, kv_heads, head_quads, capacity, sequences), queries, theta, tokens, seed)| {
+    let parts = (any::<u32>(), any::<bool>());
+    (sizes, 0..4u32, theta, parts, size(12), any::<u64>()).prop_map(
+        |(sizes, queries, theta, (turned, apart), tokens, seed)| {
+            let (slots, heads, kv_heads, head_quads, capacity, sequences) = sizes;
             let shape = AttentionShape {
                 queries: match queries {
                     0 => Queries::ByExpert,
@@ -342,13 +478,21 @@ fn any_rope() -> impl Strategy<Value = Rope> {
                 head_dim: 4 * head_quads,
                 capacity,
                 sequences,
+                // A span for each key/value head, and so for each query head.
+                head_spans: queries == 2 && head_quads > 1,
+            };
+            let shape = match shape.head_spans {
+                true => AttentionShape { slots: kv_heads, heads: 1, ..shape },
+                false => shape,
             };
             // Different places: two tokens at one place would race.
             let places = capacity * sequences;
             let place = |i| (i + seed as u32 % places) % places;
             let spans =
                 (0..tokens.min(places)).map(|i| [place(i) / sequences, place(i) % sequences]).collect();
-            Rope { shape, theta, spans, seed }
+            let rotated = 2 * (1 + turned % (shape.head_dim / 2));
+            let rotated = if apart { rotated } else { shape.head_dim };
+            Rope { shape, theta, rotated, apart, spans, seed }
         },
     )
 }
@@ -364,23 +508,33 @@ impl Rope {
         };
         let (q_width, kv_width, tokens) = (heads * head_dim, kv_heads * head_dim, self.spans.len() as u32);
         let q = noise(self.seed, (tokens * slots * q_width) as usize);
-        let kv = noise(self.seed + 1, (tokens * 2 * kv_width) as usize);
+        let new_keys = noise(self.seed + 1, (tokens * kv_width) as usize);
+        let new_values = noise(self.seed + 4, new_keys.len());
         // Places no token writes keep what they have.
         let keys = noise(self.seed + 2, (sequences * capacity * kv_width) as usize);
         let values = noise(self.seed + 3, keys.len());
 
         let on_gpu = [(&q, q_width), (&keys, kv_width), (&values, kv_width)]
             .map(|(rows, width)| Guarded::holding(gpu, 0, &pad(rows, width)));
-        let spans = Buffer::with_data(gpu, "test.spans", &self.spans);
-        let angles = rope_angles(gpu, capacity, head_dim, self.theta);
-        let kv_on_gpu = upload(gpu, &kv, 2 * kv_width);
+        let words = span_words(&self.shape, &self.spans);
+        let spans = Buffer::with_data(gpu, "test.spans", &words);
+        let angles = rope_angles(gpu, capacity, self.rotated, self.theta);
+        let width = kv_width as usize;
+        let rows = new_keys.chunks_exact(width).zip(new_values.chunks_exact(width));
+        let kv: Vec<f64> = rows.flat_map(|(keys, values)| [keys, values].concat()).collect();
+        let (keys_on_gpu, values_on_gpu) = match self.apart {
+            true => (upload(gpu, &new_keys, kv_width), Some(upload(gpu, &new_values, kv_width))),
+            false => (upload(gpu, &kv, 2 * kv_width), None),
+        };
         run(gpu, |recorder| {
             RopeCache {
                 shape: self.shape,
                 spans: &spans,
                 angles: &angles,
+                rotated: self.rotated,
                 q: &on_gpu[0].buffer,
-                kv: &kv_on_gpu,
+                keys: &keys_on_gpu,
+                values: values_on_gpu.as_ref(),
                 k_cache: &on_gpu[1].buffer,
                 v_cache: &on_gpu[2].buffer,
                 tokens,
@@ -390,22 +544,26 @@ impl Rope {
         let [got_q, got_keys, got_values] = &on_gpu;
         let got = [got_q.read_rows(q_width), got_keys.read_rows(kv_width), got_values.read_rows(kv_width)];
 
-        // The kernel takes the last place for one out of range.
-        let clamped = |i: usize, limit: u32| self.spans.iter().map(|span| span[i].min(limit - 1)).collect();
-        let (positions, in_sequences): (Vec<u32>, Vec<u32>) = (clamped(0, capacity), clamped(1, sequences));
-        let op = Reference {
-            q_heads: (slots * heads) as usize,
-            kv_heads: kv_heads as usize,
-            head_dim: head_dim as usize,
-            theta: self.theta,
-            capacity: capacity as usize,
-            positions: &positions,
-            sequences: &in_sequences,
-        };
-        let mut expected = [q, keys, values];
-        let [q, keys, values] = &mut expected;
-        rope_cache(&op, q, &kv, keys, values);
-        [got, expected]
+        let (mut q, mut keys, mut values) = (q, keys, values);
+        let d = head_dim as usize;
+        for (token, &[position, sequence]) in self.spans.iter().enumerate() {
+            // The kernel takes the last place for one out of range.
+            let (position, sequence) = (position.min(capacity - 1), sequence.min(sequences - 1));
+            let used =
+                |head: u32| !self.shape.head_spans || words[(token as u32 * kv_heads + head) as usize][2] > 0;
+            for head in (0..slots * heads).filter(|&head| used(head)) {
+                let at = (token as u32 * slots * heads + head) as usize * d;
+                rope(&mut q[at..][..self.rotated as usize], position, self.theta);
+            }
+            for head in (0..kv_heads).filter(|&head| used(head)) {
+                let from = (token as u32 * kv_heads + head) as usize * d;
+                let to = ((sequence * capacity + position) * kv_heads + head) as usize * d;
+                keys[to..][..d].copy_from_slice(&new_keys[from..][..d]);
+                values[to..][..d].copy_from_slice(&new_values[from..][..d]);
+                rope(&mut keys[to..][..self.rotated as usize], position, self.theta);
+            }
+        }
+        [got, [q, keys, values]]
     }
 
     fn check(&self) -> Vec<f64> {
@@ -433,22 +591,104 @@ const ROPE: AttentionShape = AttentionShape {
     head_dim: 20,
     capacity: 4000,
     sequences: 2,
+    head_spans: false,
 };
 
 /// Angles come from a table made in f64, so they do not lose precision far from position 0.
 #[test]
 fn rope_cache_is_exact_at_large_positions() {
-    Rope { shape: ROPE, theta: 1e4, spans: vec![[3999, 0], [3998, 1], [2047, 0]], seed: 1 }.check();
+    Rope {
+        shape: ROPE,
+        theta: 1e4,
+        rotated: 20,
+        apart: false,
+        spans: vec![[3999, 0], [3998, 1], [2047, 0]],
+        seed: 1,
+    }
+    .check();
 }
 
 #[test]
 fn rope_cache_takes_the_last_place_for_one_out_of_range() {
-    Rope { shape: ROPE, theta: 1e4, spans: vec![[4000, 0], [u32::MAX, 7], [1, 0]], seed: 2 }.check();
+    Rope {
+        shape: ROPE,
+        theta: 1e4,
+        rotated: 20,
+        apart: false,
+        spans: vec![[4000, 0], [u32::MAX, 7], [1, 0]],
+        seed: 2,
+    }
+    .check();
 }
 
 #[test]
 fn rope_cache_gives_the_same_bits_every_time() {
-    let spans = (0..30).map(|i| [i / 2, i % 2]).collect();
-    let rope = Rope { shape: AttentionShape { capacity: 20, ..ROPE }, theta: 1e4, spans, seed: 3 };
-    assert_repeatable(|| rope.check());
+    let spans: Vec<[u32; 2]> = (0..30).map(|i| [i / 2, i % 2]).collect();
+    let shape = AttentionShape { capacity: 20, ..ROPE };
+    for (rotated, apart) in [(20, false), (12, true)] {
+        let rope = Rope { shape, theta: 1e4, rotated, apart, spans: spans.clone(), seed: 3 };
+        assert_repeatable(|| rope.check());
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Reorder {
+    shape: AttentionShape,
+    positions: u32,
+    parents: Vec<u32>,
+    seed: u64,
+}
+
+impl Reorder {
+    fn check(&self) -> Vec<f64> {
+        let gpu = device();
+        let AttentionShape { kv_heads, head_dim, capacity, sequences, .. } = self.shape;
+        let width = kv_heads * head_stride(head_dim);
+        let count = (sequences * capacity * width) as usize;
+        let (from, mut expected) = (noise(self.seed, count), noise(self.seed + 1, count));
+        let to = Guarded::holding(gpu, 0, &pad(&expected, width));
+        let from_on_gpu = upload(gpu, &from, width);
+        let parents = Buffer::with_data(gpu, "test.parents", &self.parents);
+        run(gpu, |recorder| {
+            CacheReorder {
+                shape: self.shape,
+                parents: &parents,
+                from: &from_on_gpu,
+                to: &to.buffer,
+                positions: self.positions,
+            }
+            .record(recorder);
+        });
+        let (sequence, part) = ((capacity * width) as usize, (self.positions * width) as usize);
+        for (own, &parent) in expected.chunks_exact_mut(sequence).zip(&self.parents) {
+            let parent = parent.min(sequences - 1) as usize;
+            own[..part].copy_from_slice(&from[parent * sequence..][..part]);
+        }
+        let got = to.read_rows(width);
+        assert_eq!(got, expected);
+        got
+    }
+}
+
+#[test]
+fn cache_reorder_copies_the_parents_positions_and_nothing_else() {
+    let any = (size(5), size(70), size(40), size(7), any::<u32>(), any::<u64>());
+    check(96, any, |(kv_heads, head_dim, capacity, sequences, positions, seed)| {
+        let shape = AttentionShape { kv_heads, head_dim, capacity, sequences, ..ROPE };
+        let parents = some_ids(seed, sequences, sequences);
+        Reorder { shape, positions: positions % (capacity + 1), parents, seed }.check();
+    });
+}
+
+#[test]
+fn cache_reorder_takes_the_last_sequence_for_one_out_of_range() {
+    let shape = AttentionShape { capacity: 9, sequences: 3, ..ROPE };
+    Reorder { shape, positions: 7, parents: vec![3, u32::MAX, 0], seed: 2 }.check();
+}
+
+#[test]
+fn cache_reorder_gives_the_same_bits_every_time() {
+    let shape = AttentionShape { capacity: 50, sequences: 4, ..ROPE };
+    let reorder = Reorder { shape, positions: 41, parents: vec![2, 2, 0, 1], seed: 3 };
+    assert_repeatable(|| reorder.check());
 }

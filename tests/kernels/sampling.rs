@@ -1,13 +1,13 @@
-//! Choosing tokens: `argmax`, `sample`.
+//! Choosing tokens: `argmax`, `sample`, `top_logits`.
 
 use std::cell::Cell;
 
-use headwise::internal::{Argmax, Buffer, Gpu, KernelChoice, Sample};
+use headwise::internal::{Argmax, Buffer, Gpu, KernelChoice, MAX_TOP_LOGITS, Sample, TopLogits};
 use proptest::prelude::*;
 
 use crate::{
     reference::sample::{Sampling, argmax, distribution, philox4x32_10, sample, uniform},
-    support::{Guarded, assert_repeatable, check, gpu, hash, noise, run, size, upload},
+    support::{Guarded, assert_close, assert_repeatable, check, gpu, hash, noise, run, size, upload},
 };
 
 fn device() -> &'static Gpu {
@@ -82,7 +82,9 @@ impl Draw {
     fn run(&self, logits: &[f64]) -> Vec<u32> {
         let gpu = device();
         let logits = upload(gpu, logits, self.vocab);
-        let spans = Buffer::with_data(gpu, "test.spans", &self.spans);
+        let words: Vec<[u32; 3]> =
+            self.spans.iter().map(|&[position, sequence]| [position, sequence, 1]).collect();
+        let spans = Buffer::with_data(gpu, "test.spans", &words);
         let rows_of = Buffer::with_data(gpu, "test.rows", &self.rows);
         let tokens = Guarded::new(gpu, 0, self.rows.len());
         run(gpu, |recorder| {
@@ -277,4 +279,73 @@ fn sample_gives_the_same_bits_every_time() {
     let logits = some_logits(1, 9 * 3000, 8.0, 0);
     let draw = Draw { top_k: 500, top_p: 0.9, ..draws(3000, 9, 77) };
     assert_repeatable(|| draw.run(&logits).into_iter().map(f64::from).collect());
+}
+
+/// The `n` likeliest tokens of each row and their log-probabilities.
+fn top_logits(logits: &[f64], vocab: u32, n: u32) -> (Vec<u32>, Vec<f64>) {
+    let gpu = device();
+    let rows = logits.len() / vocab as usize;
+    let logits = upload(gpu, logits, vocab);
+    let [ids, values] = [0, 1].map(|_| Guarded::new(gpu, 0, rows * n as usize));
+    run(gpu, |recorder| {
+        let (ids, values) = (&ids.buffer, &values.buffer);
+        TopLogits { logits: &logits, ids, values, rows: rows as u32, vocab, n }.record(recorder);
+    });
+    (ids.read(), values.read::<f32>().into_iter().map(f64::from).collect())
+}
+
+/// What they must be: descending, ties to the lower id.
+fn check_top_logits(logits: &[f64], vocab: u32, n: u32) {
+    let (ids, values) = top_logits(logits, vocab, n);
+    let rows = logits.chunks_exact(vocab as usize);
+    let got = ids.chunks_exact(n as usize).zip(values.chunks_exact(n as usize));
+    for (row, (ids, values)) in rows.zip(got) {
+        let mut order: Vec<u32> = (0..vocab).collect();
+        // A stable sort, so equal logits stay in order.
+        order.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]));
+        assert_eq!(ids, &order[..n as usize], "{vocab} tokens");
+        let highest = row[order[0] as usize];
+        let log_sum = highest + row.iter().map(|logit| (logit - highest).exp()).sum::<f64>().ln();
+        let expected: Vec<f64> = ids.iter().map(|&id| row[id as usize] - log_sum).collect();
+        assert_close(values, &expected, vocab);
+    }
+}
+
+#[test]
+fn top_logits_are_the_likeliest_tokens_in_order() {
+    let n = prop_oneof![Just(1), Just(MAX_TOP_LOGITS), 1..=MAX_TOP_LOGITS];
+    check(96, (size(5), vocabulary(), n, levels(), any::<u64>()), |(rows, vocab, n, levels, seed)| {
+        // A zero of each sign would be in order here, but not there.
+        let logits = some_logits(seed, rows * vocab, 8.0, levels).iter().map(|x| x + 0.0).collect::<Vec<_>>();
+        check_top_logits(&logits, vocab, n.min(vocab));
+    });
+}
+
+#[test]
+fn top_logits_take_any_size_and_nothing_but_ties() {
+    for n in [1, 5] {
+        check_top_logits(&[0.25; 130], 130, n);
+        check_top_logits(&[-1e38, 1e38, 0.0, -1e30, 90.0].map(|x: f64| f64::from(x as f32)), 5, n);
+        check_top_logits(&[-1e4, -1e4 - 1.0, -2e4, -1e4, -3e4], 5, n);
+    }
+}
+
+/// llvmpipe ends a shader after 65,535 turns of all its loops together, without a word.
+#[test]
+fn top_logits_read_a_large_vocabulary_to_its_end() {
+    let vocab = 262_144;
+    let mut logits = some_logits(6, vocab, 8.0, 0);
+    logits[vocab as usize - 1] = 7.9;
+    for n in [1, MAX_TOP_LOGITS] {
+        check_top_logits(&logits, vocab, n);
+    }
+}
+
+#[test]
+fn top_logits_give_the_same_bits_every_time() {
+    let logits = some_logits(1, 9 * 3000, 8.0, 5);
+    assert_repeatable(|| {
+        let (ids, values) = top_logits(&logits, 3000, 7);
+        ids.into_iter().map(f64::from).chain(values).collect()
+    });
 }

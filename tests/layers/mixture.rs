@@ -1,86 +1,156 @@
 //! One head mixture twice, from the same numbers: on a GPU, and as its f64 oracle.
 
 use headwise::internal::{
-    Activation, AttentionKernel, Buffer, Counters, Dimensions, Gpu, HeadMixture, HeadMixtureSpec,
-    HeadMixtureWeights, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind, PositionEncoding,
-    Precision, Router, RouterNet, RouterWeights, Step, Weighting, Workspace, head_stride, padded,
+    Activation, AttentionKernel, Buffer, CacheUse, Counters, Dimensions, ExpertChoice, Gpu, HeadMixture,
+    HeadMixtureSpec, HeadMixtureWeights, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind,
+    NormPlacement, OutputBias, PositionEncoding, Precision, Router, RouterNet, RouterSpec, RouterWeights,
+    Scope, Span, Step, Visible, Weighting, Workspace, head_stride, padded,
 };
 
-use super::drawn::{Drawn, Use};
+use super::drawn::{Drawn, OutputBiased, Use};
 use crate::{
     reference::{
         activations::Activation as OracleActivation,
-        head_mixture::{HeadMixture as Oracle, Input, Kernel, KeysValues, Output, Positions},
+        head_mixture::{HeadMixture as Oracle, Input, Kernel, KeysValues, Positions},
         layer_norm::layer_norm,
+        norm_router::Routes as OracleRoutes,
         rms_norm::rms_norm,
-        router::{Net, Router as OracleRouter, Select, Weight},
+        router::{Net, Router as OracleRouter, Routing, Select, Weight},
+        selective_heads::SelectiveHeads,
     },
     support::{gpu, matrix, noise, pad, read, run, stored, upload},
 };
+
+/// The slot of a head that a token is left out of.
+const NOBODY: u32 = u32::MAX;
+
+/// The numbers of a router, in the order of a file. What it lacks is unused.
+pub struct RouterTensors {
+    /// `[score rows, width]`
+    linear: Vec<f64>,
+    /// `[hidden, width]` and `[hidden]`
+    first: Vec<f64>,
+    first_bias: Vec<f64>,
+    /// `[score rows, hidden]`
+    second: Vec<f64>,
+    /// `[score rows]`
+    bias: Vec<f64>,
+    temperature: f64,
+}
 
 /// The numbers of a layer, in the order of a file and as stored on the GPU. What a layer lacks is unused.
 pub struct Tensors {
     norm_weight: Vec<f64>,
     norm_bias: Vec<f64>,
-    /// `[experts, width]`
-    router: Vec<f64>,
-    /// `[hidden, width]`, `[hidden]`, `[experts, hidden]`
-    router_mlp: [Vec<f64>; 3],
-    /// `[experts, heads · head_dim, width]`
+    router: RouterTensors,
+    /// `[experts / query_share, heads · head_dim, width]`
     pub query: Vec<f64>,
+    query_bias: Vec<f64>,
     /// `[kv_heads · head_dim, width]` each
     keys_values: [Vec<f64>; 2],
     kv_biases: [Vec<f64>; 2],
+    /// `[value experts, head_dim, width]`, and their router
+    pub values: Vec<f64>,
+    value_router: RouterTensors,
     /// `[experts, width, heads · head_dim]`
     pub output: Vec<f64>,
+    /// `[width]` or `[experts, width]`
     output_bias: Vec<f64>,
+    /// `[heads, 2 · clip + 1, head_dim]`
+    relative: Vec<f64>,
+}
+
+/// What one router wrote about the tokens of one sequence.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chosen {
+    /// `[tokens, k]`
+    pub experts: Vec<u32>,
+    pub gates: Vec<f64>,
+    /// `[tokens, routed experts]`
+    pub scores: Vec<f64>,
 }
 
 /// What a layer did to the tokens of one sequence.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ran {
-    /// `[tokens, width]`: what it added to the residual stream
-    pub y: Vec<f64>,
-    /// `[tokens, k]`
-    pub experts: Vec<u32>,
-    pub gates: Vec<f64>,
+    /// `[tokens, width]`: the residual stream behind it
+    pub out: Vec<f64>,
+    /// By each router.
+    pub chosen: [Chosen; 2],
 }
 
-fn hidden(spec: &HeadMixtureSpec) -> u32 {
-    match spec.router.map(|router| router.net) {
-        Some(RouterNet::Mlp { hidden, .. }) => hidden,
-        _ => 0,
+/// What it must do.
+pub struct Expected {
+    pub out: Vec<f64>,
+    pub routing: [Option<Routing>; 2],
+    /// `[tokens]`: how clear everything was that a token depends on.
+    pub margins: Vec<f64>,
+}
+
+fn clip(spec: &HeadMixtureSpec) -> u32 {
+    match spec.position {
+        PositionEncoding::Relative { clip } => clip,
+        PositionEncoding::Rope { .. } | PositionEncoding::None => 0,
+    }
+}
+
+/// Reproducible numbers, one tensor after the other.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self, count: u32, scale: f64, precision: Precision) -> Vec<f64> {
+        self.0 = self.0.wrapping_add(1);
+        let values: Vec<f64> = noise(self.0, count as usize).iter().map(|value| scale * value).collect();
+        stored(&values, precision)
+    }
+}
+
+fn fan_in(inputs: u32) -> f64 {
+    (3.0 / f64::from(inputs.max(1))).sqrt()
+}
+
+impl RouterTensors {
+    fn new(numbers: &mut Numbers, router: &RouterSpec, width: u32, weights: Precision) -> Self {
+        let (rows, hidden, f32) = (router.choice.score_rows(), router.hidden(), Precision::F32);
+        // Centroids are no matrix.
+        let second = if matches!(router.net, RouterNet::Cosine { .. }) { f32 } else { weights };
+        Self {
+            linear: numbers.next(rows * width, fan_in(width), f32),
+            first: numbers.next(hidden * width, fan_in(width), weights),
+            first_bias: numbers.next(hidden, 0.5, f32),
+            second: numbers.next(rows * hidden, 2.0 * fan_in(hidden), second),
+            bias: numbers.next(rows, 0.5, f32),
+            temperature: numbers.next(1, 1.0, f32)[0],
+        }
     }
 }
 
 impl Tensors {
     /// Numbers of a size that keeps activations and scores near 1.
     pub fn new(spec: &HeadMixtureSpec, use_: &Use) -> Self {
-        let (width, experts, hidden) = (spec.norm.width, spec.experts(), hidden(spec));
+        let (width, experts, weights) = (spec.norm.width, spec.experts(), use_.precision);
         let rows = spec.heads_per_expert * spec.head_dim;
         let kv_rows = spec.kv_heads * spec.head_dim;
-        let mut seed = use_.seed;
-        let mut values = |count: u32, scale: f64, precision| {
-            seed = seed.wrapping_add(1);
-            let values: Vec<f64> = noise(seed, count as usize).iter().map(|value| scale * value).collect();
-            stored(&values, precision)
-        };
-        let fan_in = |inputs: u32| (3.0 / f64::from(inputs.max(1))).sqrt();
-        let (f32, weights) = (Precision::F32, use_.precision);
+        let queries = experts / spec.query_share;
+        let numbers = &mut Numbers(use_.seed);
+        let f32 = Precision::F32;
+        let none = RouterSpec::none();
+        let value_router = spec.value_router().unwrap_or(&none);
+        let biases = if use_.biases.output == OutputBiased::OfExpert { experts } else { 1 };
+        let entries = spec.heads_per_expert * (2 * clip(spec) + 1);
         Self {
-            norm_weight: values(width, 0.5, f32).iter().map(|value| 1.0 + value).collect(),
-            norm_bias: values(width, 0.3, f32),
-            router: values(experts * width, fan_in(width), f32),
-            router_mlp: [
-                values(hidden * width, fan_in(width), weights),
-                values(hidden, 0.5, f32),
-                values(experts * hidden, 2.0 * fan_in(hidden), weights),
-            ],
-            query: values(experts * rows * width, fan_in(width), weights),
-            keys_values: [(); 2].map(|()| values(kv_rows * width, fan_in(width), weights)),
-            kv_biases: [(); 2].map(|()| values(kv_rows, 0.5, f32)),
-            output: values(experts * width * rows, fan_in(rows), weights),
-            output_bias: values(width, 0.5, f32),
+            norm_weight: numbers.next(width, 0.5, f32).iter().map(|value| 1.0 + value).collect(),
+            norm_bias: numbers.next(width, 0.3, f32),
+            router: RouterTensors::new(numbers, &spec.router, width, weights),
+            query: numbers.next(queries * rows * width, fan_in(width), weights),
+            query_bias: numbers.next(queries * rows, 0.5, f32),
+            keys_values: [(); 2].map(|()| numbers.next(kv_rows * width, fan_in(width), weights)),
+            kv_biases: [(); 2].map(|()| numbers.next(kv_rows, 0.5, f32)),
+            values: numbers.next(value_router.experts() * spec.head_dim * width, fan_in(width), weights),
+            value_router: RouterTensors::new(numbers, value_router, width, weights),
+            output: numbers.next(experts * width * rows, fan_in(rows), weights),
+            output_bias: numbers.next(biases * width, 0.5, f32),
+            relative: numbers.next(entries * spec.head_dim, 1.0, f32),
         }
     }
 }
@@ -91,6 +161,36 @@ fn stretch(values: &[f64], from: u32, to: u32) -> Vec<f64> {
     values.chunks_exact(from as usize).flat_map(|run| run.iter().chain(&zeros)).copied().collect()
 }
 
+/// A buffer of f32, nothing padded.
+fn plain(gpu: &Gpu, values: &[f64]) -> Buffer {
+    Buffer::with_data(gpu, "test.plain", &values.iter().map(|&value| value as f32).collect::<Vec<_>>())
+}
+
+fn router(gpu: &Gpu, spec: RouterSpec, tensors: &RouterTensors, width: u32, use_: &Use) -> Option<Router> {
+    let matrix = |shape: MatrixShape, values: &[f64]| {
+        matrix(gpu, shape, use_.precision, use_.part_rows.min(shape.outputs), values)
+    };
+    let rows = spec.choice.score_rows();
+    let bias = use_.biases.router.then(|| upload(gpu, &tensors.bias, rows.max(1)));
+    let weights = match spec.net {
+        RouterNet::None => return None,
+        RouterNet::Linear => RouterWeights::Linear { weight: upload(gpu, &tensors.linear, width), bias },
+        RouterNet::Mlp { hidden, .. } => RouterWeights::Mlp {
+            first: matrix(MatrixShape::dense(hidden, width), &tensors.first),
+            first_bias: use_.biases.hidden.then(|| upload(gpu, &tensors.first_bias, hidden)),
+            second: matrix(MatrixShape::dense(rows, hidden), &tensors.second),
+            second_bias: bias,
+        },
+        RouterNet::Cosine { hidden } => RouterWeights::Cosine {
+            projection: matrix(MatrixShape::dense(hidden, width), &tensors.first),
+            centroids: upload(gpu, &tensors.second, hidden),
+            temperature: plain(gpu, &[tensors.temperature]),
+        },
+        RouterNet::QueryNorm => RouterWeights::QueryNorm,
+    };
+    Some(Router { spec, weights })
+}
+
 /// The layer as a GPU runs it.
 fn layer(gpu: &Gpu, spec: &HeadMixtureSpec, use_: &Use, tensors: &Tensors) -> HeadMixture {
     let (width, dim, stride) = (spec.norm.width, spec.head_dim, head_stride(spec.head_dim));
@@ -98,71 +198,48 @@ fn layer(gpu: &Gpu, spec: &HeadMixtureSpec, use_: &Use, tensors: &Tensors) -> He
         matrix(gpu, shape, use_.precision, use_.part_rows.min(shape.outputs), values)
     };
     let vector = |values: &[f64]| -> Buffer { upload(gpu, values, values.len() as u32) };
-    let router = spec.router.map(|router| {
-        let [first, bias, second] = &tensors.router_mlp;
-        let weights = match router.net {
-            RouterNet::Linear => RouterWeights::Linear(upload(gpu, &tensors.router, width)),
-            RouterNet::Mlp { hidden, .. } => RouterWeights::Mlp {
-                first: matrix(MatrixShape::dense(hidden, width), first),
-                bias: vector(bias),
-                second: matrix(MatrixShape::dense(router.experts(), hidden), second),
-            },
-            RouterNet::QueryNorm => RouterWeights::QueryNorm,
-        };
-        Router { spec: router, weights }
-    });
+    let mixed = spec.value_router().is_some();
     let kv = spec.kv_shape().map(|shape| {
-        let rows: Vec<f64> = stretch(&tensors.keys_values.concat(), dim * width, stride * width);
-        let bias = stretch(&tensors.kv_biases.concat(), dim, stride);
-        let bias = (spec.kv == KvProjection::Projected { bias: true }).then(|| vector(&bias));
-        (matrix(shape, &rows), bias)
+        let parts = if mixed { 1 } else { 2 };
+        let rows: Vec<f64> = stretch(&tensors.keys_values[..parts].concat(), dim * width, stride * width);
+        let bias = stretch(&tensors.kv_biases[..parts].concat(), dim, stride);
+        (matrix(shape, &rows), use_.biases.kv.then(|| vector(&bias)))
     });
-    let layer_norm = spec.norm.kind == NormKind::Layer;
+    let values = spec.value_router().zip(spec.value_shape()).map(|(spec, shape)| {
+        let router =
+            router(gpu, *spec, &tensors.value_router, width, use_).expect("value experts are routed");
+        (matrix(shape, &tensors.values), router)
+    });
+    let norm_rows = match spec.norm.rows() {
+        0 => None,
+        1 => Some(tensors.norm_weight.clone()),
+        _ => Some([&tensors.norm_weight[..], &tensors.norm_bias].concat()),
+    };
+    let query_bias = stretch(&tensors.query_bias, dim, stride);
+    // A row for each expert, or one of all heads.
+    let query_row = spec.query_shape().outputs;
     HeadMixture {
         spec: *spec,
-        norm: Norm {
-            spec: spec.norm,
-            weight: vector(&tensors.norm_weight),
-            bias: layer_norm.then(|| vector(&tensors.norm_bias)),
-        },
-        router,
+        norm: Norm { spec: spec.norm, weights: norm_rows.map(|rows| upload(gpu, &rows, width)) },
+        router: router(gpu, spec.router, &tensors.router, width, use_),
         weights: HeadMixtureWeights {
             query: matrix(spec.query_shape(), &stretch(&tensors.query, dim * width, stride * width)),
+            query_bias: use_.biases.query.then(|| upload(gpu, &query_bias, query_row)),
             kv,
+            values,
             output: matrix(spec.output_shape(), &stretch(&tensors.output, dim, stride)),
-            output_bias: spec.output_bias.then(|| vector(&tensors.output_bias)),
+            output_bias: match use_.biases.output {
+                OutputBiased::None => OutputBias::None,
+                OutputBiased::Once => OutputBias::Once(upload(gpu, &tensors.output_bias, width)),
+                OutputBiased::OfExpert => OutputBias::OfExpert(upload(gpu, &tensors.output_bias, width)),
+            },
+            relative: (clip(spec) > 0).then(|| plain(gpu, &stretch(&tensors.relative, dim, stride))),
         },
     }
 }
 
-fn workspace(gpu: &Gpu, spec: &HeadMixtureSpec, use_: &Use) -> Workspace {
-    let shape = spec.attention_shape(use_.sequences(), use_.capacity());
-    let dense = spec.query_shape().experts == 1;
-    let dimensions = Dimensions {
-        tokens: use_.steps.iter().map(|counts| counts.iter().sum()).max().unwrap_or(0),
-        sequences: use_.sequences(),
-        capacity: use_.capacity(),
-        logit_rows: 1,
-        width: spec.norm.width,
-        vocab: 1,
-        query_floats: if dense { shape.q_row() } else { shape.q_row() * shape.slots },
-        kv_floats: spec.kv_shape().map_or(0, |shape| shape.outputs),
-        attended_floats: shape.out_row() * shape.slots,
-        query_heads: spec.active() * spec.heads_per_expert,
-        head_dim: spec.head_dim,
-        attention_active: spec.active(),
-        attention_experts: spec.experts(),
-        mlp_active: 1,
-        mlp_experts: 1,
-        mlp_hidden: 1,
-        router_hidden: hidden(spec),
-        routes_per_token: use_.routes_before + spec.routes_per_token(),
-    };
-    Workspace::new(gpu, &dimensions)
-}
-
 impl Use {
-    fn sequences(&self) -> u32 {
+    pub fn sequences(&self) -> u32 {
         self.steps[0].len() as u32
     }
 
@@ -179,6 +256,37 @@ impl Use {
     fn x(&self, sequence: u32, width: u32) -> Vec<f64> {
         noise(self.seed ^ (u64::from(sequence) << 32) ^ 0x5eed, (self.length(sequence) * width) as usize)
     }
+
+    /// What an earlier layer normed.
+    fn xn(&self, sequence: u32, width: u32) -> Vec<f64> {
+        noise(self.seed ^ (u64::from(sequence) << 32) ^ 0xfeed, (self.length(sequence) * width) as usize)
+    }
+
+    /// Which memory a sequence attends to.
+    fn memory_of(&self, sequence: u32) -> u32 {
+        sequence % self.memory.len() as u32
+    }
+
+    fn memory(&self, memory: u32, width: u32) -> Vec<f64> {
+        let count = self.memory[memory as usize] * width;
+        noise(self.seed ^ (u64::from(memory) << 32) ^ 0xfade, count as usize)
+    }
+}
+
+fn workspace(gpu: &Gpu, spec: &HeadMixtureSpec, use_: &Use) -> Workspace {
+    let tokens = use_.steps.iter().map(|counts| counts.iter().sum()).max().unwrap_or(0);
+    let remembered: u32 = use_.memory.iter().sum();
+    let keys = use_.memory.iter().copied().fold(use_.capacity(), u32::max);
+    let mut dimensions = Dimensions::new(tokens.max(remembered), use_.sequences(), keys, 1);
+    dimensions.attention(spec);
+    dimensions.reserve(use_.routes_before, use_.scores_before);
+    Workspace::new(gpu, &dimensions)
+}
+
+/// The spans of tokens that are not in a step.
+fn remembered(lengths: &[u32]) -> Vec<[u32; 3]> {
+    let of = |(sequence, &length): (u32, &u32)| (0..length).map(move |i| Span::causal(i, sequence).words());
+    (0..).zip(lengths).flat_map(of).collect()
 }
 
 /// Runs the layer step by step. Returns what it did to each sequence, and the counters of each step.
@@ -187,156 +295,395 @@ pub fn run_layer(drawn: &Drawn, tensors: &Tensors) -> (Vec<Ran>, Vec<Counters>) 
     let gpu = gpu(use_.kernels);
     let layer = layer(gpu, spec, use_, tensors);
     let workspace = workspace(gpu, spec, use_);
-    let cache = KvCache::new(gpu, [spec].into_iter(), use_.sequences(), use_.capacity());
+    let remembers = spec.kv == KvProjection::Memory;
+    let (sequences, capacity) = match remembers {
+        true => {
+            (use_.memory.len() as u32, use_.memory.iter().max().copied().unwrap_or(0) + use_.spare_capacity)
+        }
+        false => (use_.sequences(), use_.capacity()),
+    };
+    let cache = KvCache::new(gpu, [spec].into_iter(), sequences, capacity.max(1), CacheUse::Kept);
     let cache = &cache.layers[0];
     // Nobody may look where nothing was written.
     for buffer in [&cache.k, &cache.v] {
         buffer.write(0, &vec![f32::NAN; buffer.bytes() as usize / 4]);
     }
 
-    let (width, slots) = (spec.norm.width, spec.routes_per_token() as usize);
+    let width = spec.norm.width;
     let row = width as usize;
+    let stride = padded(width) as usize;
+    if remembers {
+        let spans = remembered(&use_.memory);
+        let rows: Vec<f64> = (0..sequences).flat_map(|memory| use_.memory(memory, width)).collect();
+        let memory = upload(gpu, &rows, width);
+        workspace.spans.write(0, &spans);
+        run(gpu, |recorder| layer.remember(recorder, &workspace, &memory, cache, spans.len() as u32));
+    }
     let streams: Vec<Vec<f64>> = (0..use_.sequences()).map(|sequence| use_.x(sequence, width)).collect();
     let mut ran = vec![Ran::default(); streams.len()];
     let mut positions = vec![0u32; streams.len()];
     let mut counters = Vec::new();
     for counts in &use_.steps {
-        let (mut spans, mut ranges, mut x) = (Vec::new(), Vec::new(), Vec::new());
-        for (sequence, &count) in (0..).zip(counts).filter(|(_, count)| **count > 0) {
-            let position = &mut positions[sequence];
+        let (mut spans, mut ranges, mut x, mut xn) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut memory_spans = Vec::new();
+        for (sequence, &count) in (0u32..).zip(counts).filter(|(_, count)| **count > 0) {
+            let position = &mut positions[sequence as usize];
             ranges.push([spans.len() as u32, count]);
-            spans.extend((*position..*position + count).map(|position| [position, sequence as u32]));
-            x.extend(&streams[sequence][*position as usize * row..(*position + count) as usize * row]);
-            *position += count;
+            let length = *position + count;
+            let places = *position..length;
+            spans.extend(places.clone().map(|position| match use_.causal {
+                true => Span::causal(position, sequence),
+                false => Span { position, sequence, keys: length },
+            }));
+            if remembers {
+                let memory = use_.memory_of(sequence);
+                let keys = use_.memory[memory as usize];
+                memory_spans.extend(places.clone().map(|position| Span { position, sequence: memory, keys }));
+            }
+            let rows = *position as usize * row..length as usize * row;
+            x.extend(&streams[sequence as usize][rows.clone()]);
+            xn.extend(&use_.xn(sequence, width)[rows]);
+            *position = length;
         }
+        let tokens = spans.len();
         let step = Step {
-            tokens: spans.len() as u32,
+            tokens: tokens as u32,
             ranges: ranges.len() as u32,
             longest: ranges.iter().map(|range| range[1]).max().unwrap_or(0),
-            last_position: spans.iter().map(|span| span[0]).max().unwrap_or(0),
-            keys: spans.iter().map(|span| u64::from(span[0]) + 1).sum(),
+            own: Visible::of(&spans),
+            memory: Visible::of(&memory_spans),
             logit_rows: 0,
         };
+        let words = |spans: &[Span]| spans.iter().map(|span| span.words()).collect::<Vec<_>>();
         workspace.x.write(0, &pad(&x, width));
-        workspace.spans.write(0, &spans);
+        if spec.norm.placement == NormPlacement::Shared {
+            workspace.xn.write(0, &pad(&xn, width));
+        }
+        workspace.spans.write(0, &words(&spans));
+        if remembers {
+            workspace.memory_spans.write(0, &words(&memory_spans));
+        }
         workspace.ranges.write(0, &ranges);
-        let routes = workspace.routes(step.tokens, use_.routes_before);
-        counters.push(run(gpu, |recorder| layer.record(recorder, &workspace, cache, &step, routes)));
+        let mut routes = workspace.routes(step.tokens);
+        routes.skip(use_.routes_before, use_.scores_before);
+        counters.push(run(gpu, |recorder| layer.record(recorder, &workspace, cache, &step, &mut routes)));
 
-        let after: Vec<f32> = read(gpu, &workspace.x, spans.len() * padded(width) as usize);
-        let first = routes.first as usize;
-        let chosen: Vec<u32> = read(gpu, &workspace.chosen, first + spans.len() * slots);
-        let gates: Vec<f32> = read(gpu, &workspace.gates, first + spans.len() * slots);
-        for (token, span) in spans.iter().enumerate() {
-            let ran = &mut ran[span[1] as usize];
-            let (after, padding) =
-                after[token * padded(width) as usize..][..padded(width) as usize].split_at(row);
+        let after: Vec<f32> = read(gpu, &workspace.x, tokens * stride);
+        for (after, span) in after.chunks_exact(stride).zip(&spans) {
+            let (after, padding) = after.split_at(row);
             assert!(padding.iter().all(|&value| value == 0.0), "padding of the residual stream: {padding:?}");
-            ran.y.extend(after.iter().zip(&x[token * row..]).map(|(after, x)| f64::from(*after) - x));
-            ran.experts.extend(&chosen[first + token * slots..][..slots]);
-            ran.gates.extend(gates[first + token * slots..][..slots].iter().copied().map(f64::from));
+            ran[span.sequence as usize].out.extend(after.iter().copied().map(f64::from));
+        }
+        let (mut first, mut first_score) =
+            (tokens * use_.routes_before as usize, tokens * use_.scores_before as usize);
+        for (i, router) in spec.routers().enumerate() {
+            let [slots, scored] = [router.routes_per_token(), router.scores_per_token()].map(|n| n as usize);
+            let chosen: Vec<u32> = read(gpu, &workspace.chosen, first + tokens * slots);
+            let gates: Vec<f32> = read(gpu, &workspace.gates, first + tokens * slots);
+            let scores: Vec<f32> = read(gpu, &workspace.route_scores, first_score + tokens * scored);
+            let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<_>>();
+            for (token, span) in spans.iter().enumerate() {
+                let to = &mut ran[span.sequence as usize].chosen[i];
+                to.experts.extend(&chosen[first + token * slots..][..slots]);
+                to.gates.extend(wide(&gates[first + token * slots..][..slots]));
+                to.scores.extend(wide(&scores[first_score + token * scored..][..scored]));
+            }
+            (first, first_score) = (first + tokens * slots, first_score + tokens * scored);
         }
     }
     (ran, counters)
 }
 
-/// What the layer must do to a sequence.
-pub fn oracle(drawn: &Drawn, tensors: &Tensors, sequence: u32) -> Output {
-    let Drawn { spec, use_ } = drawn;
-    let x = use_.x(sequence, spec.norm.width);
+/// The norm of the layer.
+fn normed(spec: &HeadMixtureSpec, tensors: &Tensors, x: &[f64]) -> Vec<f64> {
     let (weight, eps) = (&tensors.norm_weight, f64::from(spec.norm.eps));
-    let xn = match spec.norm.kind {
-        NormKind::Rms => rms_norm(&x, weight, eps),
-        NormKind::Layer => layer_norm(&x, weight, &tensors.norm_bias, eps),
+    match spec.norm.kind {
+        NormKind::Rms => rms_norm(x, weight, eps),
+        NormKind::Layer => layer_norm(x, weight, &tensors.norm_bias, eps),
+    }
+}
+
+/// What the layer must do to each sequence.
+pub fn oracle(drawn: &Drawn, tensors: &Tensors) -> Vec<Expected> {
+    let Drawn { spec, use_ } = drawn;
+    let width = spec.norm.width;
+    let sequences = 0..use_.sequences();
+    let inputs: Vec<Vec<f64>> = sequences
+        .clone()
+        .map(|sequence| match spec.norm.placement {
+            NormPlacement::Before => normed(spec, tensors, &use_.x(sequence, width)),
+            NormPlacement::Shared => use_.xn(sequence, width),
+            NormPlacement::After | NormPlacement::None => use_.x(sequence, width),
+        })
+        .collect();
+    let mut expected = match spec.router.scope {
+        Scope::Sequence { causal } => cut(drawn, tensors, &inputs, causal),
+        Scope::Token => {
+            let one = |(sequence, input): (u32, &Vec<f64>)| by_token(drawn, tensors, sequence, input);
+            sequences.clone().zip(&inputs).map(one).collect()
+        }
     };
+    for (sequence, expected) in sequences.zip(&mut expected) {
+        let x = use_.x(sequence, width);
+        expected.out.iter_mut().zip(&x).for_each(|(out, x)| *out += x);
+        if spec.norm.placement == NormPlacement::After {
+            expected.out = normed(spec, tensors, &expected.out);
+        }
+    }
+    expected
+}
+
+/// One sequence, its tokens routed one by one.
+fn by_token(drawn: &Drawn, tensors: &Tensors, sequence: u32, input: &[f64]) -> Expected {
+    let Drawn { spec, use_ } = drawn;
     let width = spec.norm.width as usize;
+    let remembers = spec.kv == KvProjection::Memory;
+    let memory = remembers.then(|| use_.memory(use_.memory_of(sequence), spec.norm.width));
     // Keys and values that are the input itself are the input times the identity.
     let identity: Vec<f64> =
         (0..width * width).map(|i| f64::from(u8::from(i / width == i % width))).collect();
-    let [keys, values] = match spec.kv {
-        KvProjection::Identity => [&identity; 2],
-        KvProjection::Projected { .. } => tensors.keys_values.each_ref(),
+    let bias =
+        |values: &Vec<f64>| (use_.biases.kv && spec.kv != KvProjection::Identity).then(|| values.clone());
+    let kv = match spec.kv {
+        KvProjection::MixedValues(router) => KeysValues::MixedValues {
+            keys: tensors.keys_values[0].clone(),
+            router: oracle_router(&router, &tensors.value_router, use_),
+            values: tensors.values.clone(),
+        },
+        KvProjection::Identity | KvProjection::Projected | KvProjection::Memory => {
+            let [keys, values] = match spec.kv {
+                KvProjection::Identity => [&identity; 2],
+                _ => tensors.keys_values.each_ref(),
+            };
+            let [key_bias, value_bias] = tensors.kv_biases.each_ref().map(bias);
+            KeysValues::Projected { keys: keys.clone(), key_bias, values: values.clone(), value_bias }
+        }
     };
-    let bias = spec.kv == KvProjection::Projected { bias: true };
-    let [key_bias, value_bias] = tensors.kv_biases.each_ref().map(|values| bias.then(|| values.clone()));
     let oracle = Oracle {
         width,
         heads: spec.heads_per_expert as usize,
         head_dim: spec.head_dim as usize,
         kv_heads: spec.kv_heads as usize,
-        group: spec.group as usize,
-        query_share: 1,
-        router: oracle_router(spec, tensors),
+        // The oracle counts experts, not the queries they share.
+        group: (spec.group * spec.query_share) as usize,
+        query_share: spec.query_share as usize,
+        router: oracle_router(&spec.router, &tensors.router, use_),
         query: tensors.query.clone(),
-        query_bias: None,
-        kv: KeysValues::Projected { keys: keys.clone(), key_bias, values: values.clone(), value_bias },
-        positions: match spec.position {
-            PositionEncoding::Rope { theta } => Positions::Rope { theta, fraction: 1.0 },
-            PositionEncoding::None => Positions::None,
-        },
+        query_bias: use_.biases.query.then(|| tensors.query_bias.clone()),
+        kv,
+        positions: positions(spec, tensors),
         kernel: match spec.kernel {
             AttentionKernel::Softmax => Kernel::Softmax,
             AttentionKernel::StickBreaking => Kernel::StickBreaking,
         },
-        causal: true,
+        causal: use_.causal && !remembers,
         padding_gates_zero: false,
         output: tensors.output.clone(),
-        output_bias: spec.output_bias.then(|| tensors.output_bias.clone()),
+        output_bias: (use_.biases.output == OutputBiased::Once).then(|| tensors.output_bias.clone()),
     };
-    oracle.forward(&Input { batch: 1, x: &xn, ..Input::default() })
+    let out = oracle.forward(&Input { batch: 1, x: input, memory: memory.as_deref(), ..Input::default() });
+    // A value that was mixed otherwise reaches every token that sees it.
+    let values = out.value_routing.iter().flat_map(|routing| &routing.routes.margins);
+    let least = values.copied().fold(f64::INFINITY, f64::min);
+    let margins = out.routing.routes.margins.iter().map(|margin| margin.min(least)).collect();
+    let routing = spec.router.routes().then_some(out.routing);
+    Expected { out: out.y, routing: [routing, out.value_routing], margins }
 }
 
-fn oracle_router(spec: &HeadMixtureSpec, tensors: &Tensors) -> OracleRouter {
-    let Some(router) = spec.router else {
-        return OracleRouter {
-            experts: 1,
-            shared: 0,
-            groups: 1,
-            net: Net::None,
-            select: Select::All,
-            weight: Weight::Const(1.0),
-            shared_weight: None,
-            two_stage: None,
-        };
+fn positions(spec: &HeadMixtureSpec, tensors: &Tensors) -> Positions {
+    match spec.position {
+        PositionEncoding::Rope { theta, channels } => {
+            Positions::Rope { theta, fraction: f64::from(channels) / f64::from(spec.head_dim) }
+        }
+        PositionEncoding::Relative { clip } => Positions::Relative {
+            clip: clip as usize,
+            entries: 2 * clip as usize + 1,
+            table: tensors.relative.clone(),
+        },
+        PositionEncoding::None => Positions::None,
+    }
+}
+
+/// Whole sequences, cut: the formula of `tests/reference/selective_heads.rs` for sequences of any lengths. The order of v
+/// among tokens that kept a head does not matter, because L leaves room for all of them.
+fn cut(drawn: &Drawn, tensors: &Tensors, inputs: &[Vec<f64>], causal: bool) -> Vec<Expected> {
+    let Drawn { spec, use_ } = drawn;
+    let (width, d) = (spec.norm.width as usize, spec.head_dim as usize);
+    let (heads, top_k) = (spec.experts() as usize, spec.router.choice.top_k as usize);
+    let parts = width * d;
+    let router = oracle_router(&spec.router, &tensors.router, use_);
+    let one = OracleRouter { experts: 1, shared: 0, groups: 1, net: Net::None, ..always(1) };
+    let head = |h: usize| {
+        let own = |rows: &[f64], count: usize| rows[h * count..(h + 1) * count].to_vec();
+        let bias = |rows: &[f64], is: bool| is.then(|| own(rows, d));
+        let [keys, values] = tensors.keys_values.each_ref().map(|rows| own(rows, parts));
+        let [key_bias, value_bias] = tensors.kv_biases.each_ref().map(|rows| bias(rows, use_.biases.kv));
+        Oracle {
+            width,
+            heads: 1,
+            head_dim: d,
+            kv_heads: 1,
+            group: 1,
+            query_share: 1,
+            router: one.clone(),
+            query: own(&tensors.query, parts),
+            query_bias: bias(&tensors.query_bias, use_.biases.query),
+            kv: KeysValues::Projected { keys, key_bias, values, value_bias },
+            positions: positions(spec, tensors),
+            kernel: Kernel::Softmax,
+            causal,
+            padding_gates_zero: false,
+            output: own(&tensors.output, parts),
+            output_bias: match use_.biases.output {
+                OutputBiased::OfExpert => Some(own(&tensors.output_bias, width)),
+                OutputBiased::None | OutputBiased::Once => None,
+            },
+        }
     };
-    let choice = router.choice;
-    // A file's router has a row for every expert; the shared ones' are not looked at.
-    let routed = |rows: &[f64], inputs: u32| rows[(choice.shared * inputs) as usize..].to_vec();
-    OracleRouter {
-        experts: choice.experts as usize,
-        shared: choice.shared as usize,
-        groups: 1,
-        net: match router.net {
-            RouterNet::Linear => Net::Linear { weight: routed(&tensors.router, spec.norm.width), bias: None },
-            RouterNet::Mlp { hidden, activation } => {
-                let [first, bias, second] = &tensors.router_mlp;
-                Net::Mlp {
-                    input: first.clone(),
-                    input_bias: Some(bias.clone()),
-                    activation: match activation {
-                        Activation::Gelu => OracleActivation::Gelu,
-                        Activation::GeluTanh => OracleActivation::GeluTanh,
-                        Activation::Tanh => OracleActivation::Tanh,
-                        Activation::Relu => OracleActivation::Relu,
-                        Activation::None => unreachable!("not drawn"),
-                    },
-                    output: routed(second, hidden),
-                    output_bias: None,
+    let heads: Vec<Oracle> = (0..heads).map(head).collect();
+    let routings: Vec<Routing> = inputs
+        .iter()
+        .map(|input| router.route(input, width, |_, _| unreachable!("a linear router")))
+        .collect();
+    let keeps =
+        |b: usize, t: usize, h: usize| routings[b].routes.experts[t * top_k..][..top_k].contains(&(h as u32));
+    let tokens = |b: usize| inputs[b].len() / width;
+    let count = |b: usize, h: usize| (0..tokens(b)).filter(|&t| keeps(b, t, h)).count();
+    let longest =
+        (0..inputs.len()).flat_map(|b| (0..heads.len()).map(move |h| count(b, h))).max().unwrap_or(0);
+    let margins = routings.iter().flat_map(|routing| &routing.routes.margins);
+    // One near-tie may change the cut of every sequence.
+    let margin = margins.copied().fold(f64::INFINITY, f64::min);
+
+    let expected: Vec<Expected> = inputs
+        .iter()
+        .enumerate()
+        .map(|(b, input)| {
+            let mut out = vec![0.0; input.len()];
+            if use_.biases.output == OutputBiased::Once {
+                out.chunks_exact_mut(width).for_each(|row| row.copy_from_slice(&tensors.output_bias));
+            }
+            let mut experts = vec![NOBODY; tokens(b) * heads.len()];
+            let mut gates = vec![0.0; experts.len()];
+            for (h, head) in heads.iter().enumerate() {
+                let mut places: Vec<usize> = (0..tokens(b)).collect();
+                places.sort_by_key(|&t| !keeps(b, t, h));
+                places.truncate(longest);
+                places.sort_unstable();
+                let own: Vec<f64> =
+                    places.iter().flat_map(|t| &input[t * width..][..width]).copied().collect();
+                let y = head.forward(&Input { batch: 1, x: &own, ..Input::default() }).y;
+                for (t, y) in places.iter().zip(y.chunks_exact(width)) {
+                    out[t * width..][..width].iter_mut().zip(y).for_each(|(out, y)| *out += y);
+                    (experts[t * heads.len() + h], gates[t * heads.len() + h]) = (h as u32, 1.0);
                 }
             }
-            RouterNet::QueryNorm => Net::QueryNorm,
-        },
-        select: Select::TopK(choice.top_k as usize),
-        weight: match choice.weighting {
-            Weighting::SoftmaxTopK => Weight::SoftmaxKept,
-            Weighting::SoftmaxAll => Weight::SoftmaxAll,
-            Weighting::SoftmaxAllRenormalised { eps } => {
-                Weight::Renormalised { epsilon: f64::from(eps), scale: 1.0 }
-            }
-            Weighting::Sigmoid => Weight::Sigmoid,
-            Weighting::Binary => Weight::Const(1.0),
-        },
+            let margins = vec![margin; tokens(b)];
+            let routes = OracleRoutes { top_k: heads.len(), experts, gates, margins: margins.clone() };
+            let routing = Routing { scores: routings[b].scores.clone(), routes };
+            Expected { out, routing: [Some(routing), None], margins }
+        })
+        .collect();
+    if use_.biases.output != OutputBiased::Once && inputs.iter().all(|input| input.len() == inputs[0].len()) {
+        let selective = SelectiveHeads {
+            width,
+            gate: tensors.router.linear.clone(),
+            gate_bias: match use_.biases.router {
+                true => tensors.router.bias.clone(),
+                false => vec![0.0; heads.len()],
+            },
+            top_k,
+            capacity: 1.0,
+            epsilon: 1e-8,
+            limit: None,
+            heads,
+        };
+        let y = selective.forward(inputs.len(), &inputs.concat()).y;
+        let same: Vec<f64> = expected.iter().flat_map(|expected| expected.out.clone()).collect();
+        assert!(crate::reference::max_difference(&same, &y) < 1e-12, "the two oracles");
+    }
+    expected
+}
+
+/// A router of experts that every token uses.
+fn always(experts: usize) -> OracleRouter {
+    OracleRouter {
+        experts,
+        shared: 0,
+        groups: 1,
+        net: Net::None,
+        select: Select::All,
+        weight: Weight::Const(1.0),
         shared_weight: None,
         two_stage: None,
+    }
+}
+
+fn oracle_router(router: &RouterSpec, tensors: &RouterTensors, use_: &Use) -> OracleRouter {
+    if !router.routes() {
+        return always(1);
+    }
+    let ExpertChoice { experts, shared, groups, top_k, shared_softmax, two_stage, .. } = router.choice;
+    let [routed, scored] =
+        [router.choice.routed(), if shared_softmax { shared } else { 0 }].map(|n| n as usize);
+    let inputs = if router.hidden() > 0 {
+        router.hidden()
+    } else {
+        tensors.linear.len() as u32 / router.choice.score_rows().max(1)
+    };
+    let last = if router.hidden() > 0 { &tensors.second } else { &tensors.linear };
+    let rows = |first: usize, count: usize| -> Vec<f64> {
+        if last.is_empty() {
+            return Vec::new();
+        }
+        last[first * inputs as usize..][..count * inputs as usize].to_vec()
+    };
+    let bias = use_.biases.router.then(|| tensors.bias[scored..][..routed].to_vec());
+    OracleRouter {
+        experts: experts as usize,
+        shared: shared as usize,
+        groups: groups as usize,
+        net: match router.net {
+            RouterNet::None => Net::None,
+            RouterNet::Linear => Net::Linear { weight: rows(scored, routed), bias },
+            RouterNet::Mlp { activation, .. } => Net::Mlp {
+                input: tensors.first.clone(),
+                input_bias: use_.biases.hidden.then(|| tensors.first_bias.clone()),
+                activation: match activation {
+                    Activation::Gelu => OracleActivation::Gelu,
+                    Activation::GeluTanh => OracleActivation::GeluTanh,
+                    Activation::Tanh => OracleActivation::Tanh,
+                    Activation::Relu => OracleActivation::Relu,
+                    Activation::None => unreachable!("not drawn"),
+                },
+                output: rows(scored, routed),
+                output_bias: bias,
+            },
+            RouterNet::Cosine { .. } => Net::Cosine {
+                input: tensors.first.clone(),
+                centroids: tensors.second.clone(),
+                temperature: tensors.temperature,
+            },
+            RouterNet::QueryNorm => Net::QueryNorm,
+        },
+        select: Select::TopK(top_k as usize),
+        weight: weight(&router.choice),
+        shared_weight: shared_softmax.then(|| rows(0, scored)),
+        two_stage: two_stage.then(|| rows(scored + routed, 2)),
+    }
+}
+
+/// How the oracle says what the gates of a choice are. It can scale only some of them.
+fn weight(choice: &ExpertChoice) -> Weight {
+    let scale = f64::from(choice.scale);
+    match choice.weighting {
+        Weighting::SoftmaxTopK if scale == 1.0 => Weight::SoftmaxKept,
+        Weighting::SoftmaxTopK => Weight::Renormalised { epsilon: 0.0, scale },
+        Weighting::SoftmaxAllRenormalised { eps } => Weight::Renormalised { epsilon: f64::from(eps), scale },
+        Weighting::Constant => Weight::Const(scale),
+        Weighting::SoftmaxAll | Weighting::Sigmoid => {
+            assert_eq!(scale, 1.0, "not drawn");
+            if choice.weighting == Weighting::Sigmoid { Weight::Sigmoid } else { Weight::SoftmaxAll }
+        }
     }
 }

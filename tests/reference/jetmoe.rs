@@ -314,6 +314,7 @@ pub fn read_safetensors(path: &Path) -> HashMap<String, Vec<f64>> {
             Dtype::BF16 => data.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f64()).collect(),
             Dtype::I32 => data.as_chunks().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect(),
             Dtype::U32 => data.as_chunks().0.iter().map(|b| f64::from(u32::from_le_bytes(*b))).collect(),
+            Dtype::U8 => data.iter().copied().map(f64::from).collect(),
             other => panic!("{}: {name} is {other}", path.display()),
         };
         (name.to_owned(), values)

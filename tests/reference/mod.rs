@@ -5,13 +5,18 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 pub mod activations;
+pub mod blocks;
+pub mod checkpoints;
 pub mod combine;
+pub mod decoder_families;
 pub mod embedding;
+pub mod folder;
 pub mod group;
 pub mod head_mixture;
 pub mod jetmoe;
 pub mod layer_norm;
 pub mod losses;
+pub mod moa;
 pub mod moh_llama;
 pub mod molm;
 pub mod norm_router;
@@ -23,6 +28,7 @@ pub mod row_attention;
 pub mod sample;
 pub mod selective_heads;
 pub mod swiglu;
+pub mod vit;
 
 /// Σ a·b.
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {

@@ -30,7 +30,8 @@ pub struct Router {
     pub select: Select,
     /// The weights of those kept.
     pub weight: Weight,
-    /// Wg_1 `[hs, D]`: the shared experts weigh hs · softmax(Wg_1·x), as in MoH; absent: 1 each.
+    /// Wg_1 `[hs, D]`: the shared experts weigh hs · softmax(Wg_1·x), as in MoH; absent: 1 each. Behind [`Net::Mlp`] this
+    /// and Wg_0 have its hidden layer for x.
     pub shared_weight: Option<Vec<f64>>,
     /// Wg_0 `[2, D]`: α = 2 · softmax(Wg_0·x) multiplies the shared and the routed weights, as in MoH (two
     /// stages); absent: 1.
@@ -138,10 +139,12 @@ impl Router {
             Routing { scores: Vec::new(), routes: Routes { top_k: self.slots(), ..Routes::default() } };
         for (token, x) in x.chunks_exact(width).enumerate() {
             let scores = self.scores(x, |e| query_norm(token, e));
-            let (alpha_shared, alpha_routed) = self.stages(x);
+            let features = self.features(x);
+            let (alpha_shared, alpha_routed) = self.stages(&features);
 
             let mut experts: Vec<usize> = (0..self.shared).collect();
-            let mut gates: Vec<f64> = self.shared_weights(x).iter().map(|g| alpha_shared * g).collect();
+            let mut gates: Vec<f64> =
+                self.shared_weights(&features).iter().map(|g| alpha_shared * g).collect();
             let mut margin = f64::INFINITY;
             if self.group_size() > 0 {
                 for (group, scores) in scores.chunks_exact(self.group_size()).enumerate() {
@@ -160,16 +163,23 @@ impl Router {
         routing
     }
 
+    /// What the last layer of the net is given.
+    fn features(&self, x: &[f64]) -> Vec<f64> {
+        match &self.net {
+            Net::Mlp { input, input_bias, activation, .. } => {
+                activation.apply(&affine(input, input_bias.as_deref(), x))
+            }
+            Net::None | Net::Linear { .. } | Net::Cosine { .. } | Net::QueryNorm => x.to_vec(),
+        }
+    }
+
     /// z `[E − hs]`.
     fn scores(&self, x: &[f64], query_norm: impl Fn(usize) -> f64) -> Vec<f64> {
         let routed = self.shared..self.experts;
         let scores = match &self.net {
             Net::None => vec![0.0; routed.len()],
             Net::Linear { weight, bias } => affine(weight, bias.as_deref(), x),
-            Net::Mlp { input, input_bias, activation, output, output_bias } => {
-                let hidden = activation.apply(&affine(input, input_bias.as_deref(), x));
-                affine(output, output_bias.as_deref(), &hidden)
-            }
+            Net::Mlp { output, output_bias, .. } => affine(output, output_bias.as_deref(), &self.features(x)),
             Net::Cosine { input, centroids, temperature } => {
                 let hidden = matvec(input, x);
                 let cosine = |c: &[f64]| dot(&hidden, c) / (norm(&hidden) * norm(c));

@@ -95,6 +95,11 @@ impl Guarded {
         Self { buffer, gpu: gpu.clone(), before, words: words.len() }
     }
 
+    /// How many words a kernel may write.
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
     /// The words; panics if any around them changed.
     pub fn read<T: Pod>(&self) -> Vec<T> {
         let all: Vec<u32> = read(&self.gpu, &self.buffer, self.before + self.words + Self::AFTER);
@@ -129,7 +134,7 @@ pub fn pad(values: &[f64], width: u32) -> Vec<f32> {
 }
 
 /// The reverse of [`pad`]; panics if the padding is not zero. Rows that were never written keep any padding.
-fn unpad(values: &[f32], width: u32) -> Vec<f64> {
+pub fn unpad(values: &[f32], width: u32) -> Vec<f64> {
     let untouched = |row: &[f32]| row.iter().all(|&value| Guarded::is_untouched(f64::from(value)));
     let mut rows = Vec::new();
     for row in values.chunks_exact(padded(width) as usize) {

@@ -41,6 +41,12 @@ export class EngineWorker {
     this.send({ kind: 'load', base });
   }
 
+  /** Loads another model in place of the one that is loaded; a worker that is busy cannot. */
+  load(base: string) {
+    if (this.#worker) this.send({ kind: 'load', base });
+    else this.restart(base);
+  }
+
   send(request: Request) {
     this.#worker?.postMessage(request);
   }

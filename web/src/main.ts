@@ -1,45 +1,55 @@
-/** The page: its controls, and what it says in each state. */
+/** The page: one task at a time, its model, and what the page says in each state. */
 import './style.css';
+import { part } from './dom';
 import { EngineWorker } from './engine';
-import type { Info, Lack, Reply, Summary } from './protocol';
-import { TokenView } from './tokens';
+import type { Info, Lack, Reply, TaskName } from './protocol';
+import { watchTabs } from './tabs';
+import { Fill } from './tasks/fill';
+import { See } from './tasks/see';
+import type { Page, Task } from './tasks/task';
+import { Translate } from './tasks/translate';
+import { Write } from './tasks/write';
 
-const MODEL = new URL('models/prose/', document.baseURI).href;
-/** A screen reader gets the new text this often, not token by token. */
-const SPEAK_EVERY_MS = 3_000;
+const status = part(document, 'status');
+const progress = part<HTMLProgressElement>(document, 'progress');
+const progressText = part(document, 'progress-text');
+const adapter = part(document, 'adapter');
+const message = part(document, 'message');
+const messageText = part(document, 'message-text');
+const reload = part<HTMLButtonElement>(document, 'reload');
+const speech = part(document, 'speech');
 
-function element<T extends HTMLElement>(testId: string): T {
-  const found = document.querySelector<T>(`[data-testid="${testId}"]`);
-  if (!found) throw new Error(`the page has no ${testId}`);
-  return found;
-}
-
-const form = element<HTMLFormElement>('form');
-const status = element('status');
-const progress = element<HTMLProgressElement>('progress');
-const progressText = element('progress-text');
-const prompt = element<HTMLTextAreaElement>('prompt');
-const maxNew = element<HTMLInputElement>('max-new');
-const greedy = element<HTMLInputElement>('greedy');
-const generate = element<HTMLButtonElement>('generate');
-const stop = element<HTMLButtonElement>('stop');
-const output = element('output');
-const speed = element('speed');
-const layer = element<HTMLSelectElement>('layer');
-const adapter = element('adapter');
-const message = element('message');
-const messageText = element('message-text');
-const reload = element<HTMLButtonElement>('reload');
-const speech = element('speech');
-
-type State = 'loading' | 'ready' | 'generating' | 'done' | 'failed' | 'unsupported';
+type State = 'loading' | 'ready' | 'working' | 'done' | 'failed' | 'unsupported';
 let state: State = 'loading';
 let loaded = false;
-let seed = 0;
-let spoken = 0;
-let unspoken = '';
 
-const tokens = new TokenView(output, element('legend'), element('detail'));
+const page: Page = {
+  start(work) {
+    if (!loaded || state === 'working') return false;
+    message.hidden = true;
+    speech.textContent = '';
+    enter('working');
+    worker.send(work);
+    return true;
+  },
+  stop: () => worker.send({ kind: 'stop' }),
+  complain: (text) => say(text, false),
+  speak(text) {
+    const paragraph = document.createElement('p');
+    paragraph.textContent = text;
+    speech.append(paragraph);
+  },
+};
+
+const panel = (name: TaskName) => part(document, `panel-${name}`);
+const tasks: Record<TaskName, Task> = {
+  write: new Write(panel('write'), page),
+  translate: new Translate(panel('translate'), page),
+  fill: new Fill(panel('fill'), page),
+  see: new See(panel('see'), page),
+};
+let task: Task | undefined;
+
 const worker = new EngineWorker({
   reply: onReply,
   died: (why) => {
@@ -54,12 +64,10 @@ const worker = new EngineWorker({
 
 function enter(next: State) {
   state = next;
-  status.textContent = next;
+  status.textContent = next === 'working' ? (task?.busy ?? next) : next;
   status.dataset.state = next;
-  generate.disabled = !loaded || next === 'generating';
-  stop.disabled = next !== 'generating';
-  element('loading').hidden = next !== 'loading';
-  output.setAttribute('aria-busy', String(next === 'generating'));
+  task?.enable(loaded && next !== 'working', next === 'working');
+  part(document, 'loading').hidden = next !== 'loading';
 }
 
 /** Shows a message in place of what can't be done, with the way on where there is one. */
@@ -70,19 +78,35 @@ function say(text: string, canReload: boolean) {
 }
 
 function fail(text: string) {
-  tokens.flush();
+  task?.failed?.();
   enter('failed');
   say(text, true);
 }
 
-function load() {
+/** Loads the task's model in place of the one before, in a new worker where the old one is busy or ailing. */
+function load(restart: boolean) {
+  if (!task) return;
   message.hidden = true;
   progress.removeAttribute('value');
   progressText.textContent = '';
   adapter.textContent = '';
+  speech.textContent = '';
   loaded = false;
   enter('loading');
-  worker.restart(MODEL);
+  const base = new URL(task.model, document.baseURI).href;
+  if (restart) worker.restart(base);
+  else worker.load(base);
+}
+
+function choose(name: TaskName) {
+  if (task === tasks[name] || state === 'unsupported') {
+    return;
+  }
+  const usable = loaded && (state === 'ready' || state === 'done');
+  task?.failed?.(); // what it was doing ends here
+  task?.enable(false, false);
+  task = tasks[name];
+  load(!usable);
 }
 
 function onReply(reply: Reply) {
@@ -98,68 +122,22 @@ function onReply(reply: Reply) {
       return;
     case 'ready':
       return onReady(reply.info);
-    case 'token':
-      tokens.push(reply.token);
-      if (!reply.token.prompt) speak(reply.token.text);
-      return;
-    case 'done':
-      return onDone(reply.summary);
     case 'failed':
       return fail(`${state === 'loading' ? 'The model could not be loaded' : 'The run failed'}: ${reply.message}`);
+    case 'pong':
+      return;
+    default:
+      task?.show(reply);
+      if (reply.kind !== 'token') enter('done');
   }
 }
 
 function onReady(info: Info) {
   const { name, backend, type } = info.adapter;
   adapter.textContent = [name || 'unnamed adapter', backend, type].filter(Boolean).join(' · ');
-  const chosen = Math.min(layer.selectedIndex < 0 ? Math.floor(info.layers / 2) : layer.selectedIndex, info.layers - 1);
-  layer.replaceChildren(...Array.from({ length: info.layers }, (_, i) => new Option(`layer ${i}`, String(i))));
-  layer.selectedIndex = chosen;
-  layer.disabled = false;
-  maxNew.max = String(info.context);
   loaded = true;
-  element('text').hidden = false;
-  tokens.reset(info);
-  tokens.showLayer(chosen);
+  task?.ready(info);
   enter('ready');
-}
-
-function onDone(summary: Summary) {
-  tokens.flush();
-  speak('', true);
-  const rate = (count: number, ms: number) => (ms > 0 ? `${((1000 * count) / ms).toFixed(1)} tokens/s` : '–');
-  const parts = [
-    `prefill ${rate(summary.promptTokens, summary.prefillMs)} (${summary.promptTokens} tokens)`,
-    `decode ${rate(summary.newTokens - 1, summary.decodeMs)} (${summary.newTokens} tokens)`,
-  ];
-  if (!greedy.checked) parts.push(`seed ${seed}`);
-  if (summary.stopped) parts.push('stopped');
-  speed.textContent = parts.join(' · ');
-  enter('done');
-}
-
-function run() {
-  if (generate.disabled || !form.reportValidity()) return;
-  message.hidden = true;
-  speed.textContent = '';
-  tokens.clear();
-  spoken = performance.now();
-  unspoken = '';
-  speech.textContent = '';
-  seed = crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
-  const options = { max_new: maxNew.valueAsNumber, greedy: greedy.checked, temperature: 0.8, top_k: 40, top_p: 0.95, seed };
-  enter('generating');
-  worker.send({ kind: 'generate', prompt: prompt.value, options });
-}
-
-function speak(text: string, now = false) {
-  unspoken += text;
-  if (!unspoken || (!now && performance.now() - spoken < SPEAK_EVERY_MS)) return;
-  const part = document.createElement('p');
-  part.textContent = unspoken;
-  speech.append(part);
-  spoken = performance.now();
-  unspoken = '';
 }
 
 const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
@@ -181,22 +159,9 @@ function explain(lack: Lack): string {
   }
 }
 
-form.addEventListener('submit', (event) => {
-  event.preventDefault();
-  run();
-});
-stop.addEventListener('click', () => worker.send({ kind: 'stop' }));
-reload.addEventListener('click', load);
-layer.addEventListener('change', () => tokens.showLayer(layer.selectedIndex));
+reload.addEventListener('click', () => load(true));
 document.addEventListener('keydown', (event) => {
-  if (event.key === 'Escape' && state === 'generating') worker.send({ kind: 'stop' });
-  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) run();
+  if (event.key === 'Escape' && state === 'working') page.stop();
+  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) task?.run();
 });
-for (const example of document.querySelectorAll<HTMLButtonElement>('[data-example]')) {
-  example.addEventListener('click', () => {
-    prompt.value = example.textContent ?? '';
-    prompt.focus();
-  });
-}
-
-load();
+watchTabs(choose);

@@ -1,5 +1,8 @@
 /** What the page and the engine's worker say to each other. */
 
+/** The tasks, in the order of the page's tabs. */
+export type TaskName = 'write' | 'translate' | 'fill' | 'see';
+
 /** How to pick the next token. */
 export interface Options {
   max_new: number;
@@ -13,13 +16,22 @@ export interface Options {
 /** The loaded model, and the adapter it runs on. */
 export interface Info {
   family: string;
+  task: string;
   layers: number;
+  /** Layers that read a translation's source. */
+  encoder_layers: number;
   experts: number;
-  /** Experts that each token uses in each layer. */
+  /** Experts that each token uses in each layer, and how many of them all tokens use: the first ones. */
   active: number;
+  shared: number;
+  /** How a text writes its masks, where the model fills them. */
+  mask: string | null;
   context: number;
   adapter: { name: string; backend: string; type: string };
 }
+
+/** Head experts: `heads[layer][slot]`. */
+export type Heads = number[][];
 
 /** One token of the prompt or of the continuation. */
 export interface Token {
@@ -27,8 +39,54 @@ export interface Token {
   /** The text it adds; empty while a character is incomplete. */
   text: string;
   prompt: boolean;
-  /** The head experts it used: `heads[layer][slot]`. */
-  heads: number[][];
+  heads: Heads;
+}
+
+/** One token of a source, of a translation, or of a text with masks. */
+export interface Piece {
+  id: number;
+  /** The text it adds; nothing where it ends the text. */
+  text: string;
+  mask: boolean;
+  heads: Heads;
+  /** The experts that attend to the source of a translation. */
+  cross: Heads;
+}
+
+export interface Translation {
+  text: string;
+  /** Σ log p over the length penalty. */
+  score: number;
+  source: Piece[];
+  target: Piece[];
+}
+
+/** A token that may stand behind a mask; its text begins with a space where it begins a word. */
+export interface Candidate {
+  id: number;
+  text: string;
+  probability: number;
+}
+
+export interface Filled {
+  tokens: Piece[];
+  masks: { position: number; candidates: Candidate[] }[];
+}
+
+export interface Classification {
+  classes: { id: number; label: string; probability: number }[];
+  /** Patches of the image's side. */
+  side: number;
+  /** The class token, then the patches row by row. */
+  tokens: Heads[];
+}
+
+/** An image of one byte (grey) or three a pixel, row by row. */
+export interface Pixels {
+  width: number;
+  height: number;
+  channels: number;
+  pixels: Uint8Array;
 }
 
 /** One finished generation. */
@@ -45,17 +103,28 @@ export interface Summary {
 /** Why this browser cannot run the engine. */
 export type Lack = 'insecure' | 'webgpu' | 'adapter';
 
-export type Request =
-  | { kind: 'load'; base: string }
+/** What a task asks of the loaded model. */
+export type Work =
   | { kind: 'generate'; prompt: string; options: Options }
-  | { kind: 'stop' }
-  | { kind: 'ping' };
+  | { kind: 'translate'; text: string; options: { beams: number } }
+  | { kind: 'fill'; text: string; top: number }
+  | { kind: 'classify'; image: Pixels; top: number };
+
+/** `load` frees the model that was loaded before. */
+export type Request = Work | { kind: 'load'; base: string } | { kind: 'stop' } | { kind: 'ping' };
+
+/** What a task gets back; all but a token end the work. */
+export type Result =
+  | { kind: 'token'; token: Token }
+  | { kind: 'done'; summary: Summary }
+  | { kind: 'translated'; translation: Translation; ms: number }
+  | { kind: 'filled'; filled: Filled; ms: number }
+  | { kind: 'classified'; classification: Classification; ms: number };
 
 export type Reply =
+  | Result
   | { kind: 'unsupported'; lack: Lack }
   | { kind: 'progress'; done: number; total: number }
   | { kind: 'ready'; info: Info }
-  | { kind: 'token'; token: Token }
-  | { kind: 'done'; summary: Summary }
   | { kind: 'failed'; message: string }
   | { kind: 'pong' };

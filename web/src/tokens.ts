@@ -1,5 +1,6 @@
-/** The text, each token coloured by the head experts of one layer, and its legend. */
-import type { Info, Token } from './protocol';
+/** Tokens, each coloured by the head experts of one layer, and the legend of these. */
+import { part } from './dom';
+import type { Heads } from './protocol';
 
 /** Colours of the palette in style.css; expert 8 wears the first again, striped. */
 const COLOURS = 8;
@@ -7,36 +8,75 @@ const COLOURS = 8;
 const colourOf = (expert: number) => String(expert % COLOURS);
 const cycleOf = (expert: number) => String(Math.min(Math.floor(expert / COLOURS), 3));
 
-/** "3 and 5" */
-const list = (experts: number[]) => experts.join(' and ');
+/** "3, 5 and 7" */
+const list = (experts: number[]) => [experts.slice(0, -1).join(', '), ...experts.slice(-1)].filter(Boolean).join(' and ');
+
+/** A token to show. */
+export interface Shown {
+  id: number;
+  text: string;
+  /** What to call it where its text would not do. */
+  name?: string;
+  kind?: 'prompt' | 'mask' | 'end';
+  /** For each of the view's layers. */
+  heads: Heads;
+}
+
+/** What there is to colour by. */
+export interface Palette {
+  /** The layers, by name. */
+  layers: string[];
+  experts: number;
+  /** The first expert of the legend; those before it are not shown. */
+  first?: number;
+  /** The layer to begin with. */
+  initial: number;
+}
 
 export class TokenView {
   readonly #output: HTMLElement;
   readonly #legend: HTMLElement;
   readonly #detail: HTMLElement;
-  #tokens: { token: Token; span: HTMLElement }[] = [];
-  #pending: Token[] = [];
+  readonly #select: HTMLSelectElement;
+  #tokens: { token: Shown; span: HTMLElement }[] = [];
+  #pending: Shown[] = [];
   #frame = 0;
+  #layers: string[] = [];
   #layer = 0;
   #experts = 0;
   #only: number | undefined; // the expert picked in the legend
   #current: number | undefined; // the token picked in the text
 
-  constructor(output: HTMLElement, legend: HTMLElement, detail: HTMLElement) {
-    this.#output = output;
-    this.#legend = legend;
-    this.#detail = detail;
-    output.addEventListener('keydown', (event) => this.#onKey(event));
-    output.addEventListener('pointerover', (event) => this.#onPoint(event));
+  /** In the parts `output`, `legend`, `detail` and `layer` of an element. */
+  constructor(root: ParentNode) {
+    this.#output = part(root, 'output');
+    this.#legend = part(root, 'legend');
+    this.#detail = part(root, 'detail');
+    this.#select = part<HTMLSelectElement>(root, 'layer');
+    this.#output.addEventListener('keydown', (event) => this.#onKey(event));
+    this.#output.addEventListener('pointerover', (event) => this.#onPoint(event));
+    this.#select.addEventListener('change', () => this.#showLayer(this.#select.selectedIndex));
   }
 
-  /** A model was loaded: a legend of its experts, no text. */
-  reset(info: Info) {
-    this.#experts = info.experts;
+  /** A model was loaded. What is shown stays where it is the same model as before. */
+  reset({ layers, experts, first = 0, initial }: Palette) {
+    if (this.#experts === experts && String(this.#layers) === String(layers)) return;
+    this.#layers = layers;
+    this.#experts = experts;
     this.#only = undefined;
-    const buttons = Array.from({ length: info.experts }, (_, expert) => this.#legendButton(expert));
+    this.#select.replaceChildren(...layers.map((name, layer) => new Option(name, String(layer))));
+    this.#select.selectedIndex = this.#layer = initial;
+    this.#select.disabled = false;
+    const buttons = Array.from({ length: experts - first }, (_, index) => this.#legendButton(first + index));
     this.#legend.replaceChildren(...buttons);
     this.clear();
+  }
+
+  /** Shows these tokens in place of the others. */
+  show(tokens: Shown[]) {
+    this.clear();
+    this.#pending = tokens;
+    this.flush();
   }
 
   clear() {
@@ -50,7 +90,7 @@ export class TokenView {
   }
 
   /** Appends a token, with the others of the same frame. */
-  push(token: Token) {
+  push(token: Shown) {
     this.#pending.push(token);
     this.#frame ||= requestAnimationFrame(() => this.flush());
   }
@@ -62,9 +102,9 @@ export class TokenView {
     const atEnd = this.#output.scrollHeight - this.#output.scrollTop - this.#output.clientHeight < 40;
     for (const token of this.#pending) {
       const span = document.createElement('span');
-      span.textContent = token.text;
+      span.textContent = token.kind === 'end' ? '↵' : token.text;
       span.dataset.id = String(token.id);
-      span.dataset.prompt = String(token.prompt);
+      if (token.kind) span.dataset.kind = token.kind;
       this.#tokens.push({ token, span });
       this.#paint(token, span);
       this.#output.append(span);
@@ -74,14 +114,14 @@ export class TokenView {
     if (atEnd) this.#output.scrollTop = this.#output.scrollHeight;
   }
 
-  showLayer(layer: number) {
+  #showLayer(layer: number) {
     this.#layer = layer;
     for (const { token, span } of this.#tokens) this.#paint(token, span);
     this.#showShares();
     this.#pick(this.#current);
   }
 
-  #paint(token: Token, span: HTMLElement) {
+  #paint(token: Shown, span: HTMLElement) {
     const heads = token.heads[this.#layer] ?? [];
     const [first, second] = heads;
     setOrDelete(span, 'back', first === undefined ? undefined : colourOf(first));
@@ -89,7 +129,7 @@ export class TokenView {
     setOrDelete(span, 'line', second === undefined ? undefined : colourOf(second));
     setOrDelete(span, 'lineCycle', second === undefined ? undefined : cycleOf(second));
     span.classList.toggle('faded', this.#only !== undefined && !heads.includes(this.#only));
-    span.title = describe(token);
+    span.title = this.#describe(token);
   }
 
   #legendButton(expert: number): HTMLElement {
@@ -110,7 +150,7 @@ export class TokenView {
       for (const other of this.#legend.querySelectorAll<HTMLElement>('button')) {
         other.setAttribute('aria-pressed', String(other.dataset.expert === String(this.#only)));
       }
-      this.showLayer(this.#layer);
+      this.#showLayer(this.#layer);
     });
     return button;
   }
@@ -122,8 +162,10 @@ export class TokenView {
       for (const expert of token.heads[this.#layer] ?? []) counts[expert] = (counts[expert] ?? 0) + 1;
     }
     const total = this.#tokens.length;
-    this.#legend.querySelectorAll('.share').forEach((share, expert) => {
-      share.textContent = total ? `${Math.round((100 * (counts[expert] ?? 0)) / total)} %` : '';
+    this.#legend.querySelectorAll<HTMLElement>('button').forEach((button) => {
+      const share = button.querySelector('.share');
+      const expert = Number(button.dataset.expert);
+      if (share) share.textContent = total ? `${Math.round((100 * (counts[expert] ?? 0)) / total)} %` : '';
     });
   }
 
@@ -154,16 +196,19 @@ export class TokenView {
     picked?.span.classList.add('current');
     const heads = picked?.token.heads[this.#layer];
     this.#detail.textContent = picked
-      ? `${quote(picked.token)}: head experts ${list(heads ?? [])} in layer ${this.#layer}`
-      : 'Point at a token, or move through the text with the arrow keys.';
+      ? `${nameOf(picked.token)}: head experts ${list(heads ?? []) || 'none'} in ${this.#layers[this.#layer]}`
+      : 'Point at a token, or move through them with the arrow keys.';
+  }
+
+  #describe(token: Shown): string {
+    const layers = token.heads.map((heads, layer) => `${this.#layers[layer]}: head experts ${list(heads) || 'none'}`);
+    return [`${nameOf(token)}${token.kind === 'prompt' ? ' of the prompt' : ''}`, ...layers].join('\n');
   }
 }
 
-const quote = (token: Token) => JSON.stringify(token.text);
-
-function describe(token: Token): string {
-  const layers = token.heads.map((heads, layer) => `layer ${layer}: head experts ${list(heads)}`);
-  return [`${quote(token)}, token ${token.id}${token.prompt ? ' of the prompt' : ''}`, ...layers].join('\n');
+function nameOf({ id, text, name, kind }: Shown): string {
+  if (name) return name;
+  return kind === 'end' ? `end of the text, token ${id}` : `${JSON.stringify(text)}, token ${id}`;
 }
 
 function setOrDelete(element: HTMLElement, key: string, value: string | undefined) {

@@ -1,6 +1,6 @@
 /** The engine's thread: loads the wasm module and answers the page's requests. */
 import init, { Engine } from '../pkg/headwise.js';
-import type { Info, Lack, Options, Reply, Request, Token } from './protocol';
+import type { Info, Lack, Options, Reply, Request, Token, Work } from './protocol';
 
 let engine: Engine | undefined;
 let stopped = false;
@@ -21,14 +21,21 @@ async function load(base: string) {
   const adapter = await findAdapter();
   if ('lack' in adapter) return reply({ kind: 'unsupported', lack: adapter.lack });
   await init();
+  engine?.free();
+  engine = undefined;
   engine = await Engine.load(base, (done: number, total: number) => reply({ kind: 'progress', done, total }));
   const info: Info = JSON.parse(engine.info());
   info.adapter.name ||= adapter.name;
   reply({ kind: 'ready', info });
 }
 
-async function generate(prompt: string, options: Options) {
+function loaded(): Engine {
   if (!engine) throw new Error('no model is loaded');
+  return engine;
+}
+
+async function generate(prompt: string, options: Options) {
+  const engine = loaded();
   stopped = false;
   const start = performance.now();
   let first = start;
@@ -54,6 +61,28 @@ async function generate(prompt: string, options: Options) {
   reply({ kind: 'done', summary });
 }
 
+async function work(request: Work): Promise<void> {
+  const start = performance.now();
+  const ms = () => performance.now() - start;
+  switch (request.kind) {
+    case 'generate':
+      return generate(request.prompt, request.options);
+    case 'translate': {
+      const translation = JSON.parse(await loaded().translate(request.text, JSON.stringify(request.options)));
+      return reply({ kind: 'translated', translation, ms: ms() });
+    }
+    case 'fill': {
+      const filled = JSON.parse(await loaded().fill(request.text, request.top));
+      return reply({ kind: 'filled', filled, ms: ms() });
+    }
+    case 'classify': {
+      const { width, height, channels, pixels } = request.image;
+      const classification = JSON.parse(await loaded().classify(width, height, channels, pixels, request.top));
+      return reply({ kind: 'classified', classification, ms: ms() });
+    }
+  }
+}
+
 // A panic in wasm leaves a module that must not be called again, and a promise that never
 // settles: either way it ends as an `error` event of the worker, on which the page drops it.
 const die = (error: unknown) => {
@@ -72,14 +101,13 @@ addEventListener('message', ({ data }: MessageEvent<Request>) => {
     case 'load':
       load(data.base).catch(failed);
       break;
-    case 'generate':
-      generate(data.prompt, data.options).catch(failed);
-      break;
     case 'stop':
       stopped = true;
       break;
     case 'ping':
       reply({ kind: 'pong' });
       break;
+    default:
+      work(data).catch(failed);
   }
 });

@@ -8,7 +8,10 @@ import puppeteer from 'puppeteer-core';
 
 export const web = fileURLToPath(new URL('..', import.meta.url));
 export const dist = join(web, 'dist');
-export const model = join(web, '..', 'models', 'prose');
+
+/** A file of one of the models. */
+export const modelFile = (model, file) => readFileSync(join(web, '..', 'models', model, file));
+export const modelJson = (model, file) => JSON.parse(modelFile(model, file));
 
 /** The path of a file of the screenshots' folder. */
 export function artefact(name) {
@@ -101,6 +104,7 @@ const FIREFOX_WEBGPU = {
   'dom.webgpu.workers.enabled': true,
   'gfx.webgpu.ignore-blocklist': true,
   'gfx.webgpu.force-enabled': true,
+  'ui.prefersReducedMotion': 1, // colours change at once
 };
 
 export function launchFirefox(preferences = FIREFOX_WEBGPU) {

@@ -1,0 +1,147 @@
+//! What sparsity saves in a whole attention layer: MoH's, with some of its heads for each token, against all of them.
+//!
+//! `cargo bench --bench head_mixture` prints, for each number of heads, the counted multiply-accumulates and the median time
+//! of one run as ratios to all heads. Keys and values are projected for all tokens either way.
+
+use std::time::{Duration, Instant};
+
+use headwise::{
+    Gpu, GpuOptions, Precision, block_on,
+    internal::{
+        AttentionKernel, Buffer, CacheUse, Dimensions, ExpertChoice, HeadMixture, HeadMixtureSpec,
+        HeadMixtureWeights, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind, NormSpec, OutputBias,
+        PositionEncoding, Recorder, Router, RouterNet, RouterSpec, RouterWeights, Span, Step, Visible,
+        Weighting, Workspace, padded,
+    },
+};
+
+const WIDTH: u32 = 768;
+const HEADS: u32 = 12;
+const HEAD_DIM: u32 = 64;
+/// Tokens of an image of 14 × 14 patches.
+const TOKENS: u32 = 197;
+/// Heads that are always on, and heads kept of the others.
+const ACTIVE: [(u32, u32); 3] = [(3, 3), (3, 6), (3, 9)];
+
+struct Setup {
+    recorder: Recorder,
+    layer: HeadMixture,
+    workspace: Workspace,
+    cache: KvCache,
+    step: Step,
+}
+
+/// A matrix whose values do not matter.
+fn matrix(gpu: &Gpu, shape: MatrixShape) -> Matrix {
+    Matrix::new(gpu, "bench", shape, Precision::F16).expect("one part")
+}
+
+fn layer(gpu: &Gpu, shared: u32, routed: u32) -> HeadMixture {
+    let norm = NormSpec::before(NormKind::Layer, WIDTH, 1e-6);
+    let choice = ExpertChoice {
+        shared,
+        scale: routed as f32,
+        shared_softmax: true,
+        two_stage: true,
+        ..ExpertChoice::top_k(HEADS, routed, Weighting::SoftmaxAllRenormalised { eps: 0.0 })
+    };
+    let spec = HeadMixtureSpec {
+        norm,
+        router: RouterSpec::new(RouterNet::Linear, choice),
+        query_share: 1,
+        heads_per_expert: 1,
+        kv_heads: HEADS,
+        group: 1,
+        head_dim: HEAD_DIM,
+        kv: KvProjection::Projected,
+        position: PositionEncoding::None,
+        kernel: AttentionKernel::Softmax,
+    };
+    // Random routers, so that tokens differ in their heads.
+    let rows = choice.score_rows() * padded(WIDTH);
+    let noise: Vec<f32> =
+        (0..rows).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as f32 / 65536.0 - 0.5).collect();
+    let weight = Buffer::with_data(gpu, "router", &noise);
+    let vector = |count: u32| Buffer::new(gpu, "vector", 4 * u64::from(count));
+    HeadMixture {
+        norm: Norm {
+            spec: norm,
+            weights: Some(Buffer::with_data(gpu, "norm", &vec![1f32; 2 * WIDTH as usize])),
+        },
+        router: Some(Router { spec: spec.router, weights: RouterWeights::Linear { weight, bias: None } }),
+        weights: HeadMixtureWeights {
+            query: matrix(gpu, spec.query_shape()),
+            query_bias: Some(vector(HEADS * HEAD_DIM)),
+            kv: spec.kv_shape().map(|shape| (matrix(gpu, shape), Some(vector(shape.outputs)))),
+            values: None,
+            output: matrix(gpu, spec.output_shape()),
+            output_bias: OutputBias::Once(vector(WIDTH)),
+            relative: None,
+        },
+        spec,
+    }
+}
+
+impl Setup {
+    fn new(gpu: &Gpu, shared: u32, routed: u32) -> Self {
+        let layer = layer(gpu, shared, routed);
+        let mut dimensions = Dimensions::new(TOKENS, 1, TOKENS, 1);
+        dimensions.attention(&layer.spec);
+        let workspace = Workspace::new(gpu, &dimensions);
+        let spans: Vec<Span> =
+            (0..TOKENS).map(|position| Span { position, sequence: 0, keys: TOKENS }).collect();
+        workspace.spans.write(0, &spans.iter().map(|span| span.words()).collect::<Vec<_>>());
+        workspace.ranges.write(0, &[[0, TOKENS]]);
+        let x: Vec<f32> = (0..TOKENS * padded(WIDTH)).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
+        workspace.x.write(0, &x);
+        let step = Step {
+            tokens: TOKENS,
+            ranges: 1,
+            longest: TOKENS,
+            own: Visible::of(&spans),
+            memory: Visible::default(),
+            logit_rows: 0,
+        };
+        let cache = KvCache::new(gpu, std::iter::once(&layer.spec), 1, TOKENS, CacheUse::OneStep);
+        Self { recorder: Recorder::new(gpu), layer, workspace, cache, step }
+    }
+
+    fn time(&mut self) -> Duration {
+        let start = Instant::now();
+        let Self { recorder, layer, workspace, cache, step } = self;
+        layer.record(recorder, workspace, &cache.layers[0], step, &mut workspace.routes(TOKENS));
+        recorder.submit();
+        recorder.gpu().settle().expect("the GPU finishes");
+        start.elapsed()
+    }
+}
+
+fn main() {
+    let gpu = block_on(Gpu::new(GpuOptions::new())).expect("a GPU adapter");
+    println!("adapter: {} ({})", gpu.capabilities().name, gpu.capabilities().driver);
+    let mut setups = ACTIVE.map(|(shared, routed)| Setup::new(&gpu, shared, routed));
+    let mut times = ACTIVE.map(|_| Vec::new());
+    // Interleaved rounds, the first to warm up.
+    for round in 0..16 {
+        for (setup, times) in setups.iter_mut().zip(&mut times) {
+            let time = setup.time();
+            if round > 0 {
+                times.push(time);
+            }
+        }
+    }
+    let medians = times.map(|mut times| {
+        times.sort();
+        times[times.len() / 2].as_secs_f64()
+    });
+    let macs = setups.each_ref().map(|setup| setup.recorder.counters().macs as f64);
+    for (index, (shared, routed)) in ACTIVE.into_iter().enumerate() {
+        println!(
+            "{shared} + {routed} of {HEADS} heads, {TOKENS} tokens: {:.2} of the multiply-accumulates, {:.2} of the time \
+             ({:.1} ms)",
+            macs[index] / macs[2],
+            medians[index] / medians[2],
+            1e3 * medians[index],
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! Sequences that go on from others' keys and values.
+
+use super::{Access, AttentionShape, Kernel, shaders};
+use crate::gpu::{Buffer, Dispatch, Recorder};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "cache_reorder",
+    source: shaders::CACHE_REORDER,
+    bindings: &[Access::Read, Access::Read, Access::Write],
+};
+
+uniform! {
+    struct Params {
+        quads: u32,
+        positions: u32,
+        capacity: u32,
+        sequences: u32,
+    }
+}
+
+/// `to[s][p] = from[parents[s]][p]` for the first `positions` positions.
+pub struct CacheReorder<'a> {
+    pub shape: AttentionShape,
+    /// `[sequences]` u32
+    pub parents: &'a Buffer,
+    pub from: &'a Buffer,
+    pub to: &'a Buffer,
+    pub positions: u32,
+}
+
+impl CacheReorder<'_> {
+    pub fn record(&self, recorder: &mut Recorder) {
+        let AttentionShape { capacity, sequences, .. } = self.shape;
+        let quads = self.shape.cache_row() / 4;
+        recorder.dispatch(
+            &Params { quads, positions: self.positions, capacity, sequences },
+            Dispatch {
+                kernel: &KERNEL,
+                constants: &[],
+                buffers: &[self.parents, self.from, self.to],
+                groups: [(quads * self.positions).div_ceil(64), sequences, 1],
+                macs: 0,
+            },
+        );
+    }
+}

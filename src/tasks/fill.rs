@@ -1,0 +1,154 @@
+//! Masked language modelling: a text with masks in, the likeliest tokens behind each out.
+
+use serde::Serialize;
+
+use super::{
+    Model, TokenRoutes,
+    session::{Session, SessionLayout},
+};
+use crate::{Error, Result, models::Task, ops::MAX_TOP_LOGITS};
+
+/// A token that may stand behind a mask.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Candidate {
+    /// Its id.
+    pub id: u32,
+    /// Its text; empty when filling ids.
+    pub text: String,
+    /// How likely it is.
+    pub probability: f32,
+}
+
+/// A mask and what may stand behind it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FilledMask {
+    /// Its place among the ids.
+    pub position: usize,
+    /// The likeliest first.
+    pub candidates: Vec<Candidate>,
+}
+
+/// What a model says of one text.
+#[derive(Clone, Debug, Serialize)]
+pub struct Filled {
+    /// The ids that the model read, an end token last.
+    pub ids: Vec<u32>,
+    /// Every mask, from left to right.
+    pub masks: Vec<FilledMask>,
+    /// The experts that each token chose.
+    #[serde(skip)]
+    pub routes: Vec<TokenRoutes>,
+}
+
+impl Model {
+    /// The `top` likeliest tokens behind each mask of a text. The mask is written as the tokenizer has it, often
+    /// `[MASK]`.
+    ///
+    /// # Errors
+    /// A model that fills no masks, a text without a mask or longer than the model's context, `top` outside 1 to 16, and
+    /// what the GPU reports.
+    #[cfg(feature = "tokenizer")]
+    pub async fn fill(&self, text: &str, top: usize) -> Result<Filled> {
+        let Task::FillMask { mask, end } = self.task else { return Err(self.wrong_task("fill")) };
+        let tokenizer = self.tokenizer()?;
+        let mut ids = tokenizer.encode(text)?;
+        if !ids.contains(&mask) {
+            let mask = tokenizer.token(mask).unwrap_or_else(|| format!("token {mask}"));
+            return Err(Error::argument("text", "no mask", format!("{mask} at least once")));
+        }
+        if ids.last() != Some(&end) {
+            ids.push(end);
+        }
+        let mut filled = self.fill_ids(&[&ids], top).await?.remove(0);
+        for candidate in filled.masks.iter_mut().flat_map(|mask| &mut mask.candidates) {
+            candidate.text = tokenizer.decode(&[candidate.id])?;
+        }
+        Ok(filled)
+    }
+
+    /// The `top` likeliest tokens behind each mask of a batch of sequences, which end as the model wants them to.
+    ///
+    /// # Errors
+    /// As [`Model::fill`], and an id outside the vocabulary.
+    pub async fn fill_ids(&self, sequences: &[&[u32]], top: usize) -> Result<Vec<Filled>> {
+        let Task::FillMask { mask, .. } = self.task else { return Err(self.wrong_task("fill")) };
+        self.check_prompts(sequences)?;
+        let most = MAX_TOP_LOGITS.min(self.info().vocab) as usize;
+        if !(1..=most).contains(&top) {
+            return Err(Error::argument("top", top, format!("1 to {most}")));
+        }
+        let masks_of = |ids: &[u32]| -> Vec<usize> { (0..ids.len()).filter(|&i| ids[i] == mask).collect() };
+        if let Some(index) = sequences.iter().position(|ids| masks_of(ids).is_empty()) {
+            return Err(Error::argument("text", format!("no mask in text {index}"), "at least one mask"));
+        }
+        let mut results = Vec::with_capacity(sequences.len());
+        for batch in packed(sequences, BATCH_TOKENS) {
+            let masks: Vec<Vec<usize>> = batch.iter().map(|ids| masks_of(ids)).collect();
+            let starts = batch.iter().scan(0, |next, ids| {
+                let start = *next;
+                *next += ids.len();
+                Some(start)
+            });
+            let starts: Vec<usize> = starts.collect();
+            let rows: Vec<u32> = starts
+                .iter()
+                .zip(&masks)
+                .flat_map(|(start, masks)| masks.iter().map(move |mask| (start + mask) as u32))
+                .collect();
+            let runs: Vec<(u32, &[u32])> = (0..).zip(batch.iter().copied()).collect();
+            let layout = SessionLayout {
+                sequences: batch.len() as u32,
+                capacity: batch.iter().map(|ids| ids.len()).max().unwrap_or(0) as u32,
+                step_tokens: batch.iter().map(|ids| ids.len()).sum::<usize>() as u32,
+                logit_rows: rows.len() as u32,
+            };
+            let mut session = Session::new(&self.gpu, &self.transformer, layout)?;
+            session.forward(&runs, &rows)?;
+            session.top(top as u32);
+            let (tops, routes) = session.read_top(top as u32).await?;
+            let mut tops = tops.into_iter();
+            for ((ids, masks), start) in batch.iter().zip(masks).zip(starts) {
+                let filled = masks.into_iter().zip(tops.by_ref());
+                results.push(Filled {
+                    ids: ids.to_vec(),
+                    masks: filled
+                        .map(|(position, top)| FilledMask { position, candidates: named(top) })
+                        .collect(),
+                    routes: (start..start + ids.len()).map(|token| routes.token(token)).collect(),
+                });
+            }
+        }
+        Ok(results)
+    }
+
+    /// The error for a task that this model is not for.
+    pub(super) fn wrong_task(&self, wanted: &str) -> Error {
+        let found = format!("one for the task {}", self.task.name());
+        Error::argument("model", found, format!("one for the task {wanted}"))
+    }
+}
+
+/// Tokens of one step.
+const BATCH_TOKENS: usize = 1024;
+
+fn named(top: Vec<(u32, f32)>) -> Vec<Candidate> {
+    let candidate = |(id, log): (u32, f32)| Candidate { id, text: String::new(), probability: log.exp() };
+    top.into_iter().map(candidate).collect()
+}
+
+/// Whole sequences in batches of at most `tokens` tokens, or one sequence.
+pub(super) fn packed<'a>(sequences: &[&'a [u32]], tokens: usize) -> Vec<Vec<&'a [u32]>> {
+    let mut batches: Vec<Vec<&[u32]>> = Vec::new();
+    let mut room = 0;
+    for ids in sequences {
+        match batches.last_mut().filter(|_| ids.len() <= room) {
+            Some(batch) => batch.push(ids),
+            None => {
+                batches.push(vec![ids]);
+                room = tokens;
+            }
+        }
+        room = room.saturating_sub(ids.len());
+    }
+    batches
+}

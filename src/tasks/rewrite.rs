@@ -1,0 +1,134 @@
+//! What the tasks that only rewrite files share: writing a model folder through small buffers, and the report.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    Error, Result,
+    models::CONFIG_FILE,
+    weights::{
+        Checkpoint, Dtype, NewFolder, SafetensorsWriter, Source, TensorInfo, TensorPlan, WEIGHTS_FILE,
+    },
+};
+
+/// A tokenizer in a model folder.
+pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
+/// The largest `tokenizer.json` that is copied, and that loading reads.
+pub(super) const MAX_TOKENIZER: u64 = 128 << 20;
+
+/// A model folder that was written.
+#[derive(Clone, Debug, Serialize)]
+pub struct WrittenModel {
+    /// The folder.
+    pub folder: String,
+    /// The names of its files.
+    pub files: Vec<String>,
+    /// Tensors in `model.safetensors`.
+    pub tensors: usize,
+    /// Weights in all.
+    pub parameters: u64,
+    /// The content of `config.json`.
+    pub config: Value,
+    /// What is worth knowing about the result.
+    pub notes: Vec<String>,
+}
+
+/// Called with the bytes written so far and in all.
+pub(super) type Progress<'a> = Box<dyn FnMut(u64, u64) + 'a>;
+
+/// A model folder while it is written. It appears when it is complete; after an error nothing is left of it.
+pub(super) struct ModelWriter<'a> {
+    // Before `folder`: a file is closed before its folder is removed.
+    weights: SafetensorsWriter,
+    folder: NewFolder,
+    report: WrittenModel,
+    done: u64,
+    total: u64,
+    progress: Progress<'a>,
+}
+
+impl<'a> ModelWriter<'a> {
+    /// Starts the folder and the weights, of which names, types and shapes are known.
+    pub fn create(out: &Path, tensors: &[TensorPlan], progress: Option<Progress<'a>>) -> Result<Self> {
+        let folder = NewFolder::create(out)?;
+        let weights = SafetensorsWriter::create(&folder.path(WEIGHTS_FILE), tensors)?;
+        let elements = |tensor: &TensorPlan| tensor.shape.iter().map(|&d| d as u64).product::<u64>();
+        let report = WrittenModel {
+            folder: out.display().to_string(),
+            files: vec![CONFIG_FILE.to_owned(), WEIGHTS_FILE.to_owned()],
+            tensors: tensors.len(),
+            parameters: tensors.iter().map(elements).sum(),
+            config: Value::Null,
+            notes: Vec::new(),
+        };
+        let total = tensors.iter().filter_map(TensorPlan::bytes).map(|bytes| bytes as u64).sum();
+        let mut progress = progress.unwrap_or_else(|| Box::new(|_, _| {}));
+        progress(0, total);
+        Ok(Self { weights, folder, report, done: 0, total, progress })
+    }
+
+    /// Writes the next bytes of the tensor `name`.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.weights.write(name, bytes)?;
+        self.done += bytes.len() as u64;
+        (self.progress)(self.done, self.total);
+        Ok(())
+    }
+
+    /// Writes all of `tensor` as the next bytes of the tensor `name`.
+    pub async fn copy(
+        &mut self,
+        name: &str,
+        source: &Source,
+        checkpoint: &Checkpoint,
+        tensor: &TensorInfo,
+    ) -> Result<()> {
+        let mut stream = checkpoint.stream(source, vec![tensor]);
+        while let Some(chunk) = stream.next().await? {
+            self.write(name, chunk.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Adds `tokenizer.json`.
+    pub fn tokenizer(&mut self, json: &[u8]) -> Result<()> {
+        self.report.files.push(TOKENIZER_FILE.to_owned());
+        self.folder.write(TOKENIZER_FILE, json)
+    }
+
+    /// Adds a note to the report.
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.report.notes.push(note.into());
+    }
+
+    /// Adds `config.json` and gives the folder its name.
+    pub fn finish(mut self, config: &impl Serialize) -> Result<WrittenModel> {
+        let text = serde_json::to_value(config)
+            .and_then(|value| Ok((value, serde_json::to_string_pretty(config)? + "\n")))
+            .map_err(|e| Error::bad_file(CONFIG_FILE, "JSON", e, "a config that can be written"));
+        let (value, text) = text?;
+        self.report.config = value;
+        self.weights.finish()?;
+        self.folder.write(CONFIG_FILE, text.as_bytes())?;
+        self.folder.finish()?;
+        Ok(self.report)
+    }
+}
+
+/// The type of a tensor that can be read; the checkpoint has checked that.
+pub(super) fn dtype(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Dtype> {
+    let field = || format!("tensor {}, dtype", tensor.name);
+    Dtype::of(tensor.stored)
+        .ok_or_else(|| Error::bad_file(checkpoint.path(tensor), field(), tensor.stored, "F32, F16 or BF16"))
+}
+
+/// The name of a type in a config.
+pub(super) fn torch_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "float32",
+        Dtype::F16 => "float16",
+        Dtype::Bf16 => "bfloat16",
+    }
+}

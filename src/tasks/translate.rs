@@ -1,0 +1,322 @@
+//! Translation: texts in, texts out, greedily or by beam search.
+
+use super::{
+    Cancel, Logits, Model, TokenRoutes,
+    fill::packed,
+    translation::{Row, TargetLayout, TranslationSession},
+};
+use crate::{Error, Result, models::Task, ops::MAX_TOP_LOGITS};
+
+/// How to translate.
+#[derive(Clone, Debug)]
+pub struct Translate {
+    beams: usize,
+    length_penalty: f64,
+    max_new: usize,
+    batch: usize,
+    cancel: Cancel,
+}
+
+impl Default for Translate {
+    /// Greedy, at most 96 tokens, 16 texts at once; length penalty 0.6 when there are beams.
+    fn default() -> Self {
+        Self { beams: 1, length_penalty: 0.6, max_new: 96, batch: 16, cancel: Cancel::default() }
+    }
+}
+
+impl Translate {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Hypotheses that grow side by side; 1 is greedy. MoA's paper takes 4.
+    pub fn beams(mut self, beams: usize) -> Self {
+        self.beams = beams;
+        self
+    }
+
+    /// The exponent `a` of the length penalty: a finished translation of `n` tokens, its end counted, scores
+    /// `Σ log p / ((5 + n) / 6)^a` (Wu et al. 2016, arXiv 1609.08144).
+    pub fn length_penalty(mut self, exponent: f64) -> Self {
+        self.length_penalty = exponent;
+        self
+    }
+
+    /// Tokens of a translation at the most.
+    pub fn max_new(mut self, tokens: usize) -> Self {
+        self.max_new = tokens;
+        self
+    }
+
+    /// Texts worked on at once.
+    pub fn batch(mut self, texts: usize) -> Self {
+        self.batch = texts;
+        self
+    }
+
+    /// Lets another thread or handler stop the translation.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        let most = MAX_TOP_LOGITS as usize / 2;
+        if !(1..=most).contains(&self.beams) {
+            return Err(Error::argument("beams", self.beams, format!("1 to {most}")));
+        }
+        if !self.length_penalty.is_finite() {
+            return Err(Error::argument("length penalty", self.length_penalty, "a number"));
+        }
+        for (name, value) in [("max new tokens", self.max_new), ("batch", self.batch)] {
+            if value == 0 {
+                return Err(Error::argument(name, 0, "at least 1"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A translated text.
+#[derive(Clone, Debug)]
+pub struct Translation {
+    /// The ids of the translation, its end token last unless it was cut off.
+    pub ids: Vec<u32>,
+    /// Its text; empty when translating ids.
+    pub text: String,
+    /// Its score: the sum of log-probabilities, divided by the length penalty.
+    pub score: f64,
+    /// The ids of the source, its end token last.
+    pub source_ids: Vec<u32>,
+    /// The experts that each token of the source chose.
+    pub source_routes: Vec<TokenRoutes>,
+    /// The experts chosen on the way to each id of the translation.
+    pub routes: Vec<TokenRoutes>,
+}
+
+impl Model {
+    /// Translates texts. `progress` is told how many are done, and of how many.
+    ///
+    /// # Errors
+    /// A model that does not translate, a text longer than the model's context, options out of range,
+    /// [`Error::Cancelled`], and what the GPU reports.
+    #[cfg(feature = "tokenizer")]
+    pub async fn translate(
+        &self,
+        texts: &[&str],
+        options: &Translate,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Vec<Translation>> {
+        let Task::Translate { start, end } = self.task else { return Err(self.wrong_task("translate")) };
+        let tokenizer = self.tokenizer()?;
+        let encode = |text: &&str| -> Result<Vec<u32>> {
+            let mut ids = tokenizer.encode(text)?;
+            if ids.last() != Some(&end) {
+                ids.push(end);
+            }
+            Ok(ids)
+        };
+        let sources: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_>>()?;
+        let sources: Vec<&[u32]> = sources.iter().map(Vec::as_slice).collect();
+        let mut translations = self.translate_ids(&sources, options, progress).await?;
+        for translation in &mut translations {
+            let plain: Vec<u32> =
+                translation.ids.iter().copied().filter(|id| *id != start && *id != end).collect();
+            translation.text = tokenizer.decode(&plain)?;
+        }
+        Ok(translations)
+    }
+
+    /// Translates token sequences, which end as the model wants them to.
+    ///
+    /// # Errors
+    /// As [`Model::translate`], and an id outside the vocabulary.
+    pub async fn translate_ids(
+        &self,
+        sources: &[&[u32]],
+        options: &Translate,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Vec<Translation>> {
+        let (Task::Translate { start, end }, Some(encoder)) = (&self.task, &self.transformer.spec.encoder)
+        else {
+            return Err(self.wrong_task("translate"));
+        };
+        options.check()?;
+        self.check_prompts(sources)?;
+        self.check_ids(sources)?;
+        let vocab = self.info().vocab;
+        // Texts of like length run together, so that few rows are left over at the end of a batch.
+        let mut order: Vec<usize> = (0..sources.len()).collect();
+        order.sort_by_key(|&index| sources[index].len());
+        let sorted: Vec<&[u32]> = order.iter().map(|&index| sources[index]).collect();
+        let capacity = (self.info().context as usize).min(options.max_new) as u32;
+        let beams = options.beams as u32;
+        let layout = TargetLayout { beams, capacity, step_tokens: 1 };
+        let mut results: Vec<Option<Translation>> = vec![None; sources.len()];
+        let mut done = 0;
+        progress(done, sources.len());
+        let batches = packed(&sorted, SOURCE_TOKENS);
+        for batch in batches.iter().flat_map(|batch| batch.chunks(options.batch)) {
+            let (mut session, read) =
+                TranslationSession::read(&self.gpu, &self.transformer, encoder, batch, layout).await?;
+            let mut searches: Vec<Search> =
+                (0..).map(|source| Search::new(source, *start, *end, options)).take(batch.len()).collect();
+            for _ in 0..capacity {
+                if options.cancel.is_cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                let rows: Vec<Row> = searches.iter().flat_map(Search::rows).collect();
+                if rows.is_empty() {
+                    break;
+                }
+                // Greedy search looks at the best token alone.
+                let n = if beams == 1 { 1 } else { 2 * beams };
+                let found = session.step(&rows, n.min(vocab)).await?;
+                let mut parents: Vec<u32> = (0..batch.len() as u32 * beams).collect();
+                let mut row = 0;
+                for search in &mut searches {
+                    let live = search.live.len();
+                    let routes = (row..row + live).map(|row| found.routes.token(row)).collect();
+                    search.advance(&found.top[row..row + live], routes, &mut parents);
+                    row += live;
+                }
+                session.reorder(&parents);
+            }
+            tracing::debug!(counters = ?session.counters(), "translated a batch");
+            let mut token = 0;
+            for (source, search) in batch.iter().zip(searches) {
+                let routes = (token..token + source.len()).map(|token| read.token(token)).collect();
+                token += source.len();
+                results[order[done]] = Some(search.finish(source, routes));
+                done += 1;
+            }
+            progress(done, sources.len());
+        }
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Logits and routes of a target that is given, `target` starting with the model's start token.
+    ///
+    /// # Errors
+    /// A model that does not translate, sequences that are empty, too long or hold an id outside the vocabulary, and what
+    /// the GPU reports.
+    pub async fn translation_logits(&self, source: &[u32], target: &[u32]) -> Result<TranslationLogits> {
+        let (Task::Translate { .. }, Some(encoder)) = (&self.task, &self.transformer.spec.encoder) else {
+            return Err(self.wrong_task("translate"));
+        };
+        self.check_prompts(&[source, target])?;
+        self.check_ids(&[source, target])?;
+        let vocab = self.info().vocab;
+        let capacity = target.len() as u32;
+        let layout = TargetLayout { beams: 1, capacity, step_tokens: capacity };
+        let (mut session, read) =
+            TranslationSession::read(&self.gpu, &self.transformer, encoder, &[source], layout).await?;
+        let (values, routes) = session.follow(target).await?;
+        let routes = (0..target.len()).map(|token| routes.token(token)).collect();
+        Ok(TranslationLogits {
+            target: Logits { vocab: vocab as usize, values, routes },
+            source_routes: (0..source.len()).map(|token| read.token(token)).collect(),
+        })
+    }
+}
+
+/// A source and what follows when its target is given.
+#[derive(Clone, Debug)]
+pub struct TranslationLogits {
+    /// Of each token of the target: what may follow it, and the experts it chose.
+    pub target: Logits,
+    /// The experts that each token of the source chose.
+    pub source_routes: Vec<TokenRoutes>,
+}
+
+/// Tokens of the sources of one batch.
+const SOURCE_TOKENS: usize = 2048;
+
+/// The search for one text's translation.
+struct Search {
+    source: u32,
+    start: u32,
+    end: u32,
+    beams: usize,
+    length_penalty: f64,
+    /// Hypotheses that grow, the best first.
+    live: Vec<Hypothesis>,
+    finished: Vec<Hypothesis>,
+}
+
+/// The beginning of a translation, or a whole one.
+#[derive(Clone, Default)]
+struct Hypothesis {
+    ids: Vec<u32>,
+    /// Σ log p; of a finished one divided by the length penalty.
+    score: f64,
+    routes: Vec<TokenRoutes>,
+}
+
+impl Search {
+    fn new(source: u32, start: u32, end: u32, options: &Translate) -> Self {
+        let Translate { beams, length_penalty, .. } = *options;
+        let live = vec![Hypothesis::default()];
+        Self { source, start, end, beams, length_penalty, live, finished: Vec::new() }
+    }
+
+    /// The rows of the next step.
+    fn rows(&self) -> impl Iterator<Item = Row> {
+        let first = self.source * self.beams as u32;
+        (first..).zip(&self.live).map(|(sequence, hypothesis)| {
+            let token = hypothesis.ids.last().copied().unwrap_or(self.start);
+            Row { sequence, source: self.source, token }
+        })
+    }
+
+    fn penalised(&self, hypothesis: &Hypothesis) -> f64 {
+        hypothesis.score / ((5.0 + hypothesis.ids.len() as f64) / 6.0).powf(self.length_penalty)
+    }
+
+    /// Grows every hypothesis by the tokens found for it: of the best `2 · beams` continuations, those that end are
+    /// finished, and the best others go on.
+    fn advance(&mut self, top: &[Vec<(u32, f32)>], routes: Vec<TokenRoutes>, parents: &mut [u32]) {
+        let mut grown: Vec<(usize, u32, f64)> = Vec::new();
+        for (parent, (hypothesis, top)) in self.live.iter().zip(top).enumerate() {
+            grown.extend(top.iter().map(|&(id, log)| (parent, id, hypothesis.score + f64::from(log))));
+        }
+        grown.sort_by(|a, b| b.2.total_cmp(&a.2));
+        let first = self.source as usize * self.beams;
+        let mut next = Vec::new();
+        for (parent, id, score) in grown.into_iter().take(2 * self.beams) {
+            if id != self.end && next.len() == self.beams {
+                continue;
+            }
+            let mut hypothesis = self.live[parent].clone();
+            hypothesis.ids.push(id);
+            hypothesis.routes.push(routes[parent].clone());
+            hypothesis.score = score;
+            if id == self.end {
+                hypothesis.score = self.penalised(&hypothesis);
+                self.finished.push(hypothesis);
+            } else {
+                parents[first + next.len()] = (first + parent) as u32;
+                next.push(hypothesis);
+            }
+        }
+        self.live = next;
+        if self.finished.len() >= self.beams {
+            self.live.clear();
+        }
+    }
+
+    fn finish(mut self, source: &[u32], source_routes: Vec<TokenRoutes>) -> Translation {
+        if self.finished.is_empty() {
+            let scores: Vec<f64> = self.live.iter().map(|hypothesis| self.penalised(hypothesis)).collect();
+            self.live.iter_mut().zip(scores).for_each(|(hypothesis, score)| hypothesis.score = score);
+            self.finished = std::mem::take(&mut self.live);
+        }
+        let best = self
+            .finished
+            .into_iter()
+            .reduce(|best, other| if other.score > best.score { other } else { best });
+        let Hypothesis { ids, score, routes } = best.unwrap_or_default();
+        Translation { ids, text: String::new(), score, source_ids: source.to_vec(), source_routes, routes }
+    }
+}

@@ -1,0 +1,231 @@
+//! One batch of translations on the GPU: the sources are read once, then targets grow step by step.
+
+use std::sync::Arc;
+
+use super::{
+    Routes,
+    session::{ranked, route_ranges},
+};
+use crate::{
+    Result,
+    gpu::{Counters, Gpu, Recorder},
+    layers::{CacheUse, KvCache, Step, Visible, Workspace},
+    models::{StackSpec, Transformer},
+    ops::{Span, TopLogits, padded},
+};
+
+/// A hypothesis that grows in a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    /// Its place in the cache, `source · beams + …`.
+    pub sequence: u32,
+    pub source: u32,
+    /// The token it reads now.
+    pub token: u32,
+}
+
+/// How targets are laid out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TargetLayout {
+    /// Hypotheses of each source.
+    pub beams: u32,
+    /// Tokens of a target.
+    pub capacity: u32,
+    /// Tokens of a step, if more than one for each hypothesis.
+    pub step_tokens: u32,
+}
+
+/// What a step found for each row: the likeliest tokens with their log-probabilities, and the choices it made.
+pub(super) struct Found {
+    pub top: Vec<Vec<(u32, f32)>>,
+    pub routes: Routes,
+}
+
+/// One batch of sources and the targets that grow from them.
+pub(super) struct TranslationSession {
+    transformer: Arc<Transformer>,
+    recorder: Recorder,
+    workspace: Workspace,
+    reading: KvCache,
+    memory: KvCache,
+    cache: KvCache,
+    /// Where the cache goes when hypotheses change places.
+    spare: Option<KvCache>,
+    source_lengths: Vec<u32>,
+    /// The position that the next step fills.
+    position: u32,
+}
+
+impl TranslationSession {
+    /// Plans the memory, allocates it, and reads the sources; returns their tokens' choices.
+    ///
+    /// # Errors
+    /// As [`Session::new`](super::session::Session::new), and what the GPU reports.
+    pub async fn read(
+        gpu: &Gpu,
+        transformer: &Arc<Transformer>,
+        encoder: &StackSpec,
+        sources: &[&[u32]],
+        layout: TargetLayout,
+    ) -> Result<(Self, Routes)> {
+        let TargetLayout { beams, capacity, step_tokens } = layout;
+        let spec = &transformer.spec;
+        let count = sources.len() as u32;
+        let tokens: u32 = sources.iter().map(|ids| ids.len() as u32).sum();
+        let longest = sources.iter().map(|ids| ids.len() as u32).max().unwrap_or(0);
+        let rows = count * beams;
+        let steps = rows.max(step_tokens);
+        let dimensions = spec.dimensions(tokens.max(steps), rows, longest.max(capacity), steps);
+        dimensions.check(gpu)?;
+        let kept = |sequences, capacity| {
+            KvCache::bytes(spec.stack.attentions(), sequences, capacity, CacheUse::Kept)
+        };
+        let copies = if beams > 1 { 2 } else { 1 };
+        let need = dimensions.bytes(gpu)
+            + KvCache::bytes(encoder.attentions(), count, longest, CacheUse::OneStep)
+            + KvCache::bytes(spec.stack.cross_attentions(), count, longest, CacheUse::Kept)
+            + copies * kept(rows, capacity);
+        gpu.plan(&format!("translating {count} texts at once"), need)?;
+        let own = || KvCache::new(gpu, spec.stack.attentions(), rows, capacity, CacheUse::Kept);
+        let mut session = Self {
+            recorder: Recorder::new(gpu),
+            workspace: Workspace::new(gpu, &dimensions),
+            reading: KvCache::new(gpu, encoder.attentions(), count, longest, CacheUse::OneStep),
+            memory: KvCache::new(gpu, spec.stack.cross_attentions(), count, longest, CacheUse::Kept),
+            cache: own(),
+            spare: (beams > 1).then(own),
+            transformer: Arc::clone(transformer),
+            source_lengths: sources.iter().map(|ids| ids.len() as u32).collect(),
+            position: 0,
+        };
+        gpu.check("allocating a translation")?;
+        let step = session.encode(sources);
+        let ranges = route_ranges(&session.workspace, encoder, &step);
+        let read = session.recorder.submit_and_read(&ranges).wait("reading sources").await?;
+        Ok((session, Routes::new(encoder, tokens as usize, &read)))
+    }
+
+    fn encode(&mut self, sources: &[&[u32]]) -> Step {
+        let ids: Vec<u32> = sources.concat();
+        let mut spans = Vec::with_capacity(ids.len());
+        let mut ranges = Vec::with_capacity(sources.len());
+        for (sequence, source) in (0..).zip(sources) {
+            let keys = source.len() as u32;
+            ranges.push([spans.len() as u32, keys]);
+            spans.extend((0..keys).map(|position| Span { position, sequence, keys }));
+        }
+        let step = Step {
+            tokens: ids.len() as u32,
+            ranges: ranges.len() as u32,
+            longest: ranges.iter().map(|[_, count]| *count).max().unwrap_or(0),
+            own: Visible::of(&spans),
+            memory: Visible::default(),
+            logit_rows: 0,
+        };
+        let workspace = &self.workspace;
+        workspace.ids.write(0, &ids);
+        workspace.spans.write(0, &words(&spans));
+        workspace.ranges.write(0, &ranges);
+        let (recorder, transformer) = (&mut self.recorder, &self.transformer);
+        transformer.record_encoder(recorder, workspace, &self.reading, &self.memory, &workspace.ids, &step);
+        step
+    }
+
+    /// Feeds every row its token, at the next position, and finds the `n` likeliest tokens to follow.
+    pub async fn step(&mut self, rows: &[Row], n: u32) -> Result<Found> {
+        let placed: Vec<(Row, u32)> = rows.iter().map(|&row| (row, self.position)).collect();
+        self.position += 1;
+        let step = self.record(&placed);
+        let Workspace { logits, top_ids: ids, top_values: values, .. } = &self.workspace;
+        let (count, vocab) = (step.logit_rows, self.transformer.spec.outputs);
+        TopLogits { logits, ids, values, rows: count, vocab, n }.record(&mut self.recorder);
+        let stack = &self.transformer.spec.stack;
+        let bytes = 4 * u64::from(count) * u64::from(n);
+        let mut ranges = vec![(ids, 0, bytes), (values, 0, bytes)];
+        ranges.extend(route_ranges(&self.workspace, stack, &step));
+        let read = self.recorder.submit_and_read(&ranges).wait("translating").await?;
+        let (top, routes) = read.split_at(2 * bytes as usize);
+        Ok(Found { top: ranked(top, n as usize), routes: Routes::new(stack, rows.len(), routes) })
+    }
+
+    /// Feeds the first source's target a run of tokens at once; returns logits `[tokens, vocab]` and choices.
+    pub async fn follow(&mut self, target: &[u32]) -> Result<(Vec<f32>, Routes)> {
+        let rows = (self.position..).zip(target);
+        let placed: Vec<(Row, u32)> =
+            rows.map(|(position, &token)| (Row { sequence: 0, source: 0, token }, position)).collect();
+        self.position += target.len() as u32;
+        let step = self.record(&placed);
+        let (vocab, row) = (self.transformer.spec.outputs, padded(self.transformer.spec.outputs) as usize);
+        let bytes = 4 * u64::from(step.logit_rows) * row as u64;
+        let mut ranges = vec![(&self.workspace.logits, 0, bytes)];
+        let stack = &self.transformer.spec.stack;
+        ranges.extend(route_ranges(&self.workspace, stack, &step));
+        let read = self.recorder.submit_and_read(&ranges).wait("reading logits").await?;
+        let (logits, routes) = read.split_at(bytes as usize);
+        let logits: Vec<f32> = bytemuck::pod_collect_to_vec(logits);
+        let logits = logits.chunks(row).flat_map(|row| row[..vocab as usize].iter().copied()).collect();
+        Ok((logits, Routes::new(stack, target.len(), routes)))
+    }
+
+    /// Records a step over rows and their positions, those of one sequence together; all want logits.
+    fn record(&mut self, rows: &[(Row, u32)]) -> Step {
+        let own: Vec<Span> =
+            rows.iter().map(|(row, position)| Span::causal(*position, row.sequence)).collect();
+        let memory: Vec<Span> = rows
+            .iter()
+            .map(|&(row, position)| {
+                let keys = self.source_lengths[row.source as usize];
+                Span { position, sequence: row.source, keys }
+            })
+            .collect();
+        let runs = rows.chunk_by(|(a, _), (b, _)| a.sequence == b.sequence);
+        let ranges: Vec<[u32; 2]> = runs
+            .scan(0, |next, run| {
+                let first = *next;
+                *next += run.len() as u32;
+                Some([first, run.len() as u32])
+            })
+            .collect();
+        let count = rows.len() as u32;
+        let step = Step {
+            tokens: count,
+            ranges: ranges.len() as u32,
+            longest: ranges.iter().map(|[_, count]| *count).max().unwrap_or(0),
+            own: Visible::of(&own),
+            memory: Visible::of(&memory),
+            logit_rows: count,
+        };
+        let workspace = &self.workspace;
+        workspace.ids.write(0, &rows.iter().map(|(row, _)| row.token).collect::<Vec<_>>());
+        workspace.spans.write(0, &words(&own));
+        workspace.memory_spans.write(0, &words(&memory));
+        workspace.ranges.write(0, &ranges);
+        workspace.logit_rows.write(0, &(0..count).collect::<Vec<_>>());
+        let (recorder, transformer) = (&mut self.recorder, &self.transformer);
+        let (cache, memory) = (&self.cache, Some(&self.memory));
+        transformer.record(recorder, workspace, cache, memory, &workspace.ids, &step);
+        step
+    }
+
+    /// Lets each sequence of the cache go on from another's: `parents` names one for every sequence.
+    pub fn reorder(&mut self, parents: &[u32]) {
+        let Some(spare) = &mut self.spare else { return };
+        if parents.iter().enumerate().all(|(sequence, parent)| sequence as u32 == *parent) {
+            return;
+        }
+        self.workspace.parents.write(0, parents);
+        let specs = self.transformer.spec.stack.attentions();
+        self.cache.reorder(&mut self.recorder, specs, &self.workspace.parents, self.position, spare);
+        // The next reordering writes other parents.
+        self.recorder.submit();
+    }
+
+    /// Exact counts of everything recorded so far.
+    pub fn counters(&self) -> Counters {
+        self.recorder.counters()
+    }
+}
+
+fn words(spans: &[Span]) -> Vec<[u32; 3]> {
+    spans.iter().map(|span| span.words()).collect()
+}

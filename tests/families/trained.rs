@@ -1,0 +1,115 @@
+//! The trained models of this repository against the programs that trained them.
+
+use headwise::{Image, LoadOptions, Model, Translate, block_on};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+use crate::{
+    models::{SHAPES, difference, ids, numbers, try_load},
+    reference::{
+        jetmoe::{read_json, read_safetensors},
+        max_difference, softmax,
+    },
+};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)
+}
+
+fn load(name: &str) -> Model {
+    try_load(headwise::KernelChoice::Auto, &folder(name), LoadOptions::new()).unwrap()
+}
+
+fn id_lists(value: &Value) -> Vec<Vec<u32>> {
+    value.as_array().unwrap().iter().map(|list| ids(&numbers(list))).collect()
+}
+
+#[test]
+fn the_translator_has_the_reference_logits() {
+    let reference = read_safetensors(&folder("ui-en-de").join("reference.safetensors"));
+    for shape in SHAPES {
+        let model = try_load(shape, &folder("ui-en-de"), LoadOptions::new()).unwrap();
+        for sentence in 0..3 {
+            let part = |name: &str| &reference[&format!("{sentence}.{name}")];
+            let (source, target) = (ids(part("source")), ids(part("target")));
+            let found = block_on(model.translation_logits(&source, &target)).unwrap();
+            let worst = difference(&found.target, part("logits"));
+            assert!(worst < 2e-3, "{shape:?}, sentence {sentence}: logits differ by {worst}");
+        }
+    }
+}
+
+/// Translates the first sources of the held-out set; returns how many are the reference's.
+fn same(model: &Model, texts: usize, beams: usize, expected: &str) -> usize {
+    let reference = read_json(&folder("ui-en-de").join("reference.json"));
+    let texts: Vec<&str> = reference["test"].as_array().unwrap()[..texts]
+        .iter()
+        .map(|pair| pair["en"].as_str().unwrap())
+        .collect();
+    let found = block_on(model.translate(&texts, &Translate::new().beams(beams), |_, _| {})).unwrap();
+    let expected = id_lists(&reference[expected]);
+    found.iter().zip(expected).filter(|(found, expected)| found.ids == *expected).count()
+}
+
+#[test]
+fn greedy_and_beam_translations_are_the_references() {
+    let model = load("ui-en-de");
+    // A near-tie may fall otherwise in f32: 99 in 100 are asked for.
+    let greedy = same(&model, 100, 1, "greedy_ids");
+    assert!(greedy >= 99, "greedy: {greedy} of 100 are the same");
+    let beam = same(&model, 50, 4, "beam4_ids");
+    assert!(beam >= 49, "beam 4: {beam} of 50 are the same");
+}
+
+#[test]
+fn a_batch_of_translations_equals_its_members() {
+    let model = load("ui-en-de");
+    let texts = ["Save changes before closing?", "Delete", "", "The file could not be opened."];
+    for beams in [1, 4] {
+        let options = Translate::new().beams(beams);
+        let together = block_on(model.translate(&texts, &options, |_, _| {})).unwrap();
+        for (text, together) in texts.iter().zip(&together) {
+            let alone = block_on(model.translate(&[text], &options.clone().batch(1), |_, _| {})).unwrap();
+            assert_eq!(alone[0].ids, together.ids, "{text}, {beams} beams");
+            assert_eq!(together.routes.len(), together.ids.len());
+            assert_eq!(together.source_routes.len(), together.source_ids.len());
+        }
+    }
+}
+
+#[test]
+fn the_mask_filler_has_the_reference_logits_and_candidates() {
+    let reference = read_safetensors(&folder("ui-fill").join("reference.safetensors"));
+    for shape in SHAPES {
+        let model = try_load(shape, &folder("ui-fill"), LoadOptions::new()).unwrap();
+        let texts: Vec<Vec<u32>> = (0..3).map(|text| ids(&reference[&format!("{text}.ids")])).collect();
+        let sequences: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        for (text, found) in block_on(model.logits(&sequences)).unwrap().iter().enumerate() {
+            let worst = difference(found, &reference[&format!("{text}.logits")]);
+            assert!(worst < 2e-3, "{shape:?}, text {text}: logits differ by {worst}");
+        }
+    }
+}
+
+#[test]
+fn the_classifier_has_the_reference_logits_and_accuracy() {
+    let reference = read_safetensors(&folder("fashion").join("reference.safetensors"));
+    let images: Vec<Image> = reference["images"]
+        .chunks(784)
+        .map(|bytes| Image::new(28, 28, 1, bytes.iter().map(|&byte| byte as u8).collect()).unwrap())
+        .collect();
+    for (name, logits) in [("fashion", "logits"), ("fashion/dense", "dense.logits")] {
+        for shape in SHAPES {
+            let model = try_load(shape, &folder(name), LoadOptions::new()).unwrap();
+            let found = block_on(model.classify(&images, 10)).unwrap();
+            for (found, logits) in found.iter().zip(reference[logits].chunks(10)) {
+                let mut by_class = vec![0.0; 10];
+                for class in &found.classes {
+                    by_class[class.id as usize] = f64::from(class.probability);
+                }
+                let worst = max_difference(&by_class, &softmax(logits));
+                assert!(worst < 1e-4, "{name}, {shape:?}: probabilities differ by {worst}");
+            }
+        }
+    }
+}
