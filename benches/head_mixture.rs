@@ -1,7 +1,8 @@
-//! What sparsity saves in a whole attention layer: MoH's, with some of its heads for each token, against all of them.
+//! What sparsity saves in a whole attention layer: MoH's, with some of its heads for each token, against all of them, and
+//! against ordinary attention of the same heads, which runs denser kernels.
 //!
-//! `cargo bench --bench head_mixture` prints, for each number of heads, the counted multiply-accumulates and the median time
-//! of one run as ratios to all heads. Keys and values are projected for all tokens either way.
+//! `cargo bench --bench head_mixture` prints, for each, the counted multiply-accumulates and the median time of one run as
+//! ratios to MoH with all heads. Keys and values are projected for all tokens either way.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,10 @@ const HEADS: u32 = 12;
 const HEAD_DIM: u32 = 64;
 /// Tokens of an image of 14 × 14 patches.
 const TOKENS: u32 = 197;
-/// Heads that are always on, and heads kept of the others.
-const ACTIVE: [(u32, u32); 3] = [(3, 3), (3, 6), (3, 9)];
+/// Heads that are always on, and heads kept of the others; `None` for ordinary attention.
+const ACTIVE: [Option<(u32, u32)>; 4] = [Some((3, 3)), Some((3, 6)), Some((3, 9)), None];
+/// The one that the others are compared with.
+const ALL: usize = 2;
 
 struct Setup {
     recorder: Recorder,
@@ -36,8 +39,8 @@ fn matrix(gpu: &Gpu, shape: MatrixShape) -> Matrix {
     Matrix::new(gpu, "bench", shape, Precision::F16).expect("one part")
 }
 
-fn layer(gpu: &Gpu, shared: u32, routed: u32) -> HeadMixture {
-    let norm = NormSpec::before(NormKind::Layer, WIDTH, 1e-6);
+/// The router of a mixture of heads.
+fn router(shared: u32, routed: u32) -> RouterSpec {
     let choice = ExpertChoice {
         shared,
         scale: routed as f32,
@@ -45,11 +48,17 @@ fn layer(gpu: &Gpu, shared: u32, routed: u32) -> HeadMixture {
         two_stage: true,
         ..ExpertChoice::top_k(HEADS, routed, Weighting::SoftmaxAllRenormalised { eps: 0.0 })
     };
+    RouterSpec::new(RouterNet::Linear, choice)
+}
+
+fn layer(gpu: &Gpu, active: Option<(u32, u32)>) -> HeadMixture {
+    let norm = NormSpec::before(NormKind::Layer, WIDTH, 1e-6);
+    let router = active.map_or(RouterSpec::none(), |(shared, routed)| router(shared, routed));
     let spec = HeadMixtureSpec {
         norm,
-        router: RouterSpec::new(RouterNet::Linear, choice),
+        router,
         query_share: 1,
-        heads_per_expert: 1,
+        heads_per_expert: if router.routes() { 1 } else { HEADS },
         kv_heads: HEADS,
         group: 1,
         head_dim: HEAD_DIM,
@@ -58,7 +67,7 @@ fn layer(gpu: &Gpu, shared: u32, routed: u32) -> HeadMixture {
         kernel: AttentionKernel::Softmax,
     };
     // Random routers, so that tokens differ in their heads.
-    let rows = choice.score_rows() * padded(WIDTH);
+    let rows = router.choice.score_rows() * padded(WIDTH);
     let noise: Vec<f32> =
         (0..rows).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as f32 / 65536.0 - 0.5).collect();
     let weight = Buffer::with_data(gpu, "router", &noise);
@@ -68,7 +77,9 @@ fn layer(gpu: &Gpu, shared: u32, routed: u32) -> HeadMixture {
             spec: norm,
             weights: Some(Buffer::with_data(gpu, "norm", &vec![1f32; 2 * WIDTH as usize])),
         },
-        router: Some(Router { spec: spec.router, weights: RouterWeights::Linear { weight, bias: None } }),
+        router: router
+            .routes()
+            .then(|| Router { spec: router, weights: RouterWeights::Linear { weight, bias: None } }),
         weights: HeadMixtureWeights {
             query: matrix(gpu, spec.query_shape()),
             query_bias: Some(vector(HEADS * HEAD_DIM)),
@@ -83,8 +94,8 @@ fn layer(gpu: &Gpu, shared: u32, routed: u32) -> HeadMixture {
 }
 
 impl Setup {
-    fn new(gpu: &Gpu, shared: u32, routed: u32) -> Self {
-        let layer = layer(gpu, shared, routed);
+    fn new(gpu: &Gpu, active: Option<(u32, u32)>) -> Self {
+        let layer = layer(gpu, active);
         let mut dimensions = Dimensions::new(TOKENS, 1, TOKENS, 1);
         dimensions.attention(&layer.spec);
         let workspace = Workspace::new(gpu, &dimensions);
@@ -119,7 +130,7 @@ impl Setup {
 fn main() {
     let gpu = block_on(Gpu::new(GpuOptions::new())).expect("a GPU adapter");
     println!("adapter: {} ({})", gpu.capabilities().name, gpu.capabilities().driver);
-    let mut setups = ACTIVE.map(|(shared, routed)| Setup::new(&gpu, shared, routed));
+    let mut setups = ACTIVE.map(|active| Setup::new(&gpu, active));
     let mut times = ACTIVE.map(|_| Vec::new());
     // Interleaved rounds, the first to warm up.
     for round in 0..16 {
@@ -135,12 +146,15 @@ fn main() {
         times[times.len() / 2].as_secs_f64()
     });
     let macs = setups.each_ref().map(|setup| setup.recorder.counters().macs as f64);
-    for (index, (shared, routed)) in ACTIVE.into_iter().enumerate() {
+    for (index, active) in ACTIVE.into_iter().enumerate() {
+        let what = match active {
+            Some((shared, routed)) => format!("{shared} + {routed} of {HEADS} heads"),
+            None => format!("ordinary attention of {HEADS} heads"),
+        };
         println!(
-            "{shared} + {routed} of {HEADS} heads, {TOKENS} tokens: {:.2} of the multiply-accumulates, {:.2} of the time \
-             ({:.1} ms)",
-            macs[index] / macs[2],
-            medians[index] / medians[2],
+            "{what}, {TOKENS} tokens: {:.2} of the multiply-accumulates, {:.2} of the time ({:.1} ms)",
+            macs[index] / macs[ALL],
+            medians[index] / medians[ALL],
             1e3 * medians[index],
         );
     }

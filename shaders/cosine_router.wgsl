@@ -35,6 +35,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         hidden_squares += dot(h, h);
         centroid_squares += dot(c, c);
     }
-    let cosine = product / (sqrt(hidden_squares) * sqrt(centroid_squares));
+    // A vector of zeros points nowhere: its cosine is 0.
+    let cosine = product / (max(sqrt(hidden_squares), 1e-12) * max(sqrt(centroid_squares), 1e-12));
     scores[token * params.score_quads * 4u + expert] = exp(temperature[0]) * cosine;
 }

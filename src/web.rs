@@ -134,7 +134,7 @@ impl Engine {
     /// Translates a text: the translation, its score, and the tokens of both with their heads.
     pub async fn translate(&self, text: String, options: String) -> Result<String, JsError> {
         let given: TranslateOptions = parse(&options)?;
-        let mut options = Translate::new();
+        let mut options = Translate::new().with_routes();
         if let Some(beams) = given.beams {
             options = options.beams(beams);
         }
@@ -201,22 +201,23 @@ impl Engine {
 /// compiled.
 async fn compile_kernels(model: &Model) -> crate::Result<()> {
     let info = model.info();
+    let ids = vec![info.mask.unwrap_or(0); info.context.min(8) as usize];
     match info.task {
         "translate" => {
             for beams in [1, 4] {
                 let options = Translate::new().beams(beams).max_new(2);
-                model.translate_ids(&[&[0; 8]], &options, |_, _| {}).await?;
+                model.translate_ids(&[&ids], &options, |_, _| {}).await?;
             }
         }
         "fill" => {
-            model.fill_ids(&[&[info.mask.unwrap_or(0); 8]], 1).await?;
+            model.fill_ids(&[&ids], 1).await?;
         }
         "classify" => {
             model.classify(&[Image::new(1, 1, 1, vec![0])?], 1).await?;
         }
         _ => {
             for options in [Generate::new(), Generate::new().greedy()] {
-                model.generate_ids(&[&[0; 8]], &options.max_new(2), |_| ControlFlow::Continue(())).await?;
+                model.generate_ids(&[&ids], &options.max_new(2), |_| ControlFlow::Continue(())).await?;
             }
         }
     }

@@ -115,7 +115,11 @@ fn a_dense_llama_is_the_mixture_with_one_expert() {
             }
         }
     }
-    assert_eq!(try_load(KernelChoice::Plain, &dense, LoadOptions::new()).unwrap().info().family, "llama");
+    let model = try_load(KernelChoice::Plain, &dense, LoadOptions::new()).unwrap();
+    assert_eq!(model.info().family, "llama");
+    // Without a router there is nothing to read back.
+    let used = block_on(model.expert_use(&prompt)).unwrap();
+    assert!(used.iter().all(|layer| layer.routers().count() == 0), "{used:?}");
 }
 
 #[test]

@@ -157,8 +157,9 @@ pub struct RoutesArgs {
 /// Write the logits and routes of given tokens to a file
 #[derive(Args)]
 #[command(
-    after_help = "The file has `logits` [tokens, vocab] and, for each layer i and `attention` or `mlp`, \
-        `layers.i.attention.experts` and `layers.i.attention.gates` [tokens, k], best first.\n\n\
+    after_help = "The file has `logits` [tokens, vocab] and, for each layer i and each of its routers (`attention`, \
+        `values`, `mlp`), `layers.i.attention.experts` and `layers.i.attention.gates` [tokens, k]: shared experts, then \
+        the others best first.\n\n\
         Example:\n  headwise logits --ids 1,2,3 --out logits.safetensors"
 )]
 pub struct LogitsArgs {

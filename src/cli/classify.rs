@@ -27,9 +27,9 @@ pub struct ClassifyArgs {
     /// Image files
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
-    /// Classes for each image
-    #[arg(long, value_name = "N", default_value = "3")]
-    top: usize,
+    /// Classes for each image, 16 at the most [default: 3, or all if the model has fewer]
+    #[arg(long, value_name = "N")]
+    top: Option<usize>,
     /// Turn dark into bright and bright into dark first, for dark things on bright ground
     #[arg(long)]
     invert: bool,
@@ -47,7 +47,7 @@ struct Report {
     classes: Vec<Class>,
 }
 
-/// Images are classified in pieces of about so many bytes.
+/// Images are classified in pieces of about so many pixels.
 const PIECE: usize = 64 << 20;
 
 pub fn run(args: &ClassifyArgs, shared: &Shared) -> Result<(), Failure> {
@@ -55,7 +55,7 @@ pub fn run(args: &ClassifyArgs, shared: &Shared) -> Result<(), Failure> {
     let (mut reports, mut files, mut images, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for (index, file) in args.images.iter().enumerate() {
         let image = image::read(file, args.invert)?;
-        bytes += image.pixels.len();
+        bytes += image.size().0 * image.size().1;
         files.push(file.display().to_string());
         images.push(image);
         if bytes < PIECE && index + 1 < args.images.len() {
@@ -66,7 +66,8 @@ pub fn run(args: &ClassifyArgs, shared: &Shared) -> Result<(), Failure> {
             Some(model) => model,
             none => none.insert(args.model.load(shared, Source::demo_classify)?),
         };
-        reports.extend(classify(model, &mut files, &images, args.top)?);
+        let top = args.top.unwrap_or((model.info().vocab as usize).min(3));
+        reports.extend(classify(model, &mut files, &images, top)?);
         images.clear();
         bytes = 0;
     }

@@ -24,7 +24,7 @@ use super::{
 pub struct FillArgs {
     /// Text with one mask or more [default: read from stdin, less one line break at its end]
     text: Option<String>,
-    /// Candidates for each mask
+    /// Candidates for each mask, 16 at the most
     #[arg(long, value_name = "N", default_value = "5")]
     top: usize,
     /// Colour each token by the head experts it chose, best candidates in place of masks; word[3,5] where there are

@@ -105,7 +105,7 @@ fn run_text(args: &TranslateArgs, shared: &Shared) -> Result<(), Failure> {
     }
     let model = args.model.load(shared, Source::demo_translate)?;
     heads::check_layer(args.layer, model.info())?;
-    let options = args.options(&cancel_on_ctrl_c());
+    let options = args.options(&cancel_on_ctrl_c()).with_routes();
     let start = Instant::now();
     let translations = pollster::block_on(model.translate(&[&text], &options, |_, _| ()))?;
     let seconds = start.elapsed().as_secs_f64();

@@ -171,6 +171,19 @@ impl Gpu {
         Ok(())
     }
 
+    /// Refuses one buffer of `need` bytes that the device cannot bind.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] with need and have.
+    pub fn fits(&self, what: &str, need: u64) -> Result<()> {
+        let have = self.0.capabilities.max_binding.min(self.0.capabilities.max_buffer);
+        if need <= have {
+            return Ok(());
+        }
+        let limit = "one storage binding of the adapter".to_owned();
+        Err(Error::TooLarge { what: what.to_owned(), need, have, limit })
+    }
+
     /// Bytes the device can be expected to have left for buffers, where that can be known: on a software
     /// adapter under Linux, the machine's available memory.
     fn available_bytes(&self) -> Option<u64> {

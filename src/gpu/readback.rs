@@ -11,23 +11,25 @@ pub struct Pending {
     staging: wgpu::Buffer,
     mapped: OneshotReceiver<std::result::Result<(), wgpu::BufferAsyncError>>,
     submission: wgpu::SubmissionIndex,
+    bytes: usize,
 }
 
 impl Recorder {
     /// Submits what was recorded and starts reading `ranges` of (buffer, offset, bytes) behind it. The
     /// result is their concatenation. Offsets and sizes are multiples of 4.
     pub fn submit_and_read(&mut self, ranges: &[(&Buffer, u64, u64)]) -> Pending {
-        let bytes = ranges.iter().map(|(_, _, bytes)| bytes).sum();
+        let bytes: u64 = ranges.iter().map(|(_, _, bytes)| bytes).sum();
         let gpu = self.gpu().clone();
         let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("headwise.readback"),
-            size: bytes,
+            // Nothing cannot be mapped.
+            size: bytes.max(4),
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
         let submission = self.submit_with(|encoder| {
             let mut at = 0;
-            for (buffer, offset, bytes) in ranges {
+            for (buffer, offset, bytes) in ranges.iter().filter(|(_, _, bytes)| *bytes > 0) {
                 encoder.copy_buffer_to_buffer(buffer.raw(), *offset, &staging, at, *bytes);
                 at += bytes;
             }
@@ -37,7 +39,7 @@ impl Recorder {
             // The receiver is gone when the reader was dropped: then nobody wants the answer.
             let _ = sender.send(result);
         });
-        Pending { gpu, staging, mapped, submission }
+        Pending { gpu, staging, mapped, submission, bytes: bytes as usize }
     }
 }
 
@@ -61,7 +63,7 @@ impl Pending {
             None => return Err(failed("the readback was abandoned".to_owned())),
         }
         let view = self.staging.get_mapped_range(..).map_err(|error| failed(error.to_string()))?;
-        let bytes = view.to_vec();
+        let bytes = view[..self.bytes].to_vec();
         drop(view);
         self.staging.destroy();
         Ok(bytes)

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use encase::{ShaderType, UniformBuffer, internal::WriteInto};
 use serde::Serialize;
 
-use super::{Buffer, Constants, Gpu, Kernel, kernel::Pipeline};
+use super::{Access, Buffer, Constants, Gpu, Kernel, kernel::Pipeline};
 
 /// Exact counts of recorded work, for tests, `info` and benches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -28,6 +28,17 @@ pub struct Dispatch<'a> {
     pub groups: [u32; 3],
     /// Multiply-accumulates, for the counters.
     pub macs: u64,
+}
+
+impl Dispatch<'_> {
+    /// Whether no written buffer is bound a second time, which browsers refuse.
+    fn writes_alone(&self) -> bool {
+        let written =
+            self.kernel.bindings.iter().zip(self.buffers).filter(|(access, _)| **access == Access::Write);
+        written
+            .into_iter()
+            .all(|(_, buffer)| self.buffers.iter().filter(|other| other.id() == buffer.id()).count() == 1)
+    }
 }
 
 /// Collects dispatches and submits them. Bind groups and parameter memory are reused from one submission
@@ -92,6 +103,7 @@ impl Recorder {
     /// Adds a kernel launch with its parameters.
     pub fn dispatch<P: ShaderType + WriteInto>(&mut self, params: &P, dispatch: Dispatch<'_>) {
         debug_assert_eq!(dispatch.buffers.len(), dispatch.kernel.bindings.len(), "{}", dispatch.kernel.name);
+        debug_assert!(dispatch.writes_alone(), "{}: a written buffer is bound twice", dispatch.kernel.name);
         if dispatch.groups.contains(&0) {
             return;
         }

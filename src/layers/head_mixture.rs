@@ -353,6 +353,7 @@ impl HeadMixture {
             OutputBias::OfExpert(bias) => (None, Bias::OfExpert(bias)),
         };
         if call.few {
+            debug_assert!(matches!(of_expert, Bias::None), "an output bias of each expert needs a cut");
             RoutedMatvec {
                 src,
                 matrix,

@@ -40,13 +40,14 @@ impl KvCache {
         capacity: u32,
         use_: CacheUse,
     ) -> u64 {
-        let bytes = layers.map(|spec| spec.cache_bytes(sequences, capacity));
+        let size = |spec: &HeadMixtureSpec| {
+            (spec.cache_bytes(sequences, capacity), spec.kv == KvProjection::Identity)
+        };
         match use_ {
-            CacheUse::Kept => bytes.sum(),
+            CacheUse::Kept => layers.map(|spec| size(spec).0).sum(),
             CacheUse::OneStep => {
-                // Layers of one size are taken to be of one kind.
-                let sizes: std::collections::BTreeSet<u64> = bytes.collect();
-                sizes.iter().sum()
+                let sizes: std::collections::BTreeSet<_> = layers.map(size).collect();
+                sizes.iter().map(|(bytes, _)| bytes).sum()
             }
         }
     }
@@ -98,7 +99,7 @@ impl KvCache {
     }
 
     /// Makes each sequence go on from another's first `positions` positions: `parents` `[sequences]` u32. The result
-    /// stands in `spare`, a cache of the same layers, which changes places with this one.
+    /// stands in `spare`, a cache of the same layers, which changes places with this one. Both are [`CacheUse::Kept`].
     pub fn reorder<'a>(
         &mut self,
         recorder: &mut Recorder,

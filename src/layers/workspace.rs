@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     gpu::{Buffer, Gpu},
     layers::{ExpertMlpSpec, FEW_TOKENS, HeadMixtureSpec, RouterSpec},
-    ops::{AttentionShape, GroupBuffers, MAX_TOP_LOGITS, Routes, head_stride, padded, tile_rows},
+    ops::{AttentionShape, GroupBuffers, MAX_TOP_LOGITS, Routes, head_stride, padded, tile_rows, workgroups},
 };
 
 /// The largest sizes a session needs. Start with [`Dimensions::new`], then add every layer.
@@ -46,6 +46,9 @@ pub struct Dimensions {
     routes_per_token: u32,
     scores_per_token: u32,
 }
+
+/// Workgroups of a dispatch in one dimension at the most.
+const MOST_WORKGROUPS: u64 = 65_535;
 
 /// The buffers a step works in. Shapes are the largest; a step uses the front of each.
 pub struct Workspace {
@@ -229,19 +232,19 @@ impl Dimensions {
     }
 
     /// # Errors
-    /// [`Error::TooLarge`] when a buffer exceeds what the device can bind.
+    /// [`Error::TooLarge`] when a buffer exceeds what the device can bind, [`Error::Argument`] for too many tokens.
     pub fn check(&self, gpu: &Gpu) -> Result<()> {
-        let capabilities = gpu.capabilities();
-        let have = capabilities.max_binding.min(capabilities.max_buffer);
-        match self.buffers().into_iter().find(|(_, bytes)| *bytes > have) {
-            Some((name, need)) => Err(Error::TooLarge {
-                what: format!("the buffer '{name}' of a session"),
-                need,
-                have,
-                limit: "one storage binding of the adapter".to_owned(),
-            }),
-            None => Ok(()),
+        let (attention, mlp) = self.assignments();
+        let groups = [(attention, self.attention_experts), (mlp, self.mlp_experts)]
+            .map(|(assignments, experts)| workgroups(assignments, experts, tile_rows(gpu)));
+        let most = groups.into_iter().fold(u64::from(self.tokens), u64::max);
+        if most > MOST_WORKGROUPS {
+            let found = format!("{} tokens, for which {most} workgroups run side by side", self.tokens);
+            let expected = format!("at most {MOST_WORKGROUPS} workgroups");
+            return Err(Error::argument("tokens of a step", found, expected));
         }
+        let mut buffers = self.buffers().into_iter();
+        buffers.try_for_each(|(name, bytes)| gpu.fits(&format!("the buffer '{name}' of a session"), bytes))
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
         sizes: Sizes::read(fields)?,
         experts: count("bam.experts")?,
         expert_kv: choice("bam.kv", ["expert", "shared"])?,
-        parallel: fields.get(&["bam.parallel_block"])?.is_some_and(|(_, value)| value == &json!(true)),
+        parallel: fields.flag("bam.parallel_block")?.unwrap_or(false),
         mlp_top_k: count("bam.mlp_top_k")?,
         mlp_weighting: match choice("bam.mlp_gate", ["softmax_topk", "softmax"])? {
             true => Weighting::SoftmaxTopK,

@@ -4,7 +4,7 @@
 //! stands here once.
 
 use crate::{
-    Result,
+    Error, Result,
     gpu::Recorder,
     layers::{
         ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, HeadMixture, HeadMixtureSpec, HeadMixtureWeights,
@@ -153,25 +153,29 @@ impl BlockSpec {
 
     /// Parameters of experts that a token does not use.
     pub fn idle_parameters(&self) -> u64 {
-        let idle = |shape: MatrixShape, router: &RouterSpec| {
-            let each = shape.parameters() / u64::from(shape.experts);
+        // As the files count them: heads without their padding.
+        let idle = |shape: MatrixShape, layout: Layout, router: &RouterSpec| {
+            let each = Form::Matrix(shape, layout).parameters() / u64::from(shape.experts);
             u64::from(shape.experts - router.active().min(shape.experts)) * each
         };
         let attentions: u64 = self
             .attentions()
             .map(|spec| {
+                let heads = Some(spec.head_dim);
+                let outputs = Layout { output_heads: heads, ..Layout::default() };
+                let inputs = Layout { input_heads: heads, ..Layout::default() };
                 // A dense matrix of all heads' queries is used whole.
                 let queries = spec.query_shape();
-                let queries = if queries.experts == 1 { 0 } else { idle(queries, &spec.router) };
+                let queries = if queries.experts == 1 { 0 } else { idle(queries, outputs, &spec.router) };
                 let values = spec.value_shape().zip(spec.value_router());
                 queries
-                    + idle(spec.output_shape(), &spec.router)
-                    + values.map_or(0, |(shape, router)| idle(shape, router))
+                    + idle(spec.output_shape(), inputs, &spec.router)
+                    + values.map_or(0, |(shape, router)| idle(shape, outputs, router))
             })
             .sum();
         attentions
-            + idle(self.mlp.up_shape(), &self.mlp.router)
-            + idle(self.mlp.down_shape(), &self.mlp.router)
+            + idle(self.mlp.up_shape(), Layout::default(), &self.mlp.router)
+            + idle(self.mlp.down_shape(), Layout::default(), &self.mlp.router)
     }
 }
 
@@ -223,7 +227,11 @@ fn mlp_requests(spec: &ExpertMlpSpec, names: &MlpNames) -> Vec<Request> {
     requests.extend(router_requests(&names.router, &spec.router, width));
     let layout = Layout { order: names.order, ..Layout::default() };
     requests.push(Request::stacked(&names.up, Form::Matrix(spec.up_shape(), layout)));
-    requests.extend(names.up_bias.iter().map(|name| Request::new(name.clone(), Form::vector(spec.hidden))));
+    let up_bias = match spec.router.routes() {
+        true => Form::Rows { rows: spec.experts(), width: spec.hidden, transposed: false },
+        false => Form::vector(spec.hidden),
+    };
+    requests.extend(names.up_bias.iter().map(|name| Request::new(name.clone(), up_bias)));
     requests.push(Request::new(names.down.clone(), Form::Matrix(spec.down_shape(), layout)));
     requests.extend(names.down_bias.iter().map(|name| Request::new(name.clone(), Form::vector(width))));
     requests
@@ -375,7 +383,11 @@ fn build_router(spec: RouterSpec, names: &RouterNames, store: &mut Store) -> Res
             second_bias: None,
         },
         RouterNames::None if spec.net == RouterNet::QueryNorm => RouterWeights::QueryNorm,
-        RouterNames::None => return Ok(None),
+        RouterNames::None if spec.net == RouterNet::None => return Ok(None),
+        RouterNames::None => {
+            let found = format!("no tensors for {:?}", spec.net);
+            return Err(Error::bad_file("model", "router", found, "the family's names for them"));
+        }
     };
     Ok(Some(Router { spec, weights }))
 }

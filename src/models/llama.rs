@@ -52,6 +52,10 @@ impl Sizes {
         if fields.get(&["rope_scaling"])?.is_some() {
             return Err(fields.unsupported("rope_scaling", "rotary frequencies are not scaled yet"));
         }
+        let plain = "rotary frequencies are not scaled yet";
+        fields.only(&["rope_parameters.rope_type", "rope_parameters.type"], &json!("default"), plain)?;
+        let whole = ["partial_rotary_factor", "rope_parameters.partial_rotary_factor"];
+        fields.only(&whole, &json!(1.0), "every channel of a head is rotated")?;
         if fields.get(&["quantization_config"])?.is_some() {
             let why = "headwise reads checkpoints in F32, F16 or BF16";
             return Err(fields.unsupported("quantization_config", why));

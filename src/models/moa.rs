@@ -62,7 +62,8 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
     }
     let eos = fields.tokens("eos_token_id")?;
     let bos = fields.tokens("bos_token_id")?.first().copied();
-    let task = task(fields, bos, &eos)?;
+    let vocab = size("vocab_size", MOST_WIDE)?;
+    let task = task(fields, vocab, bos, &eos)?;
     let decoder_layers = match task {
         Task::Translate { .. } => size("decoder_layers", MOST_LAYERS)?,
         _ => 0,
@@ -70,7 +71,7 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
     let scaled = fields.flag("scale_embedding")?.unwrap_or(false);
     let config = Config {
         file: fields.file().to_owned(),
-        vocab: size("vocab_size", MOST_WIDE)?,
+        vocab,
         width,
         layers: (size("encoder_layers", MOST_LAYERS)?, decoder_layers),
         experts: (size("num_experts", MOST_EXPERTS)?, size("top_k", MOST_EXPERTS)?),
@@ -82,7 +83,7 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
         pre_norm: one_of(fields, "norm_position", [("pre", true), ("post", false)])?,
         weighting: weighting(fields)?,
         context: size("max_positions", MOST_WIDE)?,
-        first_position: fields.optional_number(&["position_offset"], 0.0..=1e6)?.unwrap_or(0.0) as u32,
+        first_position: fields.optional_count("position_offset", MOST_WIDE)?.unwrap_or(0) as u32,
         scale: if scaled { (width as f32).sqrt() } else { 1.0 },
         task,
         bos,
@@ -108,16 +109,22 @@ fn weighting(fields: &Fields<'_>) -> Result<Weighting> {
     })
 }
 
-fn task(fields: &Fields<'_>, bos: Option<u32>, eos: &[u32]) -> Result<Task> {
-    let end = *eos.first().ok_or_else(|| fields.missing(&["eos_token_id"]))?;
-    if one_of(fields, "task", [("translation", true), ("fill_mask", false)])? {
-        let start = fields.tokens("decoder_start_token_id")?.first().copied().or(bos);
-        let start = start.ok_or_else(|| fields.missing(&["decoder_start_token_id", "bos_token_id"]))?;
-        return Ok(Task::Translate { start, end });
+fn task(fields: &Fields<'_>, vocab: u32, bos: Option<u32>, eos: &[u32]) -> Result<Task> {
+    let known = |name: &str, id: Option<u32>| match id {
+        Some(id) if id < vocab => Ok(id),
+        Some(id) => Err(fields.bad(name, id, format!("below vocab_size, which is {vocab}"))),
+        None => Err(fields.bad(name, "no such field", "a token id")),
+    };
+    if eos.len() > 1 {
+        return Err(fields.bad("eos_token_id", format!("{} ids", eos.len()), "one"));
     }
-    let mask = fields.tokens("mask_token_id")?.first().copied();
-    let mask = mask.ok_or_else(|| fields.missing(&["mask_token_id"]))?;
-    Ok(Task::FillMask { mask, end })
+    let end = known("eos_token_id", eos.first().copied())?;
+    let first = |name| fields.tokens(name).map(|ids| ids.first().copied());
+    if one_of(fields, "task", [("translation", true), ("fill_mask", false)])? {
+        let start = first("decoder_start_token_id")?.or(bos);
+        return Ok(Task::Translate { start: known("decoder_start_token_id or bos_token_id", start)?, end });
+    }
+    Ok(Task::FillMask { mask: known("mask_token_id", first("mask_token_id")?)?, end })
 }
 
 fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {

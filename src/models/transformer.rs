@@ -11,7 +11,7 @@ use crate::{
         AttentionKernel, CacheUse, Dimensions, HeadMixtureSpec, KvCache, Norm, NormSpec, OutputHead,
         PatchEmbedding, Scope, Step, TokenEmbedding, Workspace,
     },
-    ops::{MatrixShape, Precision, sinusoidal_positions},
+    ops::{MatrixShape, Precision, padded, sinusoidal_positions},
     weights::{Form, Piece, Request, Store},
 };
 
@@ -213,9 +213,21 @@ impl TransformerSpec {
         total - blocks.map(BlockSpec::idle_parameters).sum::<u64>()
     }
 
+    /// Bytes of the table of positions that is computed, not loaded.
+    pub fn position_bytes(&self) -> u64 {
+        match self.input {
+            InputSpec::Tokens { sinusoidal_from: Some(_), .. } => {
+                4 * u64::from(self.context) * u64::from(padded(self.width))
+            }
+            InputSpec::Tokens { .. } | InputSpec::Patches { .. } => 0,
+        }
+    }
+
     /// Bytes of key/value cache for each position.
     pub fn cache_bytes_per_token(&self) -> u64 {
-        KvCache::bytes(self.stack.attentions(), 1, 1, self.stack.cache_use())
+        let own = KvCache::bytes(self.stack.attentions(), 1, 1, self.stack.cache_use());
+        // What a token of a translation's source takes.
+        own + KvCache::bytes(self.stack.cross_attentions(), 1, 1, CacheUse::Kept)
     }
 
     /// The largest sizes over all layers, for a workspace.

@@ -10,7 +10,7 @@ use super::{
     limits::{MOST_HEADS, MOST_LAYERS, MOST_WIDE},
 };
 use crate::{
-    Result,
+    Error, Result,
     layers::{
         AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormSpec,
         PositionEncoding, RouterNet, RouterSpec,
@@ -88,13 +88,16 @@ fn mixture(fields: &Fields<'_>, heads: u32) -> Result<Option<(u32, u32, bool)>> 
     if fields.get(&["moh"])?.is_none() {
         return Ok(None);
     }
-    let count = |name| fields.number(&[name], 0.0..=f64::from(heads)).map(|n| n as u32);
+    let count = |name| {
+        let count = fields.optional_count(name, heads as usize)?;
+        count.map(|n| n as u32).ok_or_else(|| fields.missing(&[name]))
+    };
     let (shared, routed) = (count("moh.shared_heads")?, count("moh.routed_heads")?);
     if shared + routed > heads || shared + routed == 0 {
         let expected = format!("with moh.shared_heads, {shared}, 1 to num_attention_heads, {heads}");
         return Err(fields.bad("moh.routed_heads", routed, expected));
     }
-    let two_stage = fields.get(&["moh.two_stage"])?.is_some_and(|(_, value)| value == &json!(true));
+    let two_stage = fields.flag("moh.two_stage")?.unwrap_or(false);
     Ok(Some((shared, routed, two_stage && shared > 0 && routed > 0)))
 }
 
@@ -104,6 +107,15 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
     let count = classes.patches();
     // The published models leave out the weights of shared heads where there is but one.
     let scored = checkpoint.tensor("blocks.0.attn.wg_1.weight").is_some();
+    if let (Some((shared, 0, _)), false) = (config.mixture, scored) {
+        let expected = "the weights of the shared heads, since no other is routed";
+        return Err(Error::bad_file(
+            &config.file,
+            "moh.shared_heads",
+            format!("{shared}, no wg_1"),
+            expected,
+        ));
+    }
     let norm = NormSpec::before(NormKind::Layer, config.width, config.eps);
     let block = BlockSpec {
         attention: HeadMixtureSpec {

@@ -61,6 +61,12 @@ pub fn max_tiles(assignments: u32, experts: u32, tile_rows: u32) -> u32 {
     (assignments / tile_rows + experts).min(assignments)
 }
 
+/// Workgroups that grouping, and a matmul over the groups, dispatch in their widest dimension.
+pub fn workgroups(assignments: u32, experts: u32, tile_rows: u32) -> u64 {
+    let counting = u64::from(assignments.div_ceil(CHUNK)) * u64::from(experts);
+    counting.div_ceil(64).max(u64::from(max_tiles(assignments, experts, tile_rows)))
+}
+
 /// Sorts assignments by expert and cuts each expert's run into tiles.
 pub struct Group<'a> {
     pub routes: Routes<'a>,

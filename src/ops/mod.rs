@@ -40,7 +40,7 @@ pub use cache_reorder::CacheReorder;
 pub use combine::Combine;
 pub use cosine_router::CosineRouter;
 pub use embedding::Embedding;
-pub use group::{Group, GroupBuffers};
+pub use group::{Group, GroupBuffers, workgroups};
 pub use matrix::{Activation, Bias, Matrix, MatrixShape, Part, Precision};
 pub use norm::{NormInput, NormKind, NormRows};
 pub use norm_router::{MAX_EXPERTS, NormRouter, RouterInput};

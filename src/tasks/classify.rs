@@ -15,14 +15,11 @@ use crate::{
 /// An image: rows of pixels, each one byte (grey) or three (red, green, blue).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Pixels of a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// Bytes of a pixel, 1 or 3.
-    pub channels: usize,
+    width: usize,
+    height: usize,
+    channels: usize,
     /// `[height, width, channels]`
-    pub pixels: Vec<u8>,
+    pixels: Vec<u8>,
 }
 
 /// A class that an image may belong to.
@@ -47,6 +44,8 @@ pub struct Classification {
 }
 
 impl Image {
+    /// From `pixels` `[height, width, channels]`, 1 channel (grey) or 3 (red, green, blue).
+    ///
     /// # Errors
     /// When the bytes are not as many as the sizes say, or there are none.
     pub fn new(width: usize, height: usize, channels: usize, pixels: Vec<u8>) -> Result<Self> {
@@ -59,6 +58,11 @@ impl Image {
             return Err(Error::argument("image bytes", pixels.len(), expected));
         }
         Ok(Self { width, height, channels, pixels })
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        (self.width, self.height)
     }
 
     /// One channel of a pixel, 0 to 255, of `of` channels: grey is the same in all, and colours become grey by their
@@ -80,14 +84,14 @@ impl Image {
             let start = i * n / side;
             start..((i + 1) * n).div_ceil(side).clamp(start + 1, n)
         };
-        let (mut sum, mut count) = (0.0, 0.0);
+        let (mut sum, mut count) = (0f64, 0f64);
         for y in range(y, self.height) {
             for x in range(x, self.width) {
-                sum += self.value(x, y, channel, of);
+                sum += f64::from(self.value(x, y, channel, of));
                 count += 1.0;
             }
         }
-        sum / count
+        (sum / count) as f32
     }
 
     /// The rows of an image's tokens, `[1 + patches, values]`, padded: nothing for the class token, then the patches row

@@ -123,8 +123,7 @@ struct MoaConfig {
     bos_token_id: u32,
     eos_token_id: u32,
     unk_token_id: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    decoder_start_token_id: Option<u32>,
+    decoder_start_token_id: u32,
     torch_dtype: &'static str,
 }
 
@@ -219,10 +218,9 @@ fn check(sizes: &Sizes, options: &ConvertOptions<'_>) -> Result<()> {
 }
 
 fn config(sizes: &Sizes, options: &ConvertOptions<'_>, torch_dtype: &'static str) -> MoaConfig {
-    let translates = sizes.decoder_layers > 0;
     MoaConfig {
         model_type: "moa",
-        task: if translates { "translation" } else { "fill_mask" },
+        task: "translation",
         vocab_size: sizes.vocab,
         d_model: sizes.width,
         encoder_layers: sizes.encoder_layers,
@@ -253,7 +251,7 @@ fn config(sizes: &Sizes, options: &ConvertOptions<'_>, torch_dtype: &'static str
         bos_token_id: 0,
         eos_token_id: 2,
         unk_token_id: 3,
-        decoder_start_token_id: translates.then_some(2),
+        decoder_start_token_id: 2,
         torch_dtype,
     }
 }

@@ -45,7 +45,6 @@ pub(super) struct Sizes {
     pub head_dim: usize,
     pub hidden: usize,
     pub encoder_layers: usize,
-    /// 0 where there is no decoder.
     pub decoder_layers: usize,
     /// Norms come before attention and MLP, and one more at the end of a stack.
     pub pre_norm: bool,
@@ -75,16 +74,16 @@ impl<'a> Fairseq<'a> {
             false => "",
         };
         let full = |name: &str| format!("{prefix}{name}");
-        // Every model has an encoder: of an absent one, the first tensor will be missed.
+        // A translator has both: of an absent stack, the first tensor will be missed.
         let encoder_layers = layers(checkpoint, &full("encoder.layers."))?.max(1);
-        let decoder_layers = layers(checkpoint, &full("decoder.layers."))?;
-        let pre_norm = pre_norm(checkpoint, full, decoder_layers > 0)?;
+        let decoder_layers = layers(checkpoint, &full("decoder.layers."))?.max(1);
+        let pre_norm = pre_norm(checkpoint, full)?;
         let expected = expected(encoder_layers, decoder_layers, pre_norm);
         let copies = copies(encoder_layers, decoder_layers);
         let noise: Vec<String> = expected.iter().filter_map(|(name, _)| noise_of(name)).collect();
 
         let names = expected.iter().map(|(name, _)| name).chain(copies.iter().map(|(copy, _)| copy));
-        let names = names.chain(&noise).cloned().chain(empty(decoder_layers > 0));
+        let names = names.chain(&noise).cloned().chain(empty());
         let known: HashSet<String> = names.map(|name| full(&name)).collect();
         let why = "a tensor of the MoA repository's encoder or decoder with dense MLPs, sinusoidal positions and \
                    projections without bias";
@@ -98,9 +97,7 @@ impl<'a> Fairseq<'a> {
         // The first that is expected, and has just been found.
         let embedding = kept[0].1;
         kept[0].0 = "embed_tokens.weight".to_owned();
-        if decoder_layers > 0 {
-            shapes.add(&full("decoder.embed_tokens.weight"), &[Axis::Vocab, Axis::Width])?;
-        }
+        shapes.add(&full("decoder.embed_tokens.weight"), &[Axis::Vocab, Axis::Width])?;
         let tensor = |name: &str| checkpoint.tensor(&full(name));
         let size = |axis| shapes.seen.get(&axis).map_or(0, |(size, _)| *size);
         Ok(Fairseq {
@@ -171,11 +168,11 @@ fn layers(checkpoint: &Checkpoint, stack: &str) -> Result<usize> {
 }
 
 /// Whether the stacks end with a norm, as those do whose layers begin with one.
-fn pre_norm(checkpoint: &Checkpoint, full: impl Fn(&str) -> String, decoder: bool) -> Result<bool> {
+fn pre_norm(checkpoint: &Checkpoint, full: impl Fn(&str) -> String) -> Result<bool> {
     let names = ["encoder", "decoder"].map(|stack| full(&format!("{stack}.layer_norm.weight")));
     let [encoder_end, decoder_end] = names.each_ref().map(|name| checkpoint.tensor(name));
     match (encoder_end, decoder_end) {
-        (Some(there), None) | (None, Some(there)) if decoder => {
+        (Some(there), None) | (None, Some(there)) => {
             let absent = names.iter().find(|name| **name != there.name).map_or("", String::as_str);
             let expected =
                 format!("one, as {:?} is there: both stacks end with a norm or none does", there.name);
@@ -209,7 +206,7 @@ fn expected(encoder: usize, decoder: usize, pre_norm: bool) -> Vec<(String, &'st
             add("final_layer_norm.weight", &[Width]);
             add("final_layer_norm.bias", &[Width]);
         }
-        if pre_norm && layers > 0 {
+        if pre_norm {
             all.push((format!("{stack}.layer_norm.weight"), &[Width]));
             all.push((format!("{stack}.layer_norm.bias"), &[Width]));
         }
@@ -219,12 +216,8 @@ fn expected(encoder: usize, decoder: usize, pre_norm: bool) -> Vec<(String, &'st
 
 /// The names of tensors that are there twice or may be, each with the name of the one that is kept.
 fn copies(encoder: usize, decoder: usize) -> Vec<(String, String)> {
-    let mut all = Vec::new();
-    if decoder > 0 {
-        for copy in ["decoder.embed_tokens.weight", "decoder.output_projection.weight"] {
-            all.push((copy.to_owned(), EMBEDDING.to_owned()));
-        }
-    }
+    let copies = ["decoder.embed_tokens.weight", "decoder.output_projection.weight"];
+    let mut all = copies.map(|copy| (copy.to_owned(), EMBEDDING.to_owned())).to_vec();
     // The dense MLP is also registered as a sequence: linear, activation, dropout (the encoder's only), linear.
     for (stack, layers, second) in [("encoder", encoder, 3), ("decoder", decoder, 2)] {
         for layer in 0..layers {
@@ -240,10 +233,9 @@ fn copies(encoder: usize, decoder: usize) -> Vec<(String, String)> {
 }
 
 /// The names of buffers that say nothing about the model: a format's number, a position table's type.
-fn empty(decoder: bool) -> impl Iterator<Item = String> {
-    let stacks = if decoder { &["encoder", "decoder"][..] } else { &["encoder"] };
+fn empty() -> impl Iterator<Item = String> {
     let names = ["version", "embed_positions._float_tensor"];
-    stacks.iter().flat_map(move |stack| names.map(|name| format!("{stack}.{name}")))
+    ["encoder", "decoder"].into_iter().flat_map(move |stack| names.map(|name| format!("{stack}.{name}")))
 }
 
 /// The name of the noise beside a router.

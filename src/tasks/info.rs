@@ -36,7 +36,7 @@ pub struct ModelInfo {
     pub active_parameters: u64,
     /// Bytes on the GPU for each way to store the weights.
     pub memory: Vec<PrecisionMemory>,
-    /// Bytes of key/value cache for each position of a sequence.
+    /// Bytes of key/value cache for each position of a sequence; for a translator, of a target and of its source.
     pub cache_bytes_per_token: u64,
     /// The precision that loading chooses by itself: that of the files, bf16 becoming f16.
     pub default_precision: Precision,
@@ -132,7 +132,10 @@ impl ModelInfo {
             parameters: sum(&|form| form.parameters()),
             active_parameters: spec.active_parameters(names),
             memory: [Precision::F32, Precision::F16]
-                .map(|precision| PrecisionMemory { precision, bytes: sum(&|form| form.bytes(precision)) })
+                .map(|precision| PrecisionMemory {
+                    precision,
+                    bytes: sum(&|form| form.bytes(precision)) + spec.position_bytes(),
+                })
                 .to_vec(),
             cache_bytes_per_token: spec.cache_bytes_per_token(),
             default_precision: if all_f32 { Precision::F32 } else { Precision::F16 },

@@ -24,8 +24,9 @@ pub struct Logits {
 
 #[cfg(not(target_arch = "wasm32"))]
 impl Logits {
-    /// Writes a safetensors file: `logits` `[tokens, vocab]` and, for each layer i and `attention` or `mlp`,
-    /// `layers.i.attention.experts` and `layers.i.attention.gates`, `[tokens, k]`.
+    /// Writes a safetensors file: `logits` `[tokens, vocab]` and, for each layer i and each of its routers (`attention`,
+    /// `values`, `mlp`), `layers.i.attention.experts` and `layers.i.attention.gates`, `[tokens, k]`: shared experts, then
+    /// the others best first. A router whose tokens differ in how many experts they use is left out.
     ///
     /// The file appears only once it is complete.
     ///

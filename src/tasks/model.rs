@@ -68,6 +68,7 @@ impl Model {
 
         let precision = options.precision.unwrap_or(info.default_precision);
         gpu.plan("the model", info.weight_bytes(precision))?;
+        gpu.fits("the table of positions", blueprint.spec.position_bytes())?;
         let requests = blueprint.spec.requests(&blueprint.names);
         let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
         let store = upload(gpu, source, &checkpoint, &requests, precision, &mut *progress).await?;

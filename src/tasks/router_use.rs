@@ -58,8 +58,9 @@ impl RouterUse {
     pub fn of(shape: RouterShape, choices: &[Vec<Choice>], scores: &[f32]) -> Result<Option<Self>> {
         let RouterShape { experts, shared, groups, top_k } = shape;
         let routed = experts.saturating_sub(shared);
-        if groups == 0 || !routed.is_multiple_of(groups) || top_k > routed / groups {
-            let expected = "groups that divide the routed experts, top-k at most a group's size";
+        let even = groups > 0 && shared <= experts && routed.is_multiple_of(groups);
+        if !even || top_k > routed / groups || (top_k == 0 && routed > 0) {
+            let expected = "groups that divide the routed experts, top-k from 1 to a group's size";
             return Err(Error::argument("router shape", format!("{shape:?}"), expected));
         }
         if scores.len() != choices.len() * routed {

@@ -6,7 +6,7 @@ use super::Routes;
 use crate::{
     Error, Result,
     gpu::{Buffer, Counters, Gpu, Pending, Recorder},
-    layers::{KvCache, Step, Visible, Workspace},
+    layers::{HeadMixtureSpec, KvCache, Step, Visible, Workspace},
     models::{StackSpec, Transformer},
     ops::{Argmax, Sample, Span, TopLogits, padded},
 };
@@ -66,25 +66,10 @@ impl Session {
     /// [`Error::TooLarge`] before anything is allocated, [`Error::Gpu`] when the device refuses.
     pub fn new(gpu: &Gpu, transformer: &Arc<Transformer>, layout: SessionLayout) -> Result<Self> {
         let SessionLayout { sequences, capacity, step_tokens, logit_rows } = layout;
-        if gpu.capabilities().software && capacity > SOFTWARE_CAPACITY {
-            let expected = format!("at most {SOFTWARE_CAPACITY} on a software adapter");
-            return Err(Error::argument("context", capacity, expected));
-        }
         let spec = &transformer.spec;
+        check_cache(gpu, spec.stack.attentions(), sequences, capacity)?;
         let dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
         dimensions.check(gpu)?;
-        let capabilities = gpu.capabilities();
-        let max = capabilities.max_binding.min(capabilities.max_buffer);
-        let largest =
-            spec.stack.attentions().map(|spec| spec.attention_shape(sequences, capacity).cache_bytes()).max();
-        if let Some(need) = largest.filter(|&bytes| bytes > max) {
-            return Err(Error::TooLarge {
-                what: format!("the key cache of one layer for {sequences} × {capacity} positions"),
-                need,
-                have: max,
-                limit: "one storage binding of the adapter".to_owned(),
-            });
-        }
         let need = dimensions.bytes(gpu)
             + KvCache::bytes(spec.stack.attentions(), sequences, capacity, spec.stack.cache_use());
         gpu.plan(&format!("a session of {sequences} × {capacity} positions"), need)?;
@@ -285,6 +270,22 @@ impl Session {
         let routes = routes.then(|| Routes::new(&self.transformer.spec.stack, tokens, rest));
         Ok((bytemuck::pod_collect_to_vec(ids), routes))
     }
+}
+
+/// Refuses a key/value cache that the device cannot bind, or whose attention a software adapter cannot compute.
+pub(super) fn check_cache<'a>(
+    gpu: &Gpu,
+    attentions: impl Iterator<Item = &'a HeadMixtureSpec>,
+    sequences: u32,
+    capacity: u32,
+) -> Result<()> {
+    if gpu.capabilities().software && capacity > SOFTWARE_CAPACITY {
+        let expected = format!("at most {SOFTWARE_CAPACITY} on a software adapter");
+        return Err(Error::argument("context", capacity, expected));
+    }
+    let largest = attentions.map(|spec| spec.attention_shape(sequences, capacity).cache_bytes()).max();
+    let what = format!("the key cache of one layer for {sequences} × {capacity} positions");
+    gpu.fits(&what, largest.unwrap_or(0))
 }
 
 /// Rows of (id, log-probability) from all ids, then all values.

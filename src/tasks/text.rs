@@ -25,8 +25,12 @@ impl Tokenizer {
         let Some(json) = source.read_small(FILE, MAX_BYTES).await? else {
             return Ok(None);
         };
-        let inner = tokenizers::Tokenizer::from_bytes(&json)
-            .map_err(|error| Error::Tokenizer { file: file.clone(), message: error.to_string() })?;
+        let wrong =
+            |error: tokenizers::Error| Error::Tokenizer { file: file.clone(), message: error.to_string() };
+        let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(wrong)?;
+        // Texts are read whole, and a batch needs no padding.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(wrong)?;
         Ok(Some(Self { inner, file }))
     }
 

@@ -14,13 +14,21 @@ pub struct Translate {
     length_penalty: f64,
     max_new: usize,
     batch: usize,
+    routes: bool,
     cancel: Cancel,
 }
 
 impl Default for Translate {
     /// Greedy, at most 96 tokens, 16 texts at once; length penalty 0.6 when there are beams.
     fn default() -> Self {
-        Self { beams: 1, length_penalty: 0.6, max_new: 96, batch: 16, cancel: Cancel::default() }
+        Self {
+            beams: 1,
+            length_penalty: 0.6,
+            max_new: 96,
+            batch: 16,
+            routes: false,
+            cancel: Cancel::default(),
+        }
     }
 }
 
@@ -52,6 +60,12 @@ impl Translate {
     /// Texts worked on at once.
     pub fn batch(mut self, texts: usize) -> Self {
         self.batch = texts;
+        self
+    }
+
+    /// Reads back which experts each token chose.
+    pub fn with_routes(mut self) -> Self {
+        self.routes = true;
         self
     }
 
@@ -89,9 +103,9 @@ pub struct Translation {
     pub score: f64,
     /// The ids of the source, its end token last.
     pub source_ids: Vec<u32>,
-    /// The experts that each token of the source chose.
+    /// The experts that each token of the source chose, with [`Translate::with_routes`].
     pub source_routes: Vec<TokenRoutes>,
-    /// The experts chosen on the way to each id of the translation.
+    /// The experts chosen on the way to each id of the translation, with [`Translate::with_routes`].
     pub routes: Vec<TokenRoutes>,
 }
 
@@ -172,13 +186,14 @@ impl Model {
                 }
                 // Greedy search looks at the best token alone.
                 let n = if beams == 1 { 1 } else { 2 * beams };
-                let found = session.step(&rows, n.min(vocab)).await?;
+                let found = session.step(&rows, n.min(vocab), options.routes).await?;
                 let mut parents: Vec<u32> = (0..batch.len() as u32 * beams).collect();
                 let mut row = 0;
                 for search in &mut searches {
                     let live = search.live.len();
-                    let routes = (row..row + live).map(|row| found.routes.token(row)).collect();
-                    search.advance(&found.top[row..row + live], routes, &mut parents);
+                    let routes =
+                        found.routes.iter().flat_map(|all| (row..row + live).map(|row| all.token(row)));
+                    search.advance(&found.top[row..row + live], &routes.collect::<Vec<_>>(), &mut parents);
                     row += live;
                 }
                 session.reorder(&parents);
@@ -186,7 +201,8 @@ impl Model {
             tracing::debug!(counters = ?session.counters(), "translated a batch");
             let mut token = 0;
             for (source, search) in batch.iter().zip(searches) {
-                let routes = (token..token + source.len()).map(|token| read.token(token)).collect();
+                let tokens = if options.routes { token..token + source.len() } else { token..token };
+                let routes = tokens.map(|token| read.token(token)).collect();
                 token += source.len();
                 results[order[done]] = Some(search.finish(source, routes));
                 done += 1;
@@ -276,7 +292,7 @@ impl Search {
 
     /// Grows every hypothesis by the tokens found for it: of the best `2 · beams` continuations, those that end are
     /// finished, and the best others go on.
-    fn advance(&mut self, top: &[Vec<(u32, f32)>], routes: Vec<TokenRoutes>, parents: &mut [u32]) {
+    fn advance(&mut self, top: &[Vec<(u32, f32)>], routes: &[TokenRoutes], parents: &mut [u32]) {
         let mut grown: Vec<(usize, u32, f64)> = Vec::new();
         for (parent, (hypothesis, top)) in self.live.iter().zip(top).enumerate() {
             grown.extend(top.iter().map(|&(id, log)| (parent, id, hypothesis.score + f64::from(log))));
@@ -290,7 +306,7 @@ impl Search {
             }
             let mut hypothesis = self.live[parent].clone();
             hypothesis.ids.push(id);
-            hypothesis.routes.push(routes[parent].clone());
+            hypothesis.routes.extend(routes.get(parent).cloned());
             hypothesis.score = score;
             if id == self.end {
                 hypothesis.score = self.penalised(&hypothesis);

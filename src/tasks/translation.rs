@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Routes,
-    session::{ranked, route_ranges},
+    session::{check_cache, ranked, route_ranges},
 };
 use crate::{
     Result,
@@ -35,10 +35,11 @@ pub(super) struct TargetLayout {
     pub step_tokens: u32,
 }
 
-/// What a step found for each row: the likeliest tokens with their log-probabilities, and the choices it made.
+/// What a step found for each row: the likeliest tokens with their log-probabilities, and the choices it made, where
+/// they are wanted.
 pub(super) struct Found {
     pub top: Vec<Vec<(u32, f32)>>,
-    pub routes: Routes,
+    pub routes: Option<Routes>,
 }
 
 /// One batch of sources and the targets that grow from them.
@@ -77,6 +78,9 @@ impl TranslationSession {
         let steps = rows.max(step_tokens);
         let dimensions = spec.dimensions(tokens.max(steps), rows, longest.max(capacity), steps);
         dimensions.check(gpu)?;
+        check_cache(gpu, encoder.attentions(), count, longest)?;
+        check_cache(gpu, spec.stack.cross_attentions(), count, longest)?;
+        check_cache(gpu, spec.stack.attentions(), rows, capacity)?;
         let kept = |sequences, capacity| {
             KvCache::bytes(spec.stack.attentions(), sequences, capacity, CacheUse::Kept)
         };
@@ -132,7 +136,7 @@ impl TranslationSession {
     }
 
     /// Feeds every row its token, at the next position, and finds the `n` likeliest tokens to follow.
-    pub async fn step(&mut self, rows: &[Row], n: u32) -> Result<Found> {
+    pub async fn step(&mut self, rows: &[Row], n: u32, with_routes: bool) -> Result<Found> {
         let placed: Vec<(Row, u32)> = rows.iter().map(|&row| (row, self.position)).collect();
         self.position += 1;
         let step = self.record(&placed);
@@ -142,10 +146,13 @@ impl TranslationSession {
         let stack = &self.transformer.spec.stack;
         let bytes = 4 * u64::from(count) * u64::from(n);
         let mut ranges = vec![(ids, 0, bytes), (values, 0, bytes)];
-        ranges.extend(route_ranges(&self.workspace, stack, &step));
+        if with_routes {
+            ranges.extend(route_ranges(&self.workspace, stack, &step));
+        }
         let read = self.recorder.submit_and_read(&ranges).wait("translating").await?;
         let (top, routes) = read.split_at(2 * bytes as usize);
-        Ok(Found { top: ranked(top, n as usize), routes: Routes::new(stack, rows.len(), routes) })
+        let routes = with_routes.then(|| Routes::new(stack, rows.len(), routes));
+        Ok(Found { top: ranked(top, n as usize), routes })
     }
 
     /// Feeds the first source's target a run of tokens at once; returns logits `[tokens, vocab]` and choices.

@@ -50,6 +50,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A count of 0 to `most`, if present.
+    pub(crate) fn optional_count(&self, name: &'static str, most: usize) -> Result<Option<usize>> {
+        let Some(value) = self.find(name) else { return Ok(None) };
+        match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+            Some(n) if n <= most => Ok(Some(n)),
+            _ => Err(self.bad(name, shown(value), format!("a whole number from 0 to {most}"))),
+        }
+    }
+
     /// A count of 1 to `most`.
     pub(crate) fn size(&self, names: &[&'static str], most: usize) -> Result<usize> {
         self.optional_size(names, most)?.ok_or_else(|| self.missing(names))

@@ -206,10 +206,9 @@ fn types_may_differ_from_tensor_to_tensor() {
 }
 
 #[test]
-fn options_and_absent_parts_show_in_the_config() {
-    // No decoder, no norms at the end.
-    let dict = StateDict::new(Dtype::F32, 1, 0, false);
-    let (file, out) = dict.write("encoder");
+fn options_and_absent_norms_show_in_the_config() {
+    let dict = StateDict::new(Dtype::F32, 1, 1, false);
+    let (file, out) = dict.write("post-norm");
     let tokenizer = format!("{PROSE}/tokenizer.json");
     let options = ConvertOptions::new(1)
         .gates(MoaGates::Paper)
@@ -219,9 +218,7 @@ fn options_and_absent_parts_show_in_the_config() {
     let written = convert_moa(&file, &out, options).unwrap();
     let mut expected = config("float32");
     for (field, value) in [
-        ("task", json!("fill_mask")),
-        ("encoder_layers", 1.into()),
-        ("decoder_layers", 0.into()),
+        ("encoder_layers", json!(1)),
         ("top_k", 1.into()),
         ("activation", "gelu".into()),
         ("norm_position", "post".into()),
@@ -230,11 +227,17 @@ fn options_and_absent_parts_show_in_the_config() {
     ] {
         expected[field] = value;
     }
-    expected.as_object_mut().unwrap().remove("decoder_start_token_id");
     assert_eq!(read_config(&out), expected);
     assert_eq!(read(&out.join("model.safetensors")), dict.kept());
     assert_eq!(written.files, ["config.json", "model.safetensors", "tokenizer.json"]);
     assert_eq!(fs::read(out.join("tokenizer.json")).unwrap(), fs::read(tokenizer).unwrap());
+}
+
+#[test]
+fn an_encoder_alone_is_no_translator() {
+    let (file, out) = StateDict::new(Dtype::F32, 1, 0, false).write("encoder");
+    let result = convert_moa(&file, &out, ConvertOptions::new(1));
+    refused(result, &out, &[file.to_str().unwrap(), "decoder.layers.0."]);
 }
 
 // -- what is refused ----------------------------------------------------------------------------------------

@@ -36,6 +36,22 @@ fn configs_that_want_something_else_are_refused() {
         (moa_config(), json!({"num_experts": 4}), "w_gate"),
         (moa_config(), json!({"decoder_layers": 3}), "decoder.layers.2."),
         (moa_config(), json!({"d_model": 21}), "d_model: found 21, expected an even number"),
+        (
+            moa_config(),
+            json!({"decoder_start_token_id": 53}),
+            "decoder_start_token_id or bos_token_id: found 53",
+        ),
+        (
+            moa_config(),
+            json!({"eos_token_id": 60}),
+            "eos_token_id: found 60, expected below vocab_size, which is 53",
+        ),
+        (moa_config(), json!({"eos_token_id": [2, 3]}), "eos_token_id: found 2 ids, expected one"),
+        (
+            moa_config(),
+            json!({"position_offset": 2.5}),
+            "position_offset: found 2.5, expected a whole number",
+        ),
         (moa_config(), json!({"eos_token_id": null}), "eos_token_id: found no such field"),
         (moa_config(), json!({"activation": "silu"}), "activation: found \"silu\", expected relu or gelu"),
         (
@@ -60,6 +76,13 @@ fn configs_that_want_something_else_are_refused() {
             "router",
         ),
         (bam_config(), json!({"num_key_value_heads": 3}), "num_key_value_heads"),
+        (bam_config(), json!({"rope_parameters": {"rope_type": "llama3"}}), "rope_parameters.rope_type"),
+        (bam_config(), json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+        (
+            bam_config(),
+            json!({"bam": {"experts": 3, "kv": "expert", "parallel_block": 1, "mlp_top_k": 1, "mlp_gate": "softmax"}}),
+            "bam.parallel_block: found 1, expected true or false",
+        ),
         (switch_head_config(), json!({"head_dim": 12}), "head size: found 12, expected a multiple of 8"),
         (switch_head_config(), json!({"num_experts_per_tok": 9}), "experts per token: found 9"),
         (switch_head_config(), json!({"rotary_percent": 1.5}), "rotary_percent"),
@@ -75,6 +98,14 @@ fn configs_that_want_something_else_are_refused() {
         assert!(message.contains(says), "{edit}: {message}");
         assert!(message.contains(&format!("case-{index}")), "names the file: {message}");
     }
+}
+
+#[test]
+fn a_table_of_positions_that_cannot_be_bound_is_refused_with_numbers() {
+    let config = moa_config();
+    let folder = folder("positions", &config, Some(&with(&config, &json!({"max_positions": 1 << 24}))));
+    let refused = try_load(KernelChoice::Plain, &folder, LoadOptions::new()).err().unwrap().to_string();
+    assert!(refused.contains(" needs 1.5 GiB"), "{refused}");
 }
 
 #[test]

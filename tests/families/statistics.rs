@@ -85,6 +85,7 @@ fn sizes_that_contradict_each_other_are_refused() {
         (RouterShape { groups: 2, ..shape }, 3),
         (RouterShape { groups: 0, ..shape }, 3),
         (RouterShape { top_k: 4, ..shape }, 3),
+        (RouterShape { top_k: 0, ..shape }, 3),
         (RouterShape { shared: 9, ..shape }, 0),
     ] {
         let refused = RouterUse::of(shape, std::slice::from_ref(&choice), &vec![0.0; scores]);

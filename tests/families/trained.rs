@@ -66,7 +66,7 @@ fn a_batch_of_translations_equals_its_members() {
     let model = load("ui-en-de");
     let texts = ["Save changes before closing?", "Delete", "", "The file could not be opened."];
     for beams in [1, 4] {
-        let options = Translate::new().beams(beams);
+        let options = Translate::new().beams(beams).with_routes();
         let together = block_on(model.translate(&texts, &options, |_, _| {})).unwrap();
         for (text, together) in texts.iter().zip(&together) {
             let alone = block_on(model.translate(&[text], &options.clone().batch(1), |_, _| {})).unwrap();

@@ -16,6 +16,7 @@ export class EngineWorker {
   readonly #listener: Listener;
   #worker: Worker | undefined;
   #unanswered: number | undefined; // when the oldest ping without an answer was sent
+  #silent = false; // whether the listener was told so
 
   constructor(listener: Listener) {
     this.#listener = listener;
@@ -24,17 +25,18 @@ export class EngineWorker {
 
   /** Ends the worker, if any, with all it holds on the GPU, and loads a model in a new one. */
   restart(base: string) {
-    this.#worker?.terminate();
-    this.#unanswered = undefined;
+    this.stop();
     const worker = new Worker(new URL('./worker.ts', import.meta.url), { type: 'module' });
     this.#worker = worker;
     worker.addEventListener('message', ({ data }: MessageEvent<Reply>) => {
-      if (this.#unanswered !== undefined) this.#listener.silent(false);
+      if (worker !== this.#worker) return; // of a worker that was replaced
       this.#unanswered = undefined;
+      if (this.#silent) this.#listener.silent((this.#silent = false));
       if (data.kind !== 'pong') this.#listener.reply(data);
     });
     worker.addEventListener('error', (event) => {
       event.preventDefault();
+      if (worker !== this.#worker) return;
       this.stop();
       this.#listener.died(event.message || 'its script could not be loaded');
     });
@@ -56,6 +58,7 @@ export class EngineWorker {
     this.#worker?.terminate();
     this.#worker = undefined;
     this.#unanswered = undefined;
+    this.#silent = false;
   }
 
   #check() {
@@ -63,8 +66,8 @@ export class EngineWorker {
     if (this.#unanswered === undefined) {
       this.#unanswered = Date.now();
       this.send({ kind: 'ping' });
-    } else if (Date.now() - this.#unanswered > SILENT_AFTER_MS) {
-      this.#listener.silent(true);
+    } else if (Date.now() - this.#unanswered > SILENT_AFTER_MS && !this.#silent) {
+      this.#listener.silent((this.#silent = true));
     }
   }
 }

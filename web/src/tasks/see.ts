@@ -22,6 +22,7 @@ export class See implements Task {
   /** Head experts that all tokens use, and which therefore tell nothing. */
   #shared = 0;
   #pen: { x: number; y: number } | undefined;
+  #stale = false; // the picture has changed since it was last classified
 
   constructor(root: HTMLElement, page: Page) {
     this.#page = page;
@@ -84,14 +85,21 @@ export class See implements Task {
 
   enable(idle: boolean) {
     this.#run.disabled = !idle;
+    if (idle && this.#stale) this.run();
   }
 
   run() {
-    if (this.#run.disabled) return;
+    // A picture that changes while the model works waits for its turn.
+    this.#stale = this.#run.disabled;
+    if (this.#stale) return;
     if (!this.#page.start({ kind: 'classify', image: this.#pixels(), top: TOP })) return;
     const { width, height } = this.#picture;
     Object.assign(this.#seen, { width, height });
     this.#seen.getContext('2d')?.drawImage(this.#picture, 0, 0);
+  }
+
+  failed() {
+    this.#stale = false;
   }
 
   show(result: Result) {
