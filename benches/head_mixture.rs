@@ -11,8 +11,8 @@ use headwise::{
     internal::{
         AttentionKernel, Buffer, CacheUse, Dimensions, ExpertChoice, HeadMixture, HeadMixtureSpec,
         HeadMixtureWeights, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind, NormSpec, OutputBias,
-        PositionEncoding, Recorder, Router, RouterNet, RouterSpec, RouterWeights, Span, Step, Visible,
-        Weighting, Workspace, padded,
+        PositionEncoding, Recorder, Router, RouterNet, RouterSpec, RouterWeights, Span, Step, Weighting,
+        Workspace, padded,
     },
 };
 
@@ -101,18 +101,9 @@ impl Setup {
         let workspace = Workspace::new(gpu, &dimensions);
         let spans: Vec<Span> =
             (0..TOKENS).map(|position| Span { position, sequence: 0, keys: TOKENS }).collect();
-        workspace.spans.write(0, &spans.iter().map(|span| span.words()).collect::<Vec<_>>());
-        workspace.ranges.write(0, &[[0, TOKENS]]);
         let x: Vec<f32> = (0..TOKENS * padded(WIDTH)).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
         workspace.x.write(0, &x);
-        let step = Step {
-            tokens: TOKENS,
-            ranges: 1,
-            longest: TOKENS,
-            own: Visible::of(&spans),
-            memory: Visible::default(),
-            logit_rows: 0,
-        };
+        let step = workspace.begin(&spans, &[[0, TOKENS]]);
         let cache = KvCache::new(gpu, std::iter::once(&layer.spec), 1, TOKENS, CacheUse::OneStep);
         Self { recorder: Recorder::new(gpu), layer, workspace, cache, step }
     }

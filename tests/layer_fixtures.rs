@@ -8,7 +8,7 @@ use headwise::internal::{
     AttentionKernel, Buffer, CacheUse, Dimensions, ExpertChoice, HeadMixture, HeadMixtureSpec,
     HeadMixtureWeights, KernelChoice, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind,
     NormPlacement, NormSpec, OutputBias, PositionEncoding, Precision, Router, RouterNet, RouterSpec,
-    RouterWeights, Span, Step, Visible, Weighting, Workspace,
+    RouterWeights, Span, Weighting, Workspace,
 };
 use headwise::{Choice, RouterShape, RouterUse};
 use reference::{
@@ -62,18 +62,9 @@ fn run_layer(
             Span { position, sequence, keys: keys(sequence, position) }
         })
         .collect();
-    let step = Step {
-        tokens,
-        ranges: 2,
-        longest: length,
-        own: Visible::of(&spans),
-        memory: Visible::default(),
-        logit_rows: 0,
-    };
+    let step = workspace.begin(&spans, &[[0, length], [length, length]]);
     let width = spec.norm.width;
     workspace.x.write(0, &pad(x, width));
-    workspace.spans.write(0, &spans.iter().map(|span| span.words()).collect::<Vec<_>>());
-    workspace.ranges.write(0, &[[0, length], [length, length]]);
     run(gpu, |recorder| {
         layer.record(recorder, &workspace, &cache.layers[0], &step, &mut workspace.routes(tokens));
     });

@@ -134,10 +134,6 @@ fn print(args: &TranslateArgs, model: &Model, translation: &Translation) -> Resu
     output::json(&Report { text, ids, score: *score, source_ids, source_tokens, tokens })
 }
 
-/// Lines are translated in pieces of so many batches: long enough for texts of like length to meet, short enough for
-/// their routes to fit into memory.
-const BATCHES: usize = 64;
-
 fn run_lines(args: &TranslateArgs, shared: &Shared, input: &Path, output: &Path) -> Result<(), Failure> {
     out_file::check(output)?;
     let file = Lines::read(input)?;
@@ -151,12 +147,13 @@ fn run_lines(args: &TranslateArgs, shared: &Shared, input: &Path, output: &Path)
     let mut translated = vec![String::new(); file.lines.len()];
     let full: Vec<usize> = (0..file.lines.len()).filter(|&i| !file.lines[i].trim().is_empty()).collect();
     let mut bar = progress::bar_of_lines("translating", shared.quiet);
-    let piece = args.batch.saturating_mul(BATCHES).max(1);
-    for (indices, before) in full.chunks(piece).zip((0..).step_by(piece)) {
-        let texts: Vec<&str> = indices.iter().map(|&index| file.lines[index].as_str()).collect();
-        let progress = |done: usize, _| bar((before + done) as u64, full.len() as u64);
-        let translations = pollster::block_on(model.translate(&texts, &options, progress))?;
-        for (&index, translation) in indices.iter().zip(translations) {
+    let texts: Vec<&str> = full.iter().map(|&index| file.lines[index].as_str()).collect();
+    let progress = |done: usize, all: usize| bar(done as u64, all as u64);
+    // Of nothing but empty lines there is nothing to translate.
+    if !texts.is_empty() {
+        for (&index, translation) in
+            full.iter().zip(pollster::block_on(model.translate(&texts, &options, progress))?)
+        {
             // One line each, whatever the model writes.
             translated[index] = translation.text.replace(['\n', '\r'], " ");
         }

@@ -27,6 +27,12 @@ pub enum CacheUse {
     OneStep,
 }
 
+/// What a layer's cache takes: bytes in all, and whether keys and values are one buffer. Where they are wanted within one
+/// step, layers that take the same share it.
+fn memory_of(spec: &HeadMixtureSpec, sequences: u32, capacity: u32) -> (u64, bool) {
+    (spec.cache_bytes(sequences, capacity), spec.kv == KvProjection::Identity)
+}
+
 /// The cache of every layer.
 pub struct KvCache {
     pub layers: Vec<LayerCache>,
@@ -40,14 +46,12 @@ impl KvCache {
         capacity: u32,
         use_: CacheUse,
     ) -> u64 {
-        let size = |spec: &HeadMixtureSpec| {
-            (spec.cache_bytes(sequences, capacity), spec.kv == KvProjection::Identity)
-        };
+        let memory = layers.map(|spec| memory_of(spec, sequences, capacity));
         match use_ {
-            CacheUse::Kept => layers.map(|spec| size(spec).0).sum(),
+            CacheUse::Kept => memory.map(|(bytes, _)| bytes).sum(),
             CacheUse::OneStep => {
-                let sizes: std::collections::BTreeSet<_> = layers.map(size).collect();
-                sizes.iter().map(|(bytes, _)| bytes).sum()
+                let shared: std::collections::BTreeSet<_> = memory.collect();
+                shared.iter().map(|(bytes, _)| bytes).sum()
             }
         }
     }
@@ -73,25 +77,22 @@ impl KvCache {
             tables.push((channels, theta, table.clone()));
             table
         };
-        let mut made: Vec<(u64, bool, LayerCache)> = Vec::new();
+        let mut made: Vec<((u64, bool), LayerCache)> = Vec::new();
         let layers = layers
             .map(|spec| {
-                let total = spec.cache_bytes(sequences, capacity);
-                let one = spec.kv == KvProjection::Identity;
-                let same = made
-                    .iter()
-                    .find(|(bytes, same, _)| use_ == CacheUse::OneStep && (*bytes, *same) == (total, one));
+                let memory = memory_of(spec, sequences, capacity);
+                let same = made.iter().find(|(other, _)| use_ == CacheUse::OneStep && *other == memory);
                 let (k, v) = match same {
-                    Some((_, _, cache)) => (cache.k.clone(), cache.v.clone()),
+                    Some((_, cache)) => (cache.k.clone(), cache.v.clone()),
                     None => {
                         let bytes = spec.attention_shape(sequences, capacity).cache_bytes();
                         let k = Buffer::new(gpu, "cache.k", bytes);
-                        let v = if one { k.clone() } else { Buffer::new(gpu, "cache.v", bytes) };
+                        let v = if memory.1 { k.clone() } else { Buffer::new(gpu, "cache.v", bytes) };
                         (k, v)
                     }
                 };
                 let cache = LayerCache { k, v, angles: angles(spec), capacity, sequences };
-                made.push((total, one, cache.clone()));
+                made.push((memory, cache.clone()));
                 cache
             })
             .collect();

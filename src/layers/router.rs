@@ -189,13 +189,18 @@ impl Router {
         let (tokens, choice) = (step.tokens, self.spec.choice);
         match &self.weights {
             RouterWeights::Linear { weight, bias } => {
+                let (input, width) = (norm.router_input(workspace), norm.spec.width);
+                let linear = |routes| {
+                    let bias = bias.as_ref();
+                    NormRouter { input, router: weight, bias, routes, tokens, width, choice }
+                };
                 let Scope::Sequence { causal } = self.spec.scope else {
-                    self.linear(recorder, norm, workspace, weight, bias.as_ref(), tokens, routes);
+                    linear(routes).record(recorder);
                     return;
                 };
                 let kept =
                     Routes { chosen: &workspace.kept, gates: &workspace.kept_gates, first: 0, ..routes };
-                self.linear(recorder, norm, workspace, weight, bias.as_ref(), tokens, kept);
+                linear(kept).record(recorder);
                 SequenceCut {
                     kept: &workspace.kept,
                     ranges: &workspace.ranges,
@@ -283,22 +288,6 @@ impl Router {
             .record(recorder);
             self.select(recorder, workspace, tokens, routes);
         }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn linear(
-        &self,
-        recorder: &mut Recorder,
-        norm: &Norm,
-        workspace: &Workspace,
-        router: &Buffer,
-        bias: Option<&Buffer>,
-        tokens: u32,
-        routes: Routes<'_>,
-    ) {
-        let input = norm.router_input(workspace);
-        let (width, choice) = (norm.spec.width, self.spec.choice);
-        NormRouter { input, router, bias, routes, tokens, width, choice }.record(recorder);
     }
 
     fn select(&self, recorder: &mut Recorder, workspace: &Workspace, tokens: u32, routes: Routes<'_>) {

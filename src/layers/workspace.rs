@@ -3,8 +3,11 @@
 use crate::{
     Error, Result,
     gpu::{Buffer, Gpu},
-    layers::{ExpertMlpSpec, FEW_TOKENS, HeadMixtureSpec, RouterSpec},
-    ops::{AttentionShape, GroupBuffers, MAX_TOP_LOGITS, Routes, head_stride, padded, tile_rows, workgroups},
+    layers::{ExpertMlpSpec, FEW_TOKENS, HeadMixtureSpec, RouterSpec, Step, Visible},
+    ops::{
+        AttentionShape, GroupBuffers, MAX_TOP_LOGITS, Routes, Span, head_stride, padded, tile_rows,
+        workgroups,
+    },
 };
 
 /// The largest sizes a session needs. Start with [`Dimensions::new`], then add every layer.
@@ -292,6 +295,20 @@ impl Workspace {
             top_ids: next(),
             top_values: next(),
             parents: next(),
+        }
+    }
+
+    /// Starts a step: writes down where its rows stand, and that each of `ranges` of (first token, tokens) is a sequence.
+    pub fn begin(&self, spans: &[Span], ranges: &[[u32; 2]]) -> Step {
+        self.spans.write(0, &Span::words(spans));
+        self.ranges.write(0, ranges);
+        Step {
+            tokens: spans.len() as u32,
+            ranges: ranges.len() as u32,
+            longest: ranges.iter().map(|[_, count]| *count).max().unwrap_or(0),
+            own: Visible::of(spans),
+            memory: Visible::default(),
+            logit_rows: 0,
         }
     }
 

@@ -1,8 +1,6 @@
 //! BAM (arXiv 2408.08274): whole attention modules of several dense models as the experts of a soft mixture, their MLPs
 //! as those of a routed one. No checkpoint is published; the layout is that of `headwise upcycle --method bam`.
 
-use serde_json::json;
-
 use super::{
     AttentionNames, BlockNames, BlockSpec, Blueprint, Describe, MlpNames, RouterNames, Task,
     limits::MOST_EXPERTS, llama::Sizes, rms_norm_names,
@@ -11,7 +9,7 @@ use crate::{
     Result,
     layers::{ExpertMlpSpec, HeadMixtureSpec, NormPlacement, NormSpec, RouterNet, RouterSpec},
     ops::{ExpertChoice, Weighting},
-    weights::{Checkpoint, Fields, Order, quote},
+    weights::{Checkpoint, Fields, Order},
 };
 
 /// A BAM `config.json`: Llama's sizes, and an object `bam`.
@@ -30,23 +28,17 @@ struct Config {
 /// # Errors
 /// When the config is incomplete or wants something headwise does not run; then, when the tensors contradict it.
 pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
-    let choice = |name, [first, second]: [&'static str; 2]| match fields.get(&[name])? {
-        Some((_, value)) if value == &json!(first) => Ok(true),
-        Some((_, value)) if value == &json!(second) => Ok(false),
-        Some((_, value)) => Err(fields.bad(name, quote(&value.to_string()), format!("{first} or {second}"))),
-        None => Err(fields.missing(&[name])),
-    };
     let count = |name| fields.size(&[name], MOST_EXPERTS).map(|n| n as u32);
     let config = Config {
         sizes: Sizes::read(fields)?,
         experts: count("bam.experts")?,
-        expert_kv: choice("bam.kv", ["expert", "shared"])?,
+        expert_kv: fields.one_of("bam.kv", [("expert", true), ("shared", false)])?,
         parallel: fields.flag("bam.parallel_block")?.unwrap_or(false),
         mlp_top_k: count("bam.mlp_top_k")?,
-        mlp_weighting: match choice("bam.mlp_gate", ["softmax_topk", "softmax"])? {
-            true => Weighting::SoftmaxTopK,
-            false => Weighting::SoftmaxAll,
-        },
+        mlp_weighting: fields.one_of(
+            "bam.mlp_gate",
+            [("softmax_topk", Weighting::SoftmaxTopK), ("softmax", Weighting::SoftmaxAll)],
+        )?,
     };
     Ok(Box::new(move |checkpoint| blueprint(&config, checkpoint)))
 }

@@ -16,7 +16,7 @@ use crate::{
         NormSpec, PositionEncoding, RouterNet, RouterSpec,
     },
     ops::{Activation, ExpertChoice, NormKind, Weighting},
-    weights::{Checkpoint, Fields, Order, quote},
+    weights::{Checkpoint, Fields, Order},
 };
 
 /// A MoA `config.json`.
@@ -78,9 +78,9 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
         heads_per_expert: optional("heads_per_expert", MOST_HEADS)?.unwrap_or(1),
         head_dim: size("head_dim", MOST_WIDE)?,
         hidden: size("ffn_dim", MOST_WIDE)?,
-        activation: one_of(fields, "activation", [("relu", Activation::Relu), ("gelu", Activation::Gelu)])?,
+        activation: fields.one_of("activation", [("relu", Activation::Relu), ("gelu", Activation::Gelu)])?,
         eps: fields.number(&["norm_eps"], 1e-12..=0.1)?,
-        pre_norm: one_of(fields, "norm_position", [("pre", true), ("post", false)])?,
+        pre_norm: fields.one_of("norm_position", [("pre", true), ("post", false)])?,
         weighting: weighting(fields)?,
         context: size("max_positions", MOST_WIDE)?,
         first_position: fields.optional_count("position_offset", MOST_WIDE)?.unwrap_or(0) as u32,
@@ -92,17 +92,9 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
     Ok(Box::new(move |checkpoint| blueprint(&config, checkpoint)))
 }
 
-/// The value that a text field stands for.
-fn one_of<T>(fields: &Fields<'_>, name: &'static str, values: [(&'static str, T); 2]) -> Result<T> {
-    let text = fields.text(name)?;
-    let expected = values.each_ref().map(|(text, _)| *text).join(" or ");
-    let found = values.into_iter().find(|(value, _)| *value == text);
-    found.map(|(_, value)| value).ok_or_else(|| fields.bad(name, quote(text), expected))
-}
-
 fn weighting(fields: &Fields<'_>) -> Result<Weighting> {
     // The paper's gates, and those of its released code.
-    let paper = one_of(fields, "gate_weights", [("softmax_renormalized", true), ("softmax", false)])?;
+    let paper = fields.one_of("gate_weights", [("softmax_renormalized", true), ("softmax", false)])?;
     Ok(match paper {
         true => Weighting::SoftmaxAllRenormalised { eps: fields.number(&["gate_eps"], 0.0..=0.1)? },
         false => Weighting::SoftmaxAll,
@@ -120,7 +112,7 @@ fn task(fields: &Fields<'_>, vocab: u32, bos: Option<u32>, eos: &[u32]) -> Resul
     }
     let end = known("eos_token_id", eos.first().copied())?;
     let first = |name| fields.tokens(name).map(|ids| ids.first().copied());
-    if one_of(fields, "task", [("translation", true), ("fill_mask", false)])? {
+    if fields.one_of("task", [("translation", true), ("fill_mask", false)])? {
         let start = first("decoder_start_token_id")?.or(bos);
         return Ok(Task::Translate { start: known("decoder_start_token_id or bos_token_id", start)?, end });
     }

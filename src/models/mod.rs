@@ -106,7 +106,7 @@ pub(crate) struct Blueprint {
 type Describe = Box<dyn FnOnce(&Checkpoint) -> Result<Blueprint>>;
 
 /// The largest `config.json` that is read.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 impl Blueprint {
     /// Checks the parts of a blueprint against each other and against the tensors.

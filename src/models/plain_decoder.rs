@@ -14,7 +14,7 @@ use crate::{
         PositionEncoding, RouterNet, RouterSpec, Scope,
     },
     ops::{Activation, ExpertChoice, NormKind, Weighting},
-    weights::{Checkpoint, Fields, Order, Piece, quote},
+    weights::{Checkpoint, Fields, Order, Piece},
 };
 
 /// Which attention.
@@ -73,11 +73,7 @@ pub(crate) fn read_uoe(fields: &Fields<'_>) -> Result<Describe> {
 
 fn read(fields: &Fields<'_>, attention: Attention) -> Result<Describe> {
     let size = |name, most| fields.size(&[name], most).map(|n| n as u32);
-    let activation = match fields.text("hidden_act")? {
-        "relu" => Activation::Relu,
-        "gelu" => Activation::Gelu,
-        other => return Err(fields.bad("hidden_act", quote(other), "relu or gelu")),
-    };
+    let activation = fields.one_of("hidden_act", [("relu", Activation::Relu), ("gelu", Activation::Gelu)])?;
     let config = Config {
         file: fields.file().to_owned(),
         attention,

@@ -145,9 +145,9 @@ impl Span {
         Self { position, sequence, keys: position + 1 }
     }
 
-    /// As it lies in a buffer.
-    pub fn words(self) -> [u32; 3] {
-        [self.position, self.sequence, self.keys]
+    /// As spans lie in a buffer.
+    pub fn words(spans: &[Self]) -> Vec<[u32; 3]> {
+        spans.iter().map(|span| [span.position, span.sequence, span.keys]).collect()
     }
 }
 

@@ -152,7 +152,6 @@ impl Model {
             let mut patches = Vec::new();
             images.iter().for_each(|image| image.patches(classes, &mut patches));
             session.forward_images(count, each, &patches)?;
-            session.top(top as u32);
             let (tops, routes) = session.read_top(top as u32).await?;
             for (image, top) in (0..).zip(tops) {
                 let first = image * each as usize;

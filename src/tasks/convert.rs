@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{
+    MAX_TOKENIZER,
     fairseq::{Fairseq, Sizes},
-    rewrite::{MAX_TOKENIZER, ModelWriter, Progress, WrittenModel, dtype, torch_name},
+    rewrite::{ModelWriter, Progress, WrittenModel, dtype, torch_name},
 };
 use crate::{
     Error, Result,

@@ -51,13 +51,10 @@ impl Model {
     pub async fn fill(&self, text: &str, top: usize) -> Result<Filled> {
         let Task::FillMask { mask, end } = self.task else { return Err(self.wrong_task("fill")) };
         let tokenizer = self.tokenizer()?;
-        let mut ids = tokenizer.encode(text)?;
+        let ids = tokenizer.encode_ending(text, end)?;
         if !ids.contains(&mask) {
             let mask = tokenizer.token(mask).unwrap_or_else(|| format!("token {mask}"));
             return Err(Error::argument("text", "no mask", format!("{mask} at least once")));
-        }
-        if ids.last() != Some(&end) {
-            ids.push(end);
         }
         let mut filled = self.fill_ids(&[&ids], top).await?.remove(0);
         for candidate in filled.masks.iter_mut().flat_map(|mask| &mut mask.candidates) {
@@ -104,7 +101,6 @@ impl Model {
             };
             let mut session = Session::new(&self.gpu, &self.transformer, layout)?;
             session.forward(&runs, &rows)?;
-            session.top(top as u32);
             let (tops, routes) = session.read_top(top as u32).await?;
             let mut tops = tops.into_iter();
             for ((ids, masks), start) in batch.iter().zip(masks).zip(starts) {

@@ -184,15 +184,6 @@ impl Model {
         }
     }
 
-    /// Refuses ids outside the vocabulary.
-    pub(super) fn check_ids(&self, sequences: &[&[u32]]) -> Result<()> {
-        let vocab = self.info().vocab;
-        match sequences.iter().flat_map(|ids| ids.iter()).find(|&&id| id >= vocab) {
-            None => Ok(()),
-            Some(id) => Err(Error::argument("token id", id, format!("below the vocabulary size {vocab}"))),
-        }
-    }
-
     /// Refuses what cannot be a batch of prompts for this model.
     pub(super) fn check_prompts(&self, prompts: &[&[u32]]) -> Result<()> {
         let context = self.info().context;

@@ -10,6 +10,7 @@ mod generate;
 mod info;
 mod logits;
 mod model;
+mod readback;
 #[cfg(not(target_arch = "wasm32"))]
 mod rewrite;
 mod router_use;
@@ -26,6 +27,13 @@ mod translation;
 mod upcycle;
 
 pub use classify::{Class, Classification, Image};
+/// The tokenizer of a model folder.
+#[cfg(any(feature = "tokenizer", not(target_arch = "wasm32")))]
+const TOKENIZER_FILE: &str = "tokenizer.json";
+/// The largest `tokenizer.json` that is read; the largest published ones have some 30 MB.
+#[cfg(any(feature = "tokenizer", not(target_arch = "wasm32")))]
+const MAX_TOKENIZER: u64 = 128 << 20;
+
 #[cfg(not(target_arch = "wasm32"))]
 pub use convert::{ConvertOptions, MoaActivation, MoaGates, convert_moa};
 pub use fill::{Candidate, Filled, FilledMask};

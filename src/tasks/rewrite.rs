@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::TOKENIZER_FILE;
 use crate::{
     Error, Result,
     models::CONFIG_FILE,
@@ -12,11 +13,6 @@ use crate::{
         Checkpoint, Dtype, NewFolder, SafetensorsWriter, Source, TensorInfo, TensorPlan, WEIGHTS_FILE,
     },
 };
-
-/// A tokenizer in a model folder.
-pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
-/// The largest `tokenizer.json` that is copied, and that loading reads.
-pub(super) const MAX_TOKENIZER: u64 = 128 << 20;
 
 /// A model folder that was written.
 #[derive(Clone, Debug, Serialize)]

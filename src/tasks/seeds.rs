@@ -5,15 +5,12 @@ use std::path::Path;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 
-use super::rewrite::{MAX_TOKENIZER, TOKENIZER_FILE};
+use super::{MAX_TOKENIZER, TOKENIZER_FILE};
 use crate::{
     Error, Result,
-    models::{Blueprint, CONFIG_FILE, limits::MOST_EXPERTS},
-    weights::{Checkpoint, Fields, Source, TensorInfo, quote},
+    models::{Blueprint, CONFIG_FILE, MAX_CONFIG_BYTES, limits::MOST_EXPERTS},
+    weights::{Checkpoint, Fields, Source, TensorInfo, quote, shown},
 };
-
-/// The largest `config.json` that is read.
-const MAX_CONFIG: u64 = 1 << 20;
 
 /// A dense model.
 pub(super) struct Seed {
@@ -81,7 +78,8 @@ async fn read_seed(source: &Source) -> Result<(Sizes, Checkpoint)> {
         let why = "a mixture is made of dense models in Llama's layout, without `moh`".to_owned();
         return Err(Error::Unsupported { file, field, why });
     }
-    let json = source.read_small(CONFIG_FILE, MAX_CONFIG).await?.ok_or_else(|| source.absent(CONFIG_FILE))?;
+    let json =
+        source.read_small(CONFIG_FILE, MAX_CONFIG_BYTES).await?.ok_or_else(|| source.absent(CONFIG_FILE))?;
     Ok((Sizes::read(&Fields::parse(&json, &file)?)?, checkpoint))
 }
 
@@ -203,15 +201,5 @@ fn difference(first: &Value, other: &Value) -> Option<(String, String, String)> 
                 .find_map(|(i, (a, b))| difference(a, b).map(|(place, a, b)| (format!("[{i}]{place}"), a, b)))
         }
         _ => Some((String::new(), shown(first), shown(other))),
-    }
-}
-
-/// A value, cut to a length fit for an error message.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Array(list) => format!("a list of {}", list.len()),
-        Value::Object(_) => "an object".to_owned(),
-        Value::String(text) => quote(text),
-        plain => plain.to_string(),
     }
 }

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use super::Routes;
+use super::{
+    Routes,
+    readback::{length, logit_range, logits, ranked, record_top, route_ranges},
+};
 use crate::{
     Error, Result,
-    gpu::{Buffer, Counters, Gpu, Pending, Recorder},
-    layers::{HeadMixtureSpec, KvCache, Step, Visible, Workspace},
-    models::{StackSpec, Transformer},
-    ops::{Argmax, Sample, Span, TopLogits, padded},
+    gpu::{Counters, Gpu, Pending, Recorder},
+    layers::{HeadMixtureSpec, KvCache, Step, Workspace},
+    models::Transformer,
+    ops::{Argmax, Sample, Span},
 };
 
 /// Positions of a sequence on a software adapter. Mesa's llvmpipe ends an invocation, without an error, after 65,535
@@ -100,9 +103,7 @@ impl Session {
     pub fn forward(&mut self, runs: &[(u32, &[u32])], logit_rows: &[u32]) -> Result<()> {
         let vocab = self.transformer.spec.outputs;
         let ids: Vec<u32> = runs.iter().flat_map(|(_, ids)| ids.iter().copied()).collect();
-        if let Some(id) = ids.iter().find(|&&id| id >= vocab) {
-            return Err(Error::argument("token id", id, format!("below the vocabulary size {vocab}")));
-        }
+        check_ids(&ids, vocab)?;
         let lengths: Vec<(u32, u32)> =
             runs.iter().map(|(sequence, ids)| (*sequence, ids.len() as u32)).collect();
         self.step(&lengths, Ids::Host(&ids), logit_rows)
@@ -120,23 +121,16 @@ impl Session {
         self.step(&lengths, Ids::Patches, &rows)
     }
 
-    /// Records the choice of the `n` largest logits of each row.
-    pub fn top(&mut self, n: u32) {
-        let Workspace { logits, top_ids, top_values, .. } = &self.workspace;
-        let (rows, vocab) = (self.last_step.logit_rows, self.transformer.spec.outputs);
-        TopLogits { logits, ids: top_ids, values: top_values, rows, vocab, n }.record(&mut self.recorder);
-    }
-
-    /// Submits what was recorded and reads, for each row, the `n` likeliest outputs with their log-probabilities, and the
-    /// step's routes.
+    /// Records the choice of the `n` largest logits of each row, submits what was recorded, and reads, for each row, these
+    /// outputs with their log-probabilities, and the step's routes.
     pub async fn read_top(&mut self, n: u32) -> Result<(Vec<Vec<(u32, f32)>>, Routes)> {
-        let bytes = 4 * u64::from(self.last_step.logit_rows) * u64::from(n);
-        let mut ranges = vec![(&self.workspace.top_ids, 0, bytes), (&self.workspace.top_values, 0, bytes)];
-        ranges.extend(route_ranges(&self.workspace, &self.transformer.spec.stack, &self.last_step));
+        let (spec, step) = (&self.transformer.spec, &self.last_step);
+        let mut ranges = record_top(&mut self.recorder, &self.workspace, spec.outputs, step, n).to_vec();
+        let top_bytes = length(&ranges);
+        ranges.extend(route_ranges(&self.workspace, &spec.stack, step));
         let read = self.recorder.submit_and_read(&ranges).wait("reading the likeliest outputs").await?;
-        let (top, routes) = read.split_at(2 * bytes as usize);
-        let tokens = self.last_step.tokens as usize;
-        Ok((ranked(top, n as usize), Routes::new(&self.transformer.spec.stack, tokens, routes)))
+        let (top, routes) = read.split_at(top_bytes);
+        Ok((ranked(top, n), Routes::new(&spec.stack, step.tokens as usize, routes)))
     }
 
     /// Records a step that feeds every sequence the token sampled for it. A sequence without room stays at its
@@ -172,19 +166,9 @@ impl Session {
             }));
             self.positions[sequence as usize] += count;
         }
-        let step = Step {
-            tokens: spans.len() as u32,
-            ranges: ranges.len() as u32,
-            longest: ranges.iter().map(|[_, count]| *count).max().unwrap_or(0),
-            own: Visible::of(&spans),
-            memory: Visible::default(),
-            logit_rows: logit_rows.len() as u32,
-        };
-        debug_assert!(step.tokens <= self.layout.step_tokens && step.logit_rows <= self.layout.logit_rows);
         let workspace = &self.workspace;
-        let words: Vec<[u32; 3]> = spans.into_iter().map(Span::words).collect();
-        workspace.spans.write(0, &words);
-        workspace.ranges.write(0, &ranges);
+        let step = Step { logit_rows: logit_rows.len() as u32, ..workspace.begin(&spans, &ranges) };
+        debug_assert!(step.tokens <= self.layout.step_tokens && step.logit_rows <= self.layout.logit_rows);
         workspace.logit_rows.write(0, logit_rows);
         let ids = match ids {
             Ids::Host(ids) => {
@@ -240,16 +224,13 @@ impl Session {
 
     /// Submits what was recorded and reads the step's logits, `[rows, vocab]`, and routes.
     pub async fn read_logits(&mut self) -> Result<(Vec<f32>, Routes)> {
-        let vocab = self.transformer.spec.outputs as usize;
-        let row = padded(self.transformer.spec.outputs) as usize;
-        let bytes = 4 * u64::from(self.last_step.logit_rows) * row as u64;
-        let mut ranges = vec![(&self.workspace.logits, 0, bytes)];
-        ranges.extend(route_ranges(&self.workspace, &self.transformer.spec.stack, &self.last_step));
+        let (spec, step) = (&self.transformer.spec, &self.last_step);
+        let mut ranges = vec![logit_range(&self.workspace, spec.outputs, step)];
+        let logit_bytes = length(&ranges);
+        ranges.extend(route_ranges(&self.workspace, &spec.stack, step));
         let read = self.recorder.submit_and_read(&ranges).wait("reading logits").await?;
-        let (logits, routes) = read.split_at(bytes as usize);
-        let logits: Vec<f32> = bytemuck::pod_collect_to_vec(logits);
-        let logits = logits.chunks(row).flat_map(|row| row[..vocab].iter().copied()).collect();
-        Ok((logits, Routes::new(&self.transformer.spec.stack, self.last_step.tokens as usize, routes)))
+        let (values, routes) = read.split_at(logit_bytes);
+        Ok((logits(values, spec.outputs), Routes::new(&spec.stack, step.tokens as usize, routes)))
     }
 
     /// Submits what was recorded and reads the step's routes with the scores they were chosen by.
@@ -288,23 +269,12 @@ pub(super) fn check_cache<'a>(
     gpu.fits(&what, largest.unwrap_or(0))
 }
 
-/// Rows of (id, log-probability) from all ids, then all values.
-pub(super) fn ranked(bytes: &[u8], n: usize) -> Vec<Vec<(u32, f32)>> {
-    let (ids, values) = bytes.split_at(bytes.len() / 2);
-    let ids: Vec<u32> = bytemuck::pod_collect_to_vec(ids);
-    let values: Vec<f32> = bytemuck::pod_collect_to_vec(values);
-    let pairs: Vec<(u32, f32)> = ids.into_iter().zip(values).collect();
-    pairs.chunks(n).map(<[_]>::to_vec).collect()
-}
-
-/// Where the routes of a step are: its chosen experts, then their gates.
-pub(super) fn route_ranges<'a>(
-    workspace: &'a Workspace,
-    stack: &StackSpec,
-    step: &Step,
-) -> [(&'a Buffer, u64, u64); 2] {
-    let bytes = 4 * u64::from(step.tokens) * u64::from(stack.routes_per_token());
-    [(&workspace.chosen, 0, bytes), (&workspace.gates, 0, bytes)]
+/// Refuses an id outside the vocabulary.
+pub(super) fn check_ids(ids: &[u32], vocab: u32) -> Result<()> {
+    match ids.iter().find(|&&id| id >= vocab) {
+        None => Ok(()),
+        Some(id) => Err(Error::argument("token id", id, format!("below the vocabulary size {vocab}"))),
+    }
 }
 
 /// Sampled tokens on their way back.

@@ -5,11 +5,8 @@ use tokenizers::{
     tokenizer::DecodeStream,
 };
 
+use super::{MAX_TOKENIZER, TOKENIZER_FILE};
 use crate::{Error, Result, weights::Source};
-
-const FILE: &str = "tokenizer.json";
-/// The largest `tokenizer.json` that is read; the largest published ones have some 30 MB.
-const MAX_BYTES: u64 = 128 << 20;
 
 /// A model's tokenizer.
 #[derive(Clone)]
@@ -21,8 +18,8 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads `tokenizer.json`, if the folder has one.
     pub(super) async fn read(source: &Source) -> Result<Option<Self>> {
-        let file = source.path_of(FILE);
-        let Some(json) = source.read_small(FILE, MAX_BYTES).await? else {
+        let file = source.path_of(TOKENIZER_FILE);
+        let Some(json) = source.read_small(TOKENIZER_FILE, MAX_TOKENIZER).await? else {
             return Ok(None);
         };
         let wrong =
@@ -63,6 +60,15 @@ impl Tokenizer {
             last.push_str(&text[start..]);
         }
         Ok(pieces)
+    }
+
+    /// The ids of a text that ends with `end`, whether the tokenizer adds it or not.
+    pub(super) fn encode_ending(&self, text: &str, end: u32) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text)?;
+        if ids.last() != Some(&end) {
+            ids.push(end);
+        }
+        Ok(ids)
     }
 
     /// The text of ids, without special tokens.

@@ -3,6 +3,7 @@
 use super::{
     Cancel, Logits, Model, TokenRoutes,
     fill::packed,
+    session::check_ids,
     translation::{Row, TargetLayout, TranslationSession},
 };
 use crate::{Error, Result, models::Task, ops::MAX_TOP_LOGITS};
@@ -124,13 +125,7 @@ impl Model {
     ) -> Result<Vec<Translation>> {
         let Task::Translate { start, end } = self.task else { return Err(self.wrong_task("translate")) };
         let tokenizer = self.tokenizer()?;
-        let encode = |text: &&str| -> Result<Vec<u32>> {
-            let mut ids = tokenizer.encode(text)?;
-            if ids.last() != Some(&end) {
-                ids.push(end);
-            }
-            Ok(ids)
-        };
+        let encode = |text: &&str| tokenizer.encode_ending(text, end);
         let sources: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_>>()?;
         let sources: Vec<&[u32]> = sources.iter().map(Vec::as_slice).collect();
         let mut translations = self.translate_ids(&sources, options, progress).await?;
@@ -158,15 +153,15 @@ impl Model {
         };
         options.check()?;
         self.check_prompts(sources)?;
-        self.check_ids(sources)?;
         let vocab = self.info().vocab;
+        sources.iter().try_for_each(|ids| check_ids(ids, vocab))?;
         // Texts of like length run together, so that few rows are left over at the end of a batch.
         let mut order: Vec<usize> = (0..sources.len()).collect();
         order.sort_by_key(|&index| sources[index].len());
         let sorted: Vec<&[u32]> = order.iter().map(|&index| sources[index]).collect();
         let capacity = (self.info().context as usize).min(options.max_new) as u32;
         let beams = options.beams as u32;
-        let layout = TargetLayout { beams, capacity, step_tokens: 1 };
+        let layout = TargetLayout { beams, capacity, step_tokens: 1, with_routes: options.routes };
         let mut results: Vec<Option<Translation>> = vec![None; sources.len()];
         let mut done = 0;
         progress(done, sources.len());
@@ -186,7 +181,7 @@ impl Model {
                 }
                 // Greedy search looks at the best token alone.
                 let n = if beams == 1 { 1 } else { 2 * beams };
-                let found = session.step(&rows, n.min(vocab), options.routes).await?;
+                let found = session.step(&rows, n.min(vocab)).await?;
                 let mut parents: Vec<u32> = (0..batch.len() as u32 * beams).collect();
                 let mut row = 0;
                 for search in &mut searches {
@@ -201,8 +196,9 @@ impl Model {
             tracing::debug!(counters = ?session.counters(), "translated a batch");
             let mut token = 0;
             for (source, search) in batch.iter().zip(searches) {
-                let tokens = if options.routes { token..token + source.len() } else { token..token };
-                let routes = tokens.map(|token| read.token(token)).collect();
+                let tokens = token..token + source.len();
+                let routes = read.iter().flat_map(|all| tokens.clone().map(|token| all.token(token)));
+                let routes = routes.collect();
                 token += source.len();
                 results[order[done]] = Some(search.finish(source, routes));
                 done += 1;
@@ -222,17 +218,20 @@ impl Model {
             return Err(self.wrong_task("translate"));
         };
         self.check_prompts(&[source, target])?;
-        self.check_ids(&[source, target])?;
         let vocab = self.info().vocab;
+        [source, target].into_iter().try_for_each(|ids| check_ids(ids, vocab))?;
         let capacity = target.len() as u32;
-        let layout = TargetLayout { beams: 1, capacity, step_tokens: capacity };
+        let layout = TargetLayout { beams: 1, capacity, step_tokens: capacity, with_routes: true };
         let (mut session, read) =
             TranslationSession::read(&self.gpu, &self.transformer, encoder, &[source], layout).await?;
         let (values, routes) = session.follow(target).await?;
         let routes = (0..target.len()).map(|token| routes.token(token)).collect();
         Ok(TranslationLogits {
             target: Logits { vocab: vocab as usize, values, routes },
-            source_routes: (0..source.len()).map(|token| read.token(token)).collect(),
+            source_routes: read
+                .iter()
+                .flat_map(|all| (0..source.len()).map(|token| all.token(token)))
+                .collect(),
         })
     }
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use super::{
     Routes,
-    session::{check_cache, ranked, route_ranges},
+    readback::{length, logit_range, logits, ranked, record_top, route_ranges},
+    session::check_cache,
 };
 use crate::{
     Result,
     gpu::{Counters, Gpu, Recorder},
     layers::{CacheUse, KvCache, Step, Visible, Workspace},
     models::{StackSpec, Transformer},
-    ops::{Span, TopLogits, padded},
+    ops::Span,
 };
 
 /// A hypothesis that grows in a step.
@@ -33,6 +34,8 @@ pub(super) struct TargetLayout {
     pub capacity: u32,
     /// Tokens of a step, if more than one for each hypothesis.
     pub step_tokens: u32,
+    /// Whether the tokens' choices are read back.
+    pub with_routes: bool,
 }
 
 /// What a step found for each row: the likeliest tokens with their log-probabilities, and the choices it made, where
@@ -55,10 +58,11 @@ pub(super) struct TranslationSession {
     source_lengths: Vec<u32>,
     /// The position that the next step fills.
     position: u32,
+    with_routes: bool,
 }
 
 impl TranslationSession {
-    /// Plans the memory, allocates it, and reads the sources; returns their tokens' choices.
+    /// Plans the memory, allocates it, and reads the sources; returns their tokens' choices, where they are wanted.
     ///
     /// # Errors
     /// As [`Session::new`](super::session::Session::new), and what the GPU reports.
@@ -68,8 +72,8 @@ impl TranslationSession {
         encoder: &StackSpec,
         sources: &[&[u32]],
         layout: TargetLayout,
-    ) -> Result<(Self, Routes)> {
-        let TargetLayout { beams, capacity, step_tokens } = layout;
+    ) -> Result<(Self, Option<Routes>)> {
+        let TargetLayout { beams, capacity, step_tokens, with_routes } = layout;
         let spec = &transformer.spec;
         let count = sources.len() as u32;
         let tokens: u32 = sources.iter().map(|ids| ids.len() as u32).sum();
@@ -101,12 +105,17 @@ impl TranslationSession {
             transformer: Arc::clone(transformer),
             source_lengths: sources.iter().map(|ids| ids.len() as u32).collect(),
             position: 0,
+            with_routes,
         };
         gpu.check("allocating a translation")?;
         let step = session.encode(sources);
+        if !with_routes {
+            session.recorder.submit();
+            return Ok((session, None));
+        }
         let ranges = route_ranges(&session.workspace, encoder, &step);
         let read = session.recorder.submit_and_read(&ranges).wait("reading sources").await?;
-        Ok((session, Routes::new(encoder, tokens as usize, &read)))
+        Ok((session, Some(Routes::new(encoder, tokens as usize, &read))))
     }
 
     fn encode(&mut self, sources: &[&[u32]]) -> Step {
@@ -118,41 +127,29 @@ impl TranslationSession {
             ranges.push([spans.len() as u32, keys]);
             spans.extend((0..keys).map(|position| Span { position, sequence, keys }));
         }
-        let step = Step {
-            tokens: ids.len() as u32,
-            ranges: ranges.len() as u32,
-            longest: ranges.iter().map(|[_, count]| *count).max().unwrap_or(0),
-            own: Visible::of(&spans),
-            memory: Visible::default(),
-            logit_rows: 0,
-        };
         let workspace = &self.workspace;
+        let step = workspace.begin(&spans, &ranges);
         workspace.ids.write(0, &ids);
-        workspace.spans.write(0, &words(&spans));
-        workspace.ranges.write(0, &ranges);
         let (recorder, transformer) = (&mut self.recorder, &self.transformer);
         transformer.record_encoder(recorder, workspace, &self.reading, &self.memory, &workspace.ids, &step);
         step
     }
 
     /// Feeds every row its token, at the next position, and finds the `n` likeliest tokens to follow.
-    pub async fn step(&mut self, rows: &[Row], n: u32, with_routes: bool) -> Result<Found> {
+    pub async fn step(&mut self, rows: &[Row], n: u32) -> Result<Found> {
         let placed: Vec<(Row, u32)> = rows.iter().map(|&row| (row, self.position)).collect();
         self.position += 1;
         let step = self.record(&placed);
-        let Workspace { logits, top_ids: ids, top_values: values, .. } = &self.workspace;
-        let (count, vocab) = (step.logit_rows, self.transformer.spec.outputs);
-        TopLogits { logits, ids, values, rows: count, vocab, n }.record(&mut self.recorder);
-        let stack = &self.transformer.spec.stack;
-        let bytes = 4 * u64::from(count) * u64::from(n);
-        let mut ranges = vec![(ids, 0, bytes), (values, 0, bytes)];
-        if with_routes {
-            ranges.extend(route_ranges(&self.workspace, stack, &step));
+        let spec = &self.transformer.spec;
+        let mut ranges = record_top(&mut self.recorder, &self.workspace, spec.outputs, &step, n).to_vec();
+        let top_bytes = length(&ranges);
+        if self.with_routes {
+            ranges.extend(route_ranges(&self.workspace, &spec.stack, &step));
         }
         let read = self.recorder.submit_and_read(&ranges).wait("translating").await?;
-        let (top, routes) = read.split_at(2 * bytes as usize);
-        let routes = with_routes.then(|| Routes::new(stack, rows.len(), routes));
-        Ok(Found { top: ranked(top, n as usize), routes })
+        let (top, routes) = read.split_at(top_bytes);
+        let routes = self.with_routes.then(|| Routes::new(&spec.stack, rows.len(), routes));
+        Ok(Found { top: ranked(top, n), routes })
     }
 
     /// Feeds the first source's target a run of tokens at once; returns logits `[tokens, vocab]` and choices.
@@ -162,16 +159,13 @@ impl TranslationSession {
             rows.map(|(position, &token)| (Row { sequence: 0, source: 0, token }, position)).collect();
         self.position += target.len() as u32;
         let step = self.record(&placed);
-        let (vocab, row) = (self.transformer.spec.outputs, padded(self.transformer.spec.outputs) as usize);
-        let bytes = 4 * u64::from(step.logit_rows) * row as u64;
-        let mut ranges = vec![(&self.workspace.logits, 0, bytes)];
-        let stack = &self.transformer.spec.stack;
-        ranges.extend(route_ranges(&self.workspace, stack, &step));
+        let spec = &self.transformer.spec;
+        let mut ranges = vec![logit_range(&self.workspace, spec.outputs, &step)];
+        let logit_bytes = length(&ranges);
+        ranges.extend(route_ranges(&self.workspace, &spec.stack, &step));
         let read = self.recorder.submit_and_read(&ranges).wait("reading logits").await?;
-        let (logits, routes) = read.split_at(bytes as usize);
-        let logits: Vec<f32> = bytemuck::pod_collect_to_vec(logits);
-        let logits = logits.chunks(row).flat_map(|row| row[..vocab as usize].iter().copied()).collect();
-        Ok((logits, Routes::new(stack, target.len(), routes)))
+        let (values, routes) = read.split_at(logit_bytes);
+        Ok((logits(values, spec.outputs), Routes::new(&spec.stack, target.len(), routes)))
     }
 
     /// Records a step over rows and their positions, those of one sequence together; all want logits.
@@ -194,19 +188,11 @@ impl TranslationSession {
             })
             .collect();
         let count = rows.len() as u32;
-        let step = Step {
-            tokens: count,
-            ranges: ranges.len() as u32,
-            longest: ranges.iter().map(|[_, count]| *count).max().unwrap_or(0),
-            own: Visible::of(&own),
-            memory: Visible::of(&memory),
-            logit_rows: count,
-        };
         let workspace = &self.workspace;
+        let begun = workspace.begin(&own, &ranges);
+        let step = Step { memory: Visible::of(&memory), logit_rows: count, ..begun };
         workspace.ids.write(0, &rows.iter().map(|(row, _)| row.token).collect::<Vec<_>>());
-        workspace.spans.write(0, &words(&own));
-        workspace.memory_spans.write(0, &words(&memory));
-        workspace.ranges.write(0, &ranges);
+        workspace.memory_spans.write(0, &Span::words(&memory));
         workspace.logit_rows.write(0, &(0..count).collect::<Vec<_>>());
         let (recorder, transformer) = (&mut self.recorder, &self.transformer);
         let (cache, memory) = (&self.cache, Some(&self.memory));
@@ -231,8 +217,4 @@ impl TranslationSession {
     pub fn counters(&self) -> Counters {
         self.recorder.counters()
     }
-}
-
-fn words(spans: &[Span]) -> Vec<[u32; 3]> {
-    spans.iter().map(|span| span.words()).collect()
 }

@@ -94,6 +94,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// What a text stands for: one of two.
+    pub(crate) fn one_of<T>(&self, name: &'static str, values: [(&'static str, T); 2]) -> Result<T> {
+        let text = self.text(name)?;
+        let expected = values.each_ref().map(|(text, _)| *text).join(" or ");
+        let found = values.into_iter().find(|(value, _)| *value == text);
+        found.map(|(_, value)| value).ok_or_else(|| self.bad(name, quote(text), expected))
+    }
+
     /// The config's path, for messages.
     pub(crate) fn file(&self) -> &str {
         self.file
@@ -189,7 +197,7 @@ fn same(a: &Value, b: &Value) -> bool {
 }
 
 /// A value, cut to a length fit for an error message.
-fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => quote(text),
         Value::Array(list) => format!("a list of {}", list.len()),

@@ -28,6 +28,8 @@ pub(crate) use checkpoint::WEIGHTS_FILE;
 pub(crate) use dtype::{Dtype, check_finite};
 pub(crate) use fields::Fields;
 #[cfg(not(target_arch = "wasm32"))]
+pub(crate) use fields::shown;
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) use folder::NewFolder;
 pub(crate) use header::TensorInfo;
 pub(crate) use place::{Layout, Order};

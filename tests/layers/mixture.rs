@@ -285,8 +285,8 @@ fn workspace(gpu: &Gpu, spec: &HeadMixtureSpec, use_: &Use) -> Workspace {
 
 /// The spans of tokens that are not in a step.
 fn remembered(lengths: &[u32]) -> Vec<[u32; 3]> {
-    let of = |(sequence, &length): (u32, &u32)| (0..length).map(move |i| Span::causal(i, sequence).words());
-    (0..).zip(lengths).flat_map(of).collect()
+    let of = |(sequence, &length): (u32, &u32)| (0..length).map(move |i| Span::causal(i, sequence));
+    Span::words(&(0..).zip(lengths).flat_map(of).collect::<Vec<_>>())
 }
 
 /// Runs the layer step by step. Returns what it did to each sequence, and the counters of each step.
@@ -346,24 +346,14 @@ pub fn run_layer(drawn: &Drawn, tensors: &Tensors) -> (Vec<Ran>, Vec<Counters>) 
             *position = length;
         }
         let tokens = spans.len();
-        let step = Step {
-            tokens: tokens as u32,
-            ranges: ranges.len() as u32,
-            longest: ranges.iter().map(|range| range[1]).max().unwrap_or(0),
-            own: Visible::of(&spans),
-            memory: Visible::of(&memory_spans),
-            logit_rows: 0,
-        };
-        let words = |spans: &[Span]| spans.iter().map(|span| span.words()).collect::<Vec<_>>();
+        let step = Step { memory: Visible::of(&memory_spans), ..workspace.begin(&spans, &ranges) };
         workspace.x.write(0, &pad(&x, width));
         if spec.norm.placement == NormPlacement::Shared {
             workspace.xn.write(0, &pad(&xn, width));
         }
-        workspace.spans.write(0, &words(&spans));
         if remembers {
-            workspace.memory_spans.write(0, &words(&memory_spans));
+            workspace.memory_spans.write(0, &Span::words(&memory_spans));
         }
-        workspace.ranges.write(0, &ranges);
         let mut routes = workspace.routes(step.tokens);
         routes.skip(use_.routes_before, use_.scores_before);
         counters.push(run(gpu, |recorder| layer.record(recorder, &workspace, cache, &step, &mut routes)));
