@@ -9,7 +9,7 @@ use headwise::{
     Gpu, GpuOptions, Precision, block_on,
     internal::{
         Activation, Bias, Buffer, Group, GroupBuffers, Matrix, MatrixShape, Recorder, RoutedMatmul,
-        RoutedMatvec, Routes, tile_rows,
+        RoutedMatvec, Routes, least_tile_rows, tile_rows,
     },
 };
 
@@ -42,7 +42,7 @@ impl Setup {
             src: Buffer::new(gpu, "src", bytes(tokens)),
             dst: Buffer::new(gpu, "dst", bytes(assignments)),
             gates: Buffer::new(gpu, "gates", 4 * u64::from(assignments)),
-            groups: GroupBuffers::new(gpu, assignments, EXPERTS, tile_rows(gpu)),
+            groups: GroupBuffers::new(gpu, assignments, EXPERTS, least_tile_rows(gpu)),
             chosen: Buffer::with_data(gpu, "chosen", &chosen),
         }
     }
@@ -68,8 +68,8 @@ impl Setup {
 
     /// A prompt: grouped, in tiles.
     fn matmul(&mut self, tokens: u32, active: u32) {
-        let tile_rows = tile_rows(self.recorder.gpu());
         let assignments = tokens * active;
+        let tile_rows = tile_rows(self.recorder.gpu(), assignments, EXPERTS);
         let (chosen, gates) = (&self.chosen, &self.gates);
         let routes = Routes { chosen, gates, first: 0, scores: gates, first_score: 0 };
         Group { routes, assignments, experts: EXPERTS, tile_rows, into: &self.groups }

@@ -3,21 +3,7 @@
 // grid   x: column blocks of the part, y: tiles of at most 8 rows
 
 //!include "shared/routed_matmul.wgsl"
-
-@group(0) @binding(6) var<storage, read_write> dst: array<vec4<f32>>;
-
-// Finishes one row: `lo` and `hi` are the two quads, or the gate and up halves of one.
-fn finish(tile: Tile, row: u32, assignment: u32, column_block: u32, lo: vec4<f32>, hi: vec4<f32>) {
-    if row >= tile.rows {
-        return;
-    }
-    if SWIGLU {
-        store(tile.expert, assignment, column_block, silu(lo) * hi);
-    } else {
-        store(tile.expert, assignment, 2u * column_block, lo);
-        store(tile.expert, assignment, 2u * column_block + 1u, hi);
-    }
-}
+//!include "shared/routed_matmul_registers.wgsl"
 
 @compute @workgroup_size(8)
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
@@ -28,35 +14,15 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         return;
     }
 
-    // Weight rows of the low and the high quad.
-    let low = 4u * quads * column_block;
-    let high_half = select(0u, 1u, SWIGLU);
-    let high = low + select(4u, 0u, SWIGLU);
-    let w0 = row_start(tile.expert, 0u, low);
-    let w1 = row_start(tile.expert, 0u, low + 1u);
-    let w2 = row_start(tile.expert, 0u, low + 2u);
-    let w3 = row_start(tile.expert, 0u, low + 3u);
-    let w4 = row_start(tile.expert, high_half, high);
-    let w5 = row_start(tile.expert, high_half, high + 1u);
-    let w6 = row_start(tile.expert, high_half, high + 2u);
-    let w7 = row_start(tile.expert, high_half, high + 3u);
-
-    let a0 = assignment_at(tile, 0u);
-    let a1 = assignment_at(tile, 1u);
-    let a2 = assignment_at(tile, 2u);
-    let a3 = assignment_at(tile, 3u);
-    let a4 = assignment_at(tile, 4u);
-    let a5 = assignment_at(tile, 5u);
-    let a6 = assignment_at(tile, 6u);
-    let a7 = assignment_at(tile, 7u);
-    let x0 = src_start(a0);
-    let x1 = src_start(a1);
-    let x2 = src_start(a2);
-    let x3 = src_start(a3);
-    let x4 = src_start(a4);
-    let x5 = src_start(a5);
-    let x6 = src_start(a6);
-    let x7 = src_start(a7);
+    let w = weight_rows(tile.expert, column_block);
+    let x0 = src_start(assignment_at(tile, 0u));
+    let x1 = src_start(assignment_at(tile, 1u));
+    let x2 = src_start(assignment_at(tile, 2u));
+    let x3 = src_start(assignment_at(tile, 3u));
+    let x4 = src_start(assignment_at(tile, 4u));
+    let x5 = src_start(assignment_at(tile, 5u));
+    let x6 = src_start(assignment_at(tile, 6u));
+    let x7 = src_start(assignment_at(tile, 7u));
 
     var lo0 = vec4<f32>(0.0); var lo1 = vec4<f32>(0.0); var lo2 = vec4<f32>(0.0); var lo3 = vec4<f32>(0.0);
     var lo4 = vec4<f32>(0.0); var lo5 = vec4<f32>(0.0); var lo6 = vec4<f32>(0.0); var lo7 = vec4<f32>(0.0);
@@ -64,14 +30,14 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     var hi4 = vec4<f32>(0.0); var hi5 = vec4<f32>(0.0); var hi6 = vec4<f32>(0.0); var hi7 = vec4<f32>(0.0);
 
     for (var block = 0u; block < params.in_blocks; block++) {
-        let e0 = weight8(w0 + block);
-        let e1 = weight8(w1 + block);
-        let e2 = weight8(w2 + block);
-        let e3 = weight8(w3 + block);
-        let e4 = weight8(w4 + block);
-        let e5 = weight8(w5 + block);
-        let e6 = weight8(w6 + block);
-        let e7 = weight8(w7 + block);
+        let e0 = weight8(w.low0 + block);
+        let e1 = weight8(w.low1 + block);
+        let e2 = weight8(w.low2 + block);
+        let e3 = weight8(w.low3 + block);
+        let e4 = weight8(w.high0 + block);
+        let e5 = weight8(w.high1 + block);
+        let e6 = weight8(w.high2 + block);
+        let e7 = weight8(w.high3 + block);
 
         // Columns of a matrix are weight rows, so vector · matrix is four dot products.
         let low_lo = mat4x4<f32>(e0.lo, e1.lo, e2.lo, e3.lo);
@@ -99,27 +65,12 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         x = src[x7 + next]; lo7 += x * low_hi; hi7 += x * high_hi;
     }
 
-    finish(tile, 0u, a0, column_block, lo0, hi0);
-    finish(tile, 1u, a1, column_block, lo1, hi1);
-    finish(tile, 2u, a2, column_block, lo2, hi2);
-    finish(tile, 3u, a3, column_block, lo3, hi3);
-    finish(tile, 4u, a4, column_block, lo4, hi4);
-    finish(tile, 5u, a5, column_block, lo5, hi5);
-    finish(tile, 6u, a6, column_block, lo6, hi6);
-    finish(tile, 7u, a7, column_block, lo7, hi7);
-}
-
-// Stores outputs 4·quad … of this part for one assignment; columns past the part are zero padding.
-fn store(expert: u32, assignment: u32, quad: u32, sum: vec4<f32>) {
-    if quad >= params.part_quads {
-        return;
-    }
-    let columns = 4u * quad + vec4<u32>(0u, 1u, 2u, 3u);
-    var value = select(vec4<f32>(0.0), sum, columns < vec4<u32>(params.part_rows));
-    let column = params.part_first / 4u + quad;
-    if BIAS {
-        value += bias_at(expert, column);
-    }
-    value = activate(value);
-    dst[assignment * params.out_quads + column] = value;
+    finish(tile, 0u, column_block, lo0, hi0);
+    finish(tile, 1u, column_block, lo1, hi1);
+    finish(tile, 2u, column_block, lo2, hi2);
+    finish(tile, 3u, column_block, lo3, hi3);
+    finish(tile, 4u, column_block, lo4, hi4);
+    finish(tile, 5u, column_block, lo5, hi5);
+    finish(tile, 6u, column_block, lo6, hi6);
+    finish(tile, 7u, column_block, lo7, hi7);
 }

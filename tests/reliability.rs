@@ -30,7 +30,9 @@ fn ids(model: &Model, prompt: &[u32], options: &Generate) -> Result<Vec<u32>, Er
 
 #[test]
 fn twenty_repeats_give_the_same_bits() {
-    for kernels in [KernelChoice::Plain, KernelChoice::Workgroup, KernelChoice::Subgroup] {
+    for kernels in
+        [KernelChoice::Plain, KernelChoice::Broadcast, KernelChoice::Workgroup, KernelChoice::Subgroup]
+    {
         let gpu = gpu(GpuOptions::new().default_limits(true).kernels(kernels));
         let model = load(&gpu, &tiny()).unwrap();
         let prompt: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 101).collect();

@@ -79,6 +79,7 @@ enum PrecisionArg {
 enum KernelsArg {
     Auto,
     Plain,
+    Broadcast,
     Workgroup,
     Subgroup,
 }
@@ -235,6 +236,7 @@ impl ModelArgs {
         let kernels = match self.kernels {
             KernelsArg::Auto => KernelChoice::Auto,
             KernelsArg::Plain => KernelChoice::Plain,
+            KernelsArg::Broadcast => KernelChoice::Broadcast,
             KernelsArg::Workgroup => KernelChoice::Workgroup,
             KernelsArg::Subgroup => KernelChoice::Subgroup,
         };

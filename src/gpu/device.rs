@@ -20,11 +20,14 @@ pub struct GpuOptions {
 /// Which shape of the hot kernels to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KernelChoice {
-    /// By capability: register tiles on software adapters, workgroups and subgroups on GPUs.
+    /// By capability: register tiles on software adapters, with subgroups where these have one size, workgroups and subgroups on GPUs.
     #[default]
     Auto,
     /// The plain kernels everywhere: register tiles, no workgroup memory in the hot loops.
     Plain,
+    /// Register tiles, too, but workgroups of one subgroup whose lanes load for each other; the plain kernels where
+    /// subgroups vary in size or are missing.
+    Broadcast,
     /// The kernels that share work over a workgroup, without subgroup operations.
     Workgroup,
     /// As `Workgroup`, with subgroup operations where a kernel has them.

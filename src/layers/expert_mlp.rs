@@ -177,7 +177,7 @@ impl ExpertMlp {
                 routes,
                 assignments,
                 experts: self.spec.experts(),
-                tile_rows: tile_rows(recorder.gpu()),
+                tile_rows: tile_rows(recorder.gpu(), assignments, self.spec.experts()),
                 into: groups,
             }
             .record(recorder);

@@ -138,11 +138,12 @@ impl HeadMixture {
     /// Sorts a long step's assignments by expert.
     fn group(&self, recorder: &mut Recorder, call: &Call<'_>) {
         let Some(routes) = call.routes.filter(|_| !call.few) else { return };
+        let (assignments, experts) = (call.step.tokens * self.spec.active(), self.spec.experts());
         Group {
             routes,
-            assignments: call.step.tokens * self.spec.active(),
-            experts: self.spec.experts(),
-            tile_rows: tile_rows(recorder.gpu()),
+            assignments,
+            experts,
+            tile_rows: tile_rows(recorder.gpu(), assignments, experts),
             into: &call.workspace.attention_groups,
         }
         .record(recorder);
@@ -222,7 +223,7 @@ impl HeadMixture {
         }
         let groups = &workspace.attention_groups;
         let (assignments, experts) = (step.tokens * active, router.spec.experts());
-        let tile_rows = tile_rows(recorder.gpu());
+        let tile_rows = tile_rows(recorder.gpu(), assignments, experts);
         Group { routes, assignments, experts, tile_rows, into: groups }.record(recorder);
         RoutedMatmul {
             src,

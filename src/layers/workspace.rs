@@ -5,7 +5,7 @@ use crate::{
     gpu::{Buffer, Gpu},
     layers::{ExpertMlpSpec, FEW_TOKENS, HeadMixtureSpec, RouterSpec, Step, Visible},
     ops::{
-        AttentionShape, GroupBuffers, MAX_TOP_LOGITS, Routes, Span, head_stride, padded, tile_rows,
+        AttentionShape, GroupBuffers, MAX_TOP_LOGITS, Routes, Span, head_stride, least_tile_rows, padded,
         workgroups,
     },
 };
@@ -229,7 +229,7 @@ impl Dimensions {
         let (attention, mlp) = self.assignments();
         let groups = [(attention, self.attention_experts), (mlp, self.mlp_experts)]
             .iter()
-            .flat_map(|&(assignments, experts)| GroupBuffers::bytes(assignments, experts, tile_rows(gpu)))
+            .flat_map(|&(assignments, experts)| GroupBuffers::bytes(assignments, experts, least_tile_rows(gpu)))
             .sum::<u64>();
         self.buffers().iter().map(|(_, bytes)| bytes).sum::<u64>() + groups
     }
@@ -239,7 +239,7 @@ impl Dimensions {
     pub fn check(&self, gpu: &Gpu) -> Result<()> {
         let (attention, mlp) = self.assignments();
         let groups = [(attention, self.attention_experts), (mlp, self.mlp_experts)]
-            .map(|(assignments, experts)| workgroups(assignments, experts, tile_rows(gpu)));
+            .map(|(assignments, experts)| workgroups(assignments, experts, least_tile_rows(gpu)));
         let most = groups.into_iter().fold(u64::from(self.tokens), u64::max);
         if most > MOST_WORKGROUPS {
             let found = format!("{} tokens, for which {most} workgroups run side by side", self.tokens);
@@ -260,7 +260,7 @@ impl Workspace {
             Buffer::new(gpu, name, bytes)
         };
         let (attention, mlp) = dimensions.assignments();
-        let groups = |assignments, experts| GroupBuffers::new(gpu, assignments, experts, tile_rows(gpu));
+        let groups = |assignments, experts| GroupBuffers::new(gpu, assignments, experts, least_tile_rows(gpu));
         // Fields are evaluated in the order in which they stand here, which is that of `buffers`.
         Self {
             ids: next(),

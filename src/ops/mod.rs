@@ -47,7 +47,7 @@ pub use norm_router::{MAX_EXPERTS, NormRouter, RouterInput};
 pub use params::ParamsLayout;
 pub use query_norm::QueryNorm;
 pub use rope_cache::{RopeCache, rope_angles};
-pub use routed_matmul::{RoutedMatmul, tile_rows};
+pub use routed_matmul::{RoutedMatmul, least_tile_rows, tile_rows};
 pub use routed_matvec::RoutedMatvec;
 pub use sample::{Argmax, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
@@ -81,8 +81,10 @@ pub static KERNELS: &[&Kernel] = &[
     &attention::STICK_BREAKING,
     &rope_cache::KERNEL,
     &routed_matmul::PLAIN,
+    &routed_matmul::BROADCAST,
     &routed_matmul::WORKGROUP,
     &routed_matvec::PLAIN,
+    &routed_matvec::BROADCAST,
     &routed_matvec::WORKGROUP,
     &routed_matvec::SUBGROUP,
     &sample::ARGMAX,
@@ -113,8 +115,10 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&attention::STICK_BREAKING, attention::Params::layout()),
         (&rope_cache::KERNEL, rope_cache::Params::layout()),
         (&routed_matmul::PLAIN, routed_matmul::Params::layout()),
+        (&routed_matmul::BROADCAST, routed_matmul::Params::layout()),
         (&routed_matmul::WORKGROUP, routed_matmul::Params::layout()),
         (&routed_matvec::PLAIN, routed_matvec::Params::layout()),
+        (&routed_matvec::BROADCAST, routed_matvec::Params::layout()),
         (&routed_matvec::WORKGROUP, routed_matvec::Params::layout()),
         (&routed_matvec::SUBGROUP, routed_matvec::Params::layout()),
         (&sample::ARGMAX, sample::ArgmaxParams::layout()),
@@ -170,6 +174,10 @@ pub struct Routes<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     Plain,
+    /// Workgroups of one subgroup, of a size that is known beforehand.
+    Broadcast {
+        lanes: u32,
+    },
     Workgroup,
     Subgroup,
 }
@@ -179,11 +187,28 @@ impl Shape {
         match choice {
             KernelChoice::Plain => Self::Plain,
             KernelChoice::Workgroup => Self::Workgroup,
-            KernelChoice::Auto if capabilities.software => Self::Plain,
+            KernelChoice::Broadcast => Self::broadcast(capabilities),
+            KernelChoice::Auto if capabilities.software => Self::broadcast(capabilities),
             KernelChoice::Auto | KernelChoice::Subgroup => match capabilities.subgroups {
                 Some(_) => Self::Subgroup,
                 None => Self::Workgroup,
             },
+        }
+    }
+
+    /// Where every subgroup has the same size, and one that the kernels are written for.
+    fn broadcast(capabilities: &Capabilities) -> Self {
+        match capabilities.subgroups {
+            Some((lanes, most)) if lanes == most && matches!(lanes, 4 | 8 | 16 | 32) => Self::Broadcast { lanes },
+            _ => Self::Plain,
+        }
+    }
+
+    /// The constant of `shaders/shared/broadcast.wgsl`.
+    fn lanes(self) -> Option<(&'static str, f64)> {
+        match self {
+            Self::Broadcast { lanes } => Some(("LANES", f64::from(lanes))),
+            Self::Plain | Self::Workgroup | Self::Subgroup => None,
         }
     }
 
@@ -194,6 +219,7 @@ impl Shape {
     fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Broadcast { .. } => "broadcast",
             Self::Workgroup => "workgroup",
             Self::Subgroup => "subgroup",
         }
@@ -203,6 +229,6 @@ impl Shape {
 /// The variant of each kernel that has more than one.
 pub fn variants(choice: KernelChoice, capabilities: &Capabilities) -> Vec<(&'static str, &'static str)> {
     let shape = Shape::choose(choice, capabilities);
-    let matmul = if shape == Shape::Plain { shape } else { Shape::Workgroup };
+    let matmul = if shape == Shape::Subgroup { Shape::Workgroup } else { shape };
     vec![("routed_matvec", shape.name()), ("routed_matmul", matmul.name())]
 }

@@ -11,6 +11,9 @@ const BINDINGS: &[Access] =
 pub static PLAIN: Kernel =
     Kernel { name: "routed_matmul", source: shaders::ROUTED_MATMUL, bindings: BINDINGS };
 
+pub static BROADCAST: Kernel =
+    Kernel { name: "routed_matmul.broadcast", source: shaders::ROUTED_MATMUL_BROADCAST, bindings: BINDINGS };
+
 pub static WORKGROUP: Kernel =
     Kernel { name: "routed_matmul.workgroup", source: shaders::ROUTED_MATMUL_WORKGROUP, bindings: BINDINGS };
 
@@ -28,12 +31,20 @@ uniform! {
     }
 }
 
-/// Rows of a tile in this device's variant; grouping must cut tiles of this height.
-pub fn tile_rows(gpu: &Gpu) -> u32 {
+/// Rows of a tile in this device's variant, for `rows` assignments spread over `experts`; grouping must cut tiles of
+/// this height. Lower tiles waste less where an expert has few rows.
+pub fn tile_rows(gpu: &Gpu, rows: u32, experts: u32) -> u32 {
     match Shape::of(gpu) {
         Shape::Plain => 8,
+        Shape::Broadcast { .. } if rows <= 8 * experts => 8,
+        Shape::Broadcast { .. } => 16,
         Shape::Workgroup | Shape::Subgroup => 32,
     }
+}
+
+/// Rows of the lowest tiles that steps of any size are cut into.
+pub fn least_tile_rows(gpu: &Gpu) -> u32 {
+    tile_rows(gpu, 0, 1)
 }
 
 /// `dst[a] = W[expert(a)] · src[a / src_div] + bias` for every assignment `a`.
@@ -56,19 +67,21 @@ pub struct RoutedMatmul<'a> {
 impl RoutedMatmul<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let shape = self.matrix.shape;
-        let tile_rows = tile_rows(recorder.gpu());
-        let kernel = match Shape::of(recorder.gpu()) {
-            Shape::Plain => &PLAIN,
-            Shape::Workgroup | Shape::Subgroup => &WORKGROUP,
+        let tile_rows = tile_rows(recorder.gpu(), self.rows, shape.experts);
+        let shape_of = Shape::of(recorder.gpu());
+        // Output quads that a workgroup covers, half of them gates with SwiGLU.
+        let (kernel, quads_each) = match shape_of {
+            Shape::Plain => (&PLAIN, 16),
+            Shape::Broadcast { lanes } => (&BROADCAST, 2 * lanes),
+            Shape::Workgroup | Shape::Subgroup => (&WORKGROUP, 16),
         };
-        // Both variants cover 16 output quads with a workgroup, half of them gates with SwiGLU.
         let swiglu = shape.halves == 2;
-        let group_quads = 16 / shape.halves;
+        let group_quads = quads_each / shape.halves;
         let tiles = match self.groups {
             Some(_) => max_tiles(self.rows, shape.experts, tile_rows),
             None => self.rows.div_ceil(tile_rows),
         };
-        let constants = [
+        let mut constants = vec![
             ("WEIGHT_FORMAT", self.matrix.precision.format()),
             ("ROUTED", f64::from(u8::from(self.groups.is_some()))),
             ("BIAS", f64::from(u8::from(self.bias.buffer().is_some()))),
@@ -76,6 +89,10 @@ impl RoutedMatmul<'_> {
             ("ACTIVATION", self.activation.code()),
             ("SWIGLU", f64::from(u8::from(swiglu))),
         ];
+        if let Shape::Broadcast { .. } = shape_of {
+            constants.extend(shape_of.lanes());
+            constants.push(("TALL", f64::from(u8::from(tile_rows > 8))));
+        }
         for part in &self.matrix.parts {
             let (quads, macs) = part.quads_and_macs(&shape);
             let params = Params {

@@ -12,6 +12,9 @@ pub static PLAIN: Kernel =
 pub static WORKGROUP: Kernel =
     Kernel { name: "routed_matvec.workgroup", source: shaders::ROUTED_MATVEC_WORKGROUP, bindings: BINDINGS };
 
+pub static BROADCAST: Kernel =
+    Kernel { name: "routed_matvec.broadcast", source: shaders::ROUTED_MATVEC_BROADCAST, bindings: BINDINGS };
+
 pub static SUBGROUP: Kernel =
     Kernel { name: "routed_matvec.subgroup", source: shaders::ROUTED_MATVEC_SUBGROUP, bindings: BINDINGS };
 
@@ -57,12 +60,14 @@ impl RoutedMatvec<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let shape = self.matrix.shape;
         let out_quads = padded(shape.outputs) / 4;
-        let (kernel, lanes) = match Shape::of(recorder.gpu()) {
+        let shape_of = Shape::of(recorder.gpu());
+        let (kernel, quads_each) = match shape_of {
             Shape::Plain => (&PLAIN, 8),
+            Shape::Broadcast { lanes } => (&BROADCAST, lanes),
             Shape::Workgroup => (&WORKGROUP, 1),
             Shape::Subgroup => (&SUBGROUP, 1),
         };
-        let constants = [
+        let mut constants = vec![
             ("WEIGHT_FORMAT", self.matrix.precision.format()),
             ("ROUTED", f64::from(u8::from(self.routes.is_some()))),
             ("GATED", f64::from(u8::from(self.gated))),
@@ -72,6 +77,7 @@ impl RoutedMatvec<'_> {
             ("SWIGLU", f64::from(u8::from(shape.halves == 2))),
             ("RESIDUAL", f64::from(u8::from(self.residual))),
         ];
+        constants.extend(shape_of.lanes());
         for part in &self.matrix.parts {
             let (quads, macs) = part.quads_and_macs(&shape);
             let params = Params {
@@ -101,7 +107,7 @@ impl RoutedMatvec<'_> {
                         self.bias.buffer().unwrap_or(self.src),
                         self.dst,
                     ],
-                    groups: [quads.div_ceil(lanes), self.rows, 1],
+                    groups: [quads.div_ceil(quads_each), self.rows, 1],
                     macs: macs * u64::from(self.rows) * u64::from(self.slots),
                 },
             );

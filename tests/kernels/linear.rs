@@ -234,7 +234,7 @@ impl Linear {
     fn matmul(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
         let MatrixShape { experts, outputs, inputs, .. } = self.shape;
         let (chosen, gates) = self.routes(gpu, operands);
-        let groups = self.used.map(|_| GroupBuffers::new(gpu, self.rows, experts, tile_rows(gpu)));
+        let groups = self.used.map(|_| GroupBuffers::new(gpu, self.rows, experts, tile_rows(gpu, self.rows, experts)));
         let dst = Guarded::rows(gpu, self.rows as usize, outputs);
         let bias = upload(gpu, &operands.bias, outputs);
         let src = upload(gpu, &operands.src, inputs);
@@ -242,7 +242,7 @@ impl Linear {
         let routes = self.as_routes(&chosen, &gates);
         let counters = run(gpu, |recorder| {
             if let Some(groups) = &groups {
-                Group { routes, assignments: self.rows, experts, tile_rows: tile_rows(gpu), into: groups }
+                Group { routes, assignments: self.rows, experts, tile_rows: tile_rows(gpu, self.rows, experts), into: groups }
                     .record(recorder);
             }
             RoutedMatmul {
@@ -490,7 +490,7 @@ fn routed_matmul_survives_a_garbage_tile_table() {
     };
     for choice in CHOICES {
         let gpu = gpu(choice);
-        let groups = GroupBuffers::new(gpu, TYPICAL.rows, experts, tile_rows(gpu));
+        let groups = GroupBuffers::new(gpu, TYPICAL.rows, experts, tile_rows(gpu, TYPICAL.rows, experts));
         let src = upload(gpu, &operands.src, inputs);
         let matrix = matrix(gpu, TYPICAL.shape, TYPICAL.precision, TYPICAL.part_rows, &operands.weights);
         for seed in 0..8 {

@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::reference::{max_difference, norm_router::Routes, widen};
 
 /// Every shape of the hot kernels.
-pub const SHAPES: [KernelChoice; 3] = [KernelChoice::Plain, KernelChoice::Workgroup, KernelChoice::Subgroup];
+pub const SHAPES: [KernelChoice; 4] =
+    [KernelChoice::Plain, KernelChoice::Broadcast, KernelChoice::Workgroup, KernelChoice::Subgroup];
 
 /// Tokens whose kept and dropped scores are closer than this may be routed either way. None are here.
 const ROUTE_MARGIN: f64 = 1e-4;

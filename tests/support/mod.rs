@@ -18,7 +18,8 @@ use proptest::{
 };
 
 /// Every shape of the hot kernels.
-pub const CHOICES: [KernelChoice; 3] = [KernelChoice::Plain, KernelChoice::Workgroup, KernelChoice::Subgroup];
+pub const CHOICES: [KernelChoice; 4] =
+    [KernelChoice::Plain, KernelChoice::Broadcast, KernelChoice::Workgroup, KernelChoice::Subgroup];
 
 /// The device that runs `choice` under WebGPU's default limits: one for the whole process.
 ///
