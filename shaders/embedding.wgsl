@@ -6,7 +6,7 @@
 
 struct Params {
     tokens: u32,
-    blocks: u32,
+    in_blocks: u32,
     first_row: u32,
     part_rows: u32,
     scale: f32,
@@ -23,15 +23,15 @@ struct Params {
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     let block = at.x;
     let token = at.y;
-    if block >= params.blocks || token >= params.tokens {
+    if block >= params.in_blocks || token >= params.tokens {
         return;
     }
     let row = ids[token] - params.first_row;
     if row >= params.part_rows {
         return;
     }
-    let eight = weight8(row * params.blocks + block);
-    let to = 2u * (token * params.blocks + block);
+    let eight = weights_at(row, block);
+    let to = 2u * (token * params.in_blocks + block);
     x[to] = params.scale * eight.lo;
     x[to + 1u] = params.scale * eight.hi;
 }

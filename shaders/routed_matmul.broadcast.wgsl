@@ -42,8 +42,8 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     var lo14 = vec4<f32>(0.0); var hi14 = vec4<f32>(0.0);
     var lo15 = vec4<f32>(0.0); var hi15 = vec4<f32>(0.0);
     for (var block = 0u; block < params.in_blocks; block++) {
-        let low = columns(w.low0 + block, w.low1 + block, w.low2 + block, w.low3 + block);
-        let high = columns(w.high0 + block, w.high1 + block, w.high2 + block, w.high3 + block);
+        let low = columns(w.low0, w.low1, w.low2, w.low3, block);
+        let high = columns(w.high0, w.high1, w.high2, w.high3, block);
         let first = rows_at(x0 + 2u * block, x4 + 2u * block);
         let second = rows_at(x0 + 2u * block + 1u, x4 + 2u * block + 1u);
         lo0 += step8(first.q0, second.q0, low); hi0 += step8(first.q0, second.q0, high);
@@ -99,11 +99,11 @@ fn rows_at(low: u32, high: u32) -> Quads {
 }
 
 // Weights of 8 inputs by input: quad i holds input i of four columns.
-fn columns(row0: u32, row1: u32, row2: u32, row3: u32) -> Quads {
-    let a = weight8(row0);
-    let b = weight8(row1);
-    let c = weight8(row2);
-    let d = weight8(row3);
+fn columns(row0: u32, row1: u32, row2: u32, row3: u32, block: u32) -> Quads {
+    let a = row_eight(row0, block);
+    let b = row_eight(row1, block);
+    let c = row_eight(row2, block);
+    let d = row_eight(row3, block);
     return Quads(
         vec4<f32>(a.lo.x, b.lo.x, c.lo.x, d.lo.x),
         vec4<f32>(a.lo.y, b.lo.y, c.lo.y, d.lo.y),

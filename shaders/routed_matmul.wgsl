@@ -30,14 +30,14 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     var hi4 = vec4<f32>(0.0); var hi5 = vec4<f32>(0.0); var hi6 = vec4<f32>(0.0); var hi7 = vec4<f32>(0.0);
 
     for (var block = 0u; block < params.in_blocks; block++) {
-        let e0 = weight8(w.low0 + block);
-        let e1 = weight8(w.low1 + block);
-        let e2 = weight8(w.low2 + block);
-        let e3 = weight8(w.low3 + block);
-        let e4 = weight8(w.high0 + block);
-        let e5 = weight8(w.high1 + block);
-        let e6 = weight8(w.high2 + block);
-        let e7 = weight8(w.high3 + block);
+        let e0 = row_eight(w.low0, block);
+        let e1 = row_eight(w.low1, block);
+        let e2 = row_eight(w.low2, block);
+        let e3 = row_eight(w.low3, block);
+        let e4 = row_eight(w.high0, block);
+        let e5 = row_eight(w.high1, block);
+        let e6 = row_eight(w.high2, block);
+        let e7 = row_eight(w.high3, block);
 
         // Columns of a matrix are weight rows, so vector · matrix is four dot products.
         let low_lo = mat4x4<f32>(e0.lo, e1.lo, e2.lo, e3.lo);

@@ -45,7 +45,7 @@ fn main(
         if lane < 64u {
             row_tile[lane] = src[row_from + 2u * block];
         } else {
-            let eight = weight8(weights_from + block);
+            let eight = row_eight(weights_from, block);
             column_tile[2u * staged_column] = eight.lo;
             column_tile[2u * staged_column + 1u] = eight.hi;
         }

@@ -41,38 +41,54 @@ fn dot4(lane: u32, expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
             high = src[start + 8u * i + 4u + lane];
         }
         let x = spread(low, high);
-        let b = 4u * i;
+        let total = sum_of(x);
         sum += vec4<f32>(
-            dot8(x.q0, x.q1, weight8(r0 + b)),
-            dot8(x.q0, x.q1, weight8(r1 + b)),
-            dot8(x.q0, x.q1, weight8(r2 + b)),
-            dot8(x.q0, x.q1, weight8(r3 + b)));
-        sum += vec4<f32>(
-            dot8(x.q2, x.q3, weight8(r0 + b + 1u)),
-            dot8(x.q2, x.q3, weight8(r1 + b + 1u)),
-            dot8(x.q2, x.q3, weight8(r2 + b + 1u)),
-            dot8(x.q2, x.q3, weight8(r3 + b + 1u)));
-        sum += vec4<f32>(
-            dot8(x.q4, x.q5, weight8(r0 + b + 2u)),
-            dot8(x.q4, x.q5, weight8(r1 + b + 2u)),
-            dot8(x.q4, x.q5, weight8(r2 + b + 2u)),
-            dot8(x.q4, x.q5, weight8(r3 + b + 2u)));
-        sum += vec4<f32>(
-            dot8(x.q6, x.q7, weight8(r0 + b + 3u)),
-            dot8(x.q6, x.q7, weight8(r1 + b + 3u)),
-            dot8(x.q6, x.q7, weight8(r2 + b + 3u)),
-            dot8(x.q6, x.q7, weight8(r3 + b + 3u)));
+            dot32(x, total, r0, i), dot32(x, total, r1, i), dot32(x, total, r2, i), dot32(x, total, r3, i));
     }
     for (var block = 4u * groups; block < params.in_blocks; block++) {
         let lo = src[start + 2u * block];
         let hi = src[start + 2u * block + 1u];
         sum += vec4<f32>(
-            dot8(lo, hi, weight8(r0 + block)),
-            dot8(lo, hi, weight8(r1 + block)),
-            dot8(lo, hi, weight8(r2 + block)),
-            dot8(lo, hi, weight8(r3 + block)));
+            dot8(lo, hi, row_eight(r0, block)),
+            dot8(lo, hi, row_eight(r1, block)),
+            dot8(lo, hi, row_eight(r2, block)),
+            dot8(lo, hi, row_eight(r3, block)));
     }
     return sum;
+}
+
+// 32 inputs times the i-th group of the weight row at vec4 `row`; `total` is the inputs' sum.
+fn dot32(x: Quads, total: f32, row: u32, i: u32) -> f32 {
+    switch WEIGHT_FORMAT {
+        case Q8: {
+            let a = weights[row + 2u * i];
+            let b = weights[row + 2u * i + 1u];
+            let sum = dot8(x.q0, x.q1, Eight(q8_unpack(a.x), q8_unpack(a.y)))
+                + dot8(x.q2, x.q3, Eight(q8_unpack(a.z), q8_unpack(a.w)))
+                + dot8(x.q4, x.q5, Eight(q8_unpack(b.x), q8_unpack(b.y)))
+                + dot8(x.q6, x.q7, Eight(q8_unpack(b.z), q8_unpack(b.w)));
+            return q8_scale(row, i) * sum;
+        }
+        case Q4: {
+            let a = weights[row + i];
+            let step = q4_scale_min(row, i);
+            let sum = dot8(x.q0, x.q1, Eight(q4_low(a.x), q4_high(a.x)))
+                + dot8(x.q2, x.q3, Eight(q4_low(a.y), q4_high(a.y)))
+                + dot8(x.q4, x.q5, Eight(q4_low(a.z), q4_high(a.z)))
+                + dot8(x.q6, x.q7, Eight(q4_low(a.w), q4_high(a.w)));
+            return fma(step.x, sum, step.y * total);
+        }
+        default: {
+            return dot8(x.q0, x.q1, row_eight(row, 4u * i))
+                + dot8(x.q2, x.q3, row_eight(row, 4u * i + 1u))
+                + dot8(x.q4, x.q5, row_eight(row, 4u * i + 2u))
+                + dot8(x.q6, x.q7, row_eight(row, 4u * i + 3u));
+        }
+    }
+}
+
+fn sum_of(x: Quads) -> f32 {
+    return dot(((x.q0 + x.q1) + (x.q2 + x.q3)) + ((x.q4 + x.q5) + (x.q6 + x.q7)), vec4<f32>(1.0));
 }
 
 fn dot8(lo: vec4<f32>, hi: vec4<f32>, w: Eight) -> f32 {

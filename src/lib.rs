@@ -70,5 +70,5 @@ pub struct Readme;
 /// The rooms below the public ones, open to this crate's own tests and benches. Not a stable interface.
 #[doc(hidden)]
 pub mod internal {
-    pub use crate::{gpu::*, layers::*, ops::*};
+    pub use crate::{gpu::*, layers::*, ops::*, weights::pack_rows};
 }

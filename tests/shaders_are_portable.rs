@@ -22,7 +22,7 @@ fn values(scalar: Scalar, name: &str) -> &'static [f64] {
     match (scalar, name) {
         (Scalar::BOOL, _) => &[0.0, 1.0],
         // shaders/shared/weights.wgsl
-        (Scalar::U32, "WEIGHT_FORMAT") => &[0.0, 1.0],
+        (Scalar::U32, "WEIGHT_FORMAT") => &[0.0, 1.0, 2.0, 3.0],
         // shaders/shared/activation.wgsl
         (Scalar::U32, "ACTIVATION") => &[0.0, 1.0, 2.0, 3.0, 4.0],
         // shaders/shared/select.wgsl

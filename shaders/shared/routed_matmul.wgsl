@@ -67,10 +67,10 @@ fn src_start(assignment: u32) -> u32 {
     return assignment / params.src_div * params.in_blocks * 2u;
 }
 
-// Block index where row `row` of an expert's half starts; rows past the part repeat its last one.
+// The vec4 where row `row` of an expert's half starts; rows past the part repeat its last one.
 fn row_start(expert: u32, half: u32, row: u32) -> u32 {
     let halves = select(1u, 2u, SWIGLU);
-    return ((expert * halves + half) * params.part_rows + min(row, params.part_rows - 1u)) * params.in_blocks;
+    return ((expert * halves + half) * params.part_rows + min(row, params.part_rows - 1u)) * row_vec4s();
 }
 
 // The bias of a quad of columns.

@@ -11,10 +11,10 @@ fn lane_dot4(lane: u32, expert: u32, half: u32, row: u32, start: u32) -> vec4<f3
     for (var block = lane; block < params.in_blocks; block += LANES) {
         let lo = src[start + 2u * block];
         let hi = src[start + 2u * block + 1u];
-        let w0 = weight8(r0 + block);
-        let w1 = weight8(r1 + block);
-        let w2 = weight8(r2 + block);
-        let w3 = weight8(r3 + block);
+        let w0 = row_eight(r0, block);
+        let w1 = row_eight(r1, block);
+        let w2 = row_eight(r2, block);
+        let w3 = row_eight(r3, block);
         sum += lo * mat4x4<f32>(w0.lo, w1.lo, w2.lo, w3.lo) + hi * mat4x4<f32>(w0.hi, w1.hi, w2.hi, w3.hi);
     }
     return sum;

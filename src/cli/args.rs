@@ -73,6 +73,8 @@ pub struct ModelArgs {
 enum PrecisionArg {
     F32,
     F16,
+    Q8,
+    Q4,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -228,6 +230,8 @@ impl ModelArgs {
         self.precision.map(|precision| match precision {
             PrecisionArg::F32 => Precision::F32,
             PrecisionArg::F16 => Precision::F16,
+            PrecisionArg::Q8 => Precision::Q8,
+            PrecisionArg::Q4 => Precision::Q4,
         })
     }
 

@@ -256,7 +256,7 @@ fn router_requests(names: &RouterNames, spec: &RouterSpec, width: u32) -> Vec<Re
             let second = Request::new(second.clone(), Form::matrix(MatrixShape::dense(rows, hidden)));
             let bias =
                 first_bias.iter().map(|name| Request::new(name.clone(), Form::vector(hidden)).finite());
-            [first.finite(), second.finite()].into_iter().chain(bias).collect()
+            [first, second].map(|layer| layer.finite().unquantized()).into_iter().chain(bias).collect()
         }
         _ => Vec::new(),
     }

@@ -184,13 +184,13 @@ impl TransformerSpec {
     pub fn requests(&self, names: &TransformerNames) -> Vec<Request> {
         let table = Form::matrix(self.table_shape());
         let mut requests = match (&names.input, self.input) {
-            (InputNames::Tokens(name), _) => vec![Request::new(name.clone(), table)],
+            (InputNames::Tokens(name), _) => vec![Request::new(name.clone(), table).unquantized()],
             (InputNames::Patches(names), InputSpec::Patches { values, count }) => {
                 let PatchNames { projection, bias, class_token, positions } = &**names;
                 let rows = |rows| Form::Rows { rows, width: self.width, transposed: false };
                 let shape = MatrixShape::dense(self.width, values);
                 vec![
-                    Request::new(projection.clone(), Form::matrix(shape)),
+                    Request::new(projection.clone(), Form::matrix(shape)).unquantized(),
                     Request::new(bias.clone(), Form::vector(self.width)),
                     Request::new(class_token.clone(), rows(1)),
                     Request::new(positions.clone(), rows(1 + count)),

@@ -12,7 +12,7 @@ pub static KERNEL: Kernel = Kernel {
 uniform! {
     struct Params {
         tokens: u32,
-        blocks: u32,
+        in_blocks: u32,
         first_row: u32,
         part_rows: u32,
         scale: f32,
@@ -37,7 +37,7 @@ impl Embedding<'_> {
         for part in &self.table.parts {
             let params = Params {
                 tokens: self.tokens,
-                blocks,
+                in_blocks: blocks,
                 first_row: part.first_row,
                 part_rows: part.rows,
                 scale: self.scale,

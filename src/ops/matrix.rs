@@ -14,7 +14,14 @@ pub enum Precision {
     F32,
     /// 16-bit floats, unpacked in the kernels; needs no device feature.
     F16,
+    /// Groups of 32 weights: a signed byte each and a 16-bit scale.
+    Q8,
+    /// Groups of 32 weights: 4 bits each, a 16-bit scale and a 16-bit minimum.
+    Q4,
 }
+
+/// Consecutive inputs of a row that share a scale in [`Precision::Q8`] and [`Precision::Q4`].
+pub const QUANTIZED_GROUP: u32 = 32;
 
 impl Precision {
     /// The `WEIGHT_FORMAT` of `shaders/shared/weights.wgsl`.
@@ -22,14 +29,41 @@ impl Precision {
         match self {
             Self::F32 => 0.0,
             Self::F16 => 1.0,
+            Self::Q8 => 2.0,
+            Self::Q4 => 3.0,
         }
     }
 
-    /// Bytes of one weight.
-    pub fn bytes(self) -> u64 {
+    /// Bytes of a row of `inputs` weights, padding and scales included: whole vec4s of u32, laid out as in
+    /// `shaders/shared/weights.wgsl`.
+    pub fn row_bytes(self, inputs: u32) -> u64 {
+        let inputs = u64::from(padded(inputs));
+        let groups = inputs.div_ceil(u64::from(QUANTIZED_GROUP));
         match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
+            Self::F32 => 4 * inputs,
+            Self::F16 => 2 * inputs,
+            Self::Q8 => 16 * (2 * groups + groups.div_ceil(8)),
+            Self::Q4 => 16 * (groups + groups.div_ceil(4)),
+        }
+    }
+
+    /// Whether weights are codes that share scales.
+    pub fn is_quantized(self) -> bool {
+        matches!(self, Self::Q8 | Self::Q4)
+    }
+
+    /// Whether rows of so many inputs can be stored so: quantised ones are whole groups.
+    pub fn holds(self, inputs: u32) -> bool {
+        !self.is_quantized() || padded(inputs).is_multiple_of(QUANTIZED_GROUP)
+    }
+
+    /// As on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
         }
     }
 }
@@ -41,7 +75,9 @@ impl std::str::FromStr for Precision {
         match text {
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
-            other => Err(Error::argument("precision", other, "f32 or f16")),
+            "q8" => Ok(Self::Q8),
+            "q4" => Ok(Self::Q4),
+            other => Err(Error::argument("precision", other, "f32, f16, q8 or q4")),
         }
     }
 }
@@ -132,8 +168,7 @@ impl MatrixShape {
 
     /// Bytes of `rows` output rows of every expert and half.
     fn bytes_of_rows(&self, precision: Precision, rows: u32) -> u64 {
-        let row = u64::from(padded(self.inputs)) * precision.bytes();
-        u64::from(self.experts) * u64::from(self.halves) * u64::from(rows) * row
+        u64::from(self.experts) * u64::from(self.halves) * u64::from(rows) * precision.row_bytes(self.inputs)
     }
 
     /// Output rows in each part when no binding may be larger than `max_binding` bytes.
@@ -164,7 +199,8 @@ const MAX_PART_ROWS: u32 = 65_535 * 4 / 8 * 8;
 
 /// A stack of weight matrices, cut along the outputs so that every part fits one binding.
 ///
-/// A part holds its output rows of every expert: `[experts, halves, part rows, padded inputs]`.
+/// A part holds its output rows of every expert: `[experts, halves, part rows]` rows of
+/// [`Precision::row_bytes`].
 pub struct Matrix {
     pub shape: MatrixShape,
     pub precision: Precision,
@@ -182,8 +218,13 @@ impl Matrix {
     /// Allocates a zeroed matrix.
     ///
     /// # Errors
-    /// As [`MatrixShape::part_rows`].
+    /// As [`MatrixShape::part_rows`], and when `precision` does not hold rows of this width.
     pub fn new(gpu: &Gpu, name: &str, shape: MatrixShape, precision: Precision) -> Result<Self> {
+        if !precision.holds(shape.inputs) {
+            let expected =
+                format!("f32 or f16 for {name}, whose rows of {} are not whole groups", shape.inputs);
+            return Err(Error::argument("precision", precision.name(), expected));
+        }
         let capabilities = gpu.capabilities();
         let max = capabilities.max_binding.min(capabilities.max_buffer);
         let part_rows = shape.part_rows(precision, max, name)?;
@@ -199,9 +240,9 @@ impl Matrix {
     }
 
     /// Writes whole file rows, `first_row` counted over `[experts, halves · outputs]`; `bytes` holds them in
-    /// this matrix's precision with padded inputs.
+    /// this matrix's precision, each of [`Precision::row_bytes`].
     pub fn write_rows(&self, first_row: u64, bytes: &[u8]) {
-        let row_bytes = u64::from(padded(self.shape.inputs)) * self.precision.bytes();
+        let row_bytes = self.precision.row_bytes(self.shape.inputs);
         let outputs = u64::from(self.shape.outputs);
         let (mut row, mut rest) = (first_row, bytes);
         while !rest.is_empty() {

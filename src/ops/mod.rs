@@ -41,7 +41,7 @@ pub use combine::Combine;
 pub use cosine_router::CosineRouter;
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers, workgroups};
-pub use matrix::{Activation, Bias, Matrix, MatrixShape, Part, Precision};
+pub use matrix::{Activation, Bias, Matrix, MatrixShape, Part, Precision, QUANTIZED_GROUP};
 pub use norm::{NormInput, NormKind, NormRows};
 pub use norm_router::{MAX_EXPERTS, NormRouter, RouterInput};
 pub use params::ParamsLayout;

@@ -98,9 +98,6 @@ impl ModelInfo {
     pub(super) fn new(blueprint: &Blueprint, checkpoint: &Checkpoint) -> Self {
         let Blueprint { family, task, spec, names } = blueprint;
         let requests = spec.requests(names);
-        let sum = |size: &dyn Fn(&crate::weights::Form) -> u64| -> u64 {
-            requests.iter().map(|request| size(&request.form)).sum()
-        };
         // A spec has at least one block: the config reader refuses zero layers.
         let block = &spec.stack.blocks[0];
         let all_f32 = requests
@@ -129,12 +126,12 @@ impl ModelInfo {
                 active: block.mlp.active(),
                 hidden: block.mlp.hidden,
             },
-            parameters: sum(&|form| form.parameters()),
+            parameters: requests.iter().map(|request| request.form.parameters()).sum(),
             active_parameters: spec.active_parameters(names),
-            memory: [Precision::F32, Precision::F16]
-                .map(|precision| PrecisionMemory {
-                    precision,
-                    bytes: sum(&|form| form.bytes(precision)) + spec.position_bytes(),
+            memory: [Precision::F32, Precision::F16, Precision::Q8, Precision::Q4]
+                .map(|precision| {
+                    let weights: u64 = requests.iter().map(|request| request.bytes(precision)).sum();
+                    PrecisionMemory { precision, bytes: weights + spec.position_bytes() }
                 })
                 .to_vec(),
             cache_bytes_per_token: spec.cache_bytes_per_token(),

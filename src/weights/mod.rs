@@ -12,6 +12,7 @@ mod header;
 #[cfg(target_arch = "wasm32")]
 mod http;
 mod place;
+mod quantize;
 mod reader;
 mod request;
 mod source;
@@ -33,6 +34,7 @@ pub(crate) use fields::shown;
 pub(crate) use folder::NewFolder;
 pub(crate) use header::TensorInfo;
 pub(crate) use place::{Layout, Order};
+pub use quantize::pack_rows;
 use reader::Reader;
 pub(crate) use request::{Form, Piece, Request, check_shapes};
 pub use source::Source;

@@ -3,7 +3,10 @@
 //! On the GPU a matrix is `[experts, halves · outputs, inputs]`, output-major, heads padded to whole vec4s and rows
 //! to whole blocks. Files hold it in several ways.
 
-use crate::ops::{Matrix, head_stride, padded};
+use crate::{
+    Result,
+    ops::{MatrixShape, head_stride, padded},
+};
 
 /// How a file orders a stack of matrices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +50,11 @@ pub(super) trait Stored: bytemuck::Pod + Default {}
 impl Stored for f32 {}
 impl Stored for u16 {}
 
-/// Writes a matrix from consecutive rows of its file.
+/// Takes whole rows of the matrix: the first one's number, counted over `[experts, halves · outputs]`, and their values
+/// with padding.
+pub(super) type Sink<'a, T> = &'a mut dyn FnMut(u64, &[T]) -> Result<()>;
+
+/// Makes the rows of a matrix from consecutive rows of its file.
 pub(super) struct Placer<T> {
     layout: Layout,
     /// Rows on their way, in the GPU's layout; with `InputMajor` a whole expert's matrix.
@@ -60,20 +67,25 @@ impl<T: Stored> Placer<T> {
     }
 
     /// Places whole file rows, of which the first is row `first` of all stacked tensors.
-    pub fn place(&mut self, matrix: &Matrix, first: u64, values: &[T]) {
+    pub fn place(&mut self, shape: &MatrixShape, first: u64, values: &[T], sink: Sink<'_, T>) -> Result<()> {
         match self.layout.order {
-            Order::Dense | Order::OutputMajor => self.output_rows(matrix, first, values),
-            Order::InputMajor => self.input_rows(matrix, first, values),
-            Order::Columns => self.column_rows(matrix, first, values),
+            Order::Dense | Order::OutputMajor => self.output_rows(shape, first, values, sink),
+            Order::InputMajor => self.input_rows(shape, first, values, sink),
+            Order::Columns => self.column_rows(shape, first, values, sink),
         }
     }
 
-    fn output_rows(&mut self, matrix: &Matrix, first: u64, values: &[T]) {
+    fn output_rows(
+        &mut self,
+        shape: &MatrixShape,
+        first: u64,
+        values: &[T],
+        sink: Sink<'_, T>,
+    ) -> Result<()> {
         let Layout { output_heads, input_heads, .. } = self.layout;
-        let (inputs, row) = widths(matrix, input_heads);
+        let (inputs, row) = widths(shape, input_heads);
         if output_heads.is_none() && inputs == row {
-            matrix.write_rows(first, bytemuck::cast_slice(values));
-            return;
+            return sink(first, values);
         }
         self.pad_rows(values.chunks(inputs), row, input_heads);
         // Heads interrupt a run of rows; without them it is all one run.
@@ -85,15 +97,15 @@ impl<T: Stored> Placer<T> {
                 None => rest.len() / row,
             };
             let (now, later) = rest.split_at(rows * row);
-            matrix.write_rows(placed(index, output_heads) as u64, bytemuck::cast_slice(now));
+            sink(placed(index, output_heads) as u64, now)?;
             (index, rest) = (index + rows, later);
         }
+        Ok(())
     }
 
-    fn input_rows(&mut self, matrix: &Matrix, first: u64, values: &[T]) {
+    fn input_rows(&mut self, shape: &MatrixShape, first: u64, values: &[T], sink: Sink<'_, T>) -> Result<()> {
         let Layout { output_heads, input_heads, .. } = self.layout;
-        let (inputs, row) = widths(matrix, input_heads);
-        let shape = matrix.shape;
+        let (inputs, row) = widths(shape, input_heads);
         let rows = (shape.halves * shape.outputs) as usize;
         let outputs = file_length(rows as u32, output_heads) as usize;
         for (offset, values) in values.chunks(outputs).enumerate() {
@@ -107,21 +119,29 @@ impl<T: Stored> Placer<T> {
                 self.staged[placed(output, output_heads) * row + placed(input, input_heads)] = *value;
             }
             if input + 1 == inputs {
-                matrix.write_rows((expert * rows) as u64, bytemuck::cast_slice(&self.staged));
+                sink((expert * rows) as u64, &self.staged)?;
             }
         }
+        Ok(())
     }
 
-    fn column_rows(&mut self, matrix: &Matrix, first: u64, values: &[T]) {
+    fn column_rows(
+        &mut self,
+        shape: &MatrixShape,
+        first: u64,
+        values: &[T],
+        sink: Sink<'_, T>,
+    ) -> Result<()> {
         let input_heads = self.layout.input_heads;
-        let (inputs, row) = widths(matrix, input_heads);
-        let (experts, outputs) = (matrix.shape.experts as usize, u64::from(matrix.shape.outputs));
+        let (inputs, row) = widths(shape, input_heads);
+        let (experts, outputs) = (shape.experts as usize, u64::from(shape.outputs));
         for expert in 0..experts {
             let columns =
                 values.chunks(experts * inputs).map(|row| &row[expert * inputs..(expert + 1) * inputs]);
             self.pad_rows(columns, row, input_heads);
-            matrix.write_rows(expert as u64 * outputs + first, bytemuck::cast_slice(&self.staged));
+            sink(expert as u64 * outputs + first, &self.staged)?;
         }
+        Ok(())
     }
 
     /// Stages rows with their inputs where the GPU wants them.
@@ -138,7 +158,7 @@ impl<T: Stored> Placer<T> {
 }
 
 /// Inputs of a row in the file, and on the GPU.
-fn widths(matrix: &Matrix, input_heads: Option<u32>) -> (usize, usize) {
-    let inputs = matrix.shape.inputs;
+fn widths(shape: &MatrixShape, input_heads: Option<u32>) -> (usize, usize) {
+    let inputs = shape.inputs;
     (file_length(inputs, input_heads) as usize, padded(inputs) as usize)
 }

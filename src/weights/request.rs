@@ -12,7 +12,7 @@ use crate::{
 /// What tensors of the file become on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// A stack of matrices in the load's precision.
+    /// A stack of matrices in [`Request::precision`].
     Matrix(MatrixShape, Layout),
     /// Rows of f32: routers, position tables. `transposed` has them as columns in the file.
     Rows { rows: u32, width: u32, transposed: bool },
@@ -131,21 +131,49 @@ pub(crate) struct Request {
     pub form: Form,
     /// Refuse NaN and infinity: in a router they would make routing meaningless without anything looking wrong.
     pub finite: bool,
+    /// Whether a matrix may be quantised.
+    quantize: bool,
 }
 
 impl Request {
     pub fn new(piece: impl Into<Piece>, form: Form) -> Self {
-        Self { pieces: vec![piece.into()], form, finite: false }
+        Self { pieces: vec![piece.into()], form, finite: false, quantize: true }
     }
 
     /// One thing of several tensors, the first on top.
     pub fn stacked(pieces: &[Piece], form: Form) -> Self {
-        Self { pieces: pieces.to_vec(), form, finite: false }
+        Self { pieces: pieces.to_vec(), form, finite: false, quantize: true }
     }
 
     /// Refuses values that are not finite.
     pub fn finite(self) -> Self {
         Self { finite: true, ..self }
+    }
+
+    /// Stays f16 when matrices are quantised: embeddings, which are often the output head too, and routers, which are
+    /// small and decide what everything else computes.
+    pub fn unquantized(self) -> Self {
+        Self { quantize: false, ..self }
+    }
+
+    /// How a model that is loaded in `precision` stores this: quantised where that is allowed and its rows are whole
+    /// groups, else f16. What is no matrix is f32 anyway.
+    pub fn precision(&self, precision: Precision) -> Precision {
+        match self.form {
+            Form::Matrix(shape, _) if self.quantize && precision.holds(shape.inputs) => precision,
+            _ if precision.is_quantized() => Precision::F16,
+            _ => precision,
+        }
+    }
+
+    /// Bytes on the GPU when a model is loaded in `precision`.
+    pub fn bytes(&self, precision: Precision) -> u64 {
+        self.form.bytes(self.precision(precision))
+    }
+
+    /// What the loaded thing goes by.
+    pub fn key(&self) -> String {
+        self.pieces.first().map(Piece::key).unwrap_or_default()
     }
 }
 

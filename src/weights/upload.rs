@@ -3,13 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Checkpoint, Chunk, Form, Piece, Request, Source, TensorInfo, check_finite,
+    Checkpoint, Chunk, Form, Piece, Request, Source, TensorInfo, check_finite, pack_rows,
     place::{Layout, Placer},
+    quote,
 };
 use crate::{
     Error, Result,
     gpu::{Buffer, Gpu},
-    ops::{Matrix, Precision, head_stride, padded},
+    ops::{Matrix, MatrixShape, Precision, head_stride, padded},
 };
 
 /// Bytes done and bytes in all, as loading goes on.
@@ -89,10 +90,10 @@ pub(crate) async fn upload(
             }
             others.push(target);
         }
-        let key = key(&request.pieces);
+        let key = request.key();
         match request.form {
             Form::Matrix(shape, _) => {
-                let matrix = Matrix::new(gpu, &key, shape, precision)?;
+                let matrix = Matrix::new(gpu, &key, shape, request.precision(precision))?;
                 store.matrices.insert(key, matrix);
             }
             form => {
@@ -110,7 +111,7 @@ pub(crate) async fn upload(
     while let Some(chunk) = stream.next().await? {
         let targets = targets.get_mut(chunk.tensor.name.as_str());
         for target in targets.into_iter().flatten() {
-            target.place(&store, &chunk, precision)?;
+            target.place(&store, &chunk)?;
         }
         done += chunk.bytes.len() as u64;
         waiting += chunk.bytes.len() as u64;
@@ -122,6 +123,20 @@ pub(crate) async fn upload(
     }
     gpu.flush().await?;
     Ok(store)
+}
+
+/// Quantises rows that come from `chunk`, whose tensor an error names.
+pub(super) fn pack(
+    precision: Precision,
+    shape: &MatrixShape,
+    chunk: &Chunk<'_>,
+    values: &[f32],
+    packed: &mut Vec<u8>,
+) -> Result<()> {
+    pack_rows(precision, padded(shape.inputs) as usize, values, packed).map_err(|value| {
+        let expected = format!("finite numbers that {} reaches with scales in f16", precision.name());
+        Error::bad_file(chunk.file, format!("tensor {}", quote(&chunk.tensor.name)), value, expected)
+    })
 }
 
 /// Where one tensor, or a part of it, goes.
@@ -154,7 +169,7 @@ impl<'a> Target<'a> {
     }
 
     /// Places the values of a chunk that belong here.
-    fn place(&mut self, store: &Store, chunk: &Chunk<'_>, precision: Precision) -> Result<()> {
+    fn place(&mut self, store: &Store, chunk: &Chunk<'_>) -> Result<()> {
         let at = chunk.first_row * chunk.width() as u64;
         let size = chunk.dtype.size() as u64;
         let (from, to) = (self.start.max(at), self.end.min(at + chunk.bytes.len() as u64 / size));
@@ -164,9 +179,9 @@ impl<'a> Target<'a> {
         let bytes = &chunk.bytes[((from - at) * size) as usize..((to - at) * size) as usize];
         let chunk = Chunk { bytes, ..*chunk };
         let first = self.before + from - self.start;
-        let key = key(&self.request.pieces);
+        let key = self.request.key();
         if let Form::Matrix(_, layout) = self.request.form {
-            return self.place_matrix(&store.matrices[&key], &chunk, layout, first, precision);
+            return self.place_matrix(&store.matrices[&key], &chunk, layout, first);
         }
         let mut values = Vec::new();
         chunk.to_f32(&mut values);
@@ -177,35 +192,43 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    fn place_matrix(
-        &mut self,
-        matrix: &Matrix,
-        chunk: &Chunk<'_>,
-        layout: Layout,
-        first: u64,
-        precision: Precision,
-    ) -> Result<()> {
+    fn place_matrix(&mut self, matrix: &Matrix, chunk: &Chunk<'_>, layout: Layout, first: u64) -> Result<()> {
         if matches!(self.staging, Staging::Nothing) {
             self.staging = Staging::Matrix(Box::new((Placer::new(layout), Placer::new(layout))));
         }
         let Staging::Matrix(placers) = &mut self.staging else { return Ok(()) };
         let row = first / chunk.width().max(1) as u64;
+        let (shape, precision) = (&matrix.shape, matrix.precision);
         let mut wide = Vec::new();
-        if precision == Precision::F32 || self.request.finite {
+        if precision != Precision::F16 || self.request.finite {
             chunk.to_f32(&mut wide);
         }
         if self.request.finite {
             check_finite(&chunk.tensor.name, chunk.file, &wide)?;
         }
         match precision {
-            Precision::F32 => placers.0.place(matrix, row, &wide),
+            Precision::F32 => placers.0.place(shape, row, &wide, &mut |row, values| {
+                matrix.write_rows(row, bytemuck::cast_slice(values));
+                Ok(())
+            }),
             Precision::F16 => {
                 let mut narrow = Vec::new();
                 chunk.to_f16(&mut narrow)?;
-                placers.1.place(matrix, row, &narrow);
+                placers.1.place(shape, row, &narrow, &mut |row, values| {
+                    matrix.write_rows(row, bytemuck::cast_slice(values));
+                    Ok(())
+                })
+            }
+            Precision::Q8 | Precision::Q4 => {
+                let mut packed = Vec::new();
+                placers.0.place(shape, row, &wide, &mut |row, values| {
+                    packed.clear();
+                    pack(precision, shape, chunk, values, &mut packed)?;
+                    matrix.write_rows(row, &packed);
+                    Ok(())
+                })
             }
         }
-        Ok(())
     }
 
     /// Places values of which the first is value `first` of all stacked pieces.

@@ -1,19 +1,20 @@
 //! Routed linear in both forms, `routed_matvec` and `routed_matmul`, in every variant.
 
 use headwise::internal::{
-    Activation, Bias, Buffer, Counters, Gpu, Group, GroupBuffers, KernelChoice, MatrixShape, Precision,
-    RoutedMatmul, RoutedMatvec, Routes, tile_rows,
+    Activation, Bias, Buffer, Counters, Gpu, Group, GroupBuffers, KernelChoice, Matrix, MatrixShape,
+    Precision, RoutedMatmul, RoutedMatvec, Routes, tile_rows,
 };
 use proptest::prelude::*;
 
 use crate::{
     reference::{
         activations,
+        quantize::Scheme,
         routed_linear::{RoutedLinear, routed_linear},
     },
     support::{
-        CHOICES, Guarded, among, assert_close, assert_repeatable, check, gpu, hash, matrix, noise, precision,
-        run, size, stored, upload,
+        CHOICES, Guarded, among, any_precision, assert_close, assert_repeatable, check, gpu, hash, matrix,
+        matrix_of_rows, noise, pad, quantized, run, size, stored, upload,
     },
 };
 
@@ -62,7 +63,7 @@ fn any_linear(max_rows: u32, max_slots: u32) -> impl Strategy<Value = Linear> {
     let rows = (size(max_rows), size(max_slots), size(5));
     let biased = prop::sample::select(vec![Biased::No, Biased::Once, Biased::ByExpert]);
     let switches = (any::<(bool, bool)>(), biased, any::<bool>());
-    let rest = (precision(), 1..=12u32, any::<u32>(), size(7), activation(), any::<u64>());
+    let rest = (any_precision(), 1..=12u32, any::<u32>(), size(7), activation(), any::<u64>());
     (shape, rows, switches, rest).prop_map(
         |(
             (experts, halves, outputs, inputs),
@@ -71,6 +72,11 @@ fn any_linear(max_rows: u32, max_slots: u32) -> impl Strategy<Value = Linear> {
             (precision, part_blocks, used, first, activation, seed),
         )| {
             let experts = if routed { experts } else { 1 };
+            // Quantised rows are whole groups with their padding.
+            let inputs = match precision.is_quantized() {
+                true => inputs.next_multiple_of(32) - (seed % 8) as u32,
+                false => inputs,
+            };
             Linear {
                 shape: MatrixShape { experts, halves, outputs, inputs },
                 precision,
@@ -112,7 +118,10 @@ fn activate(activation: Activation, x: &[f64]) -> Vec<f64> {
 
 /// The numbers of a [`Linear`].
 struct Operands {
+    /// As they are after storage.
     weights: Vec<f64>,
+    /// Rows in a quantised precision; else they are made of `weights`.
+    rows: Option<Vec<u8>>,
     src: Vec<f64>,
     chosen: Vec<u32>,
     gates: Vec<f64>,
@@ -138,8 +147,23 @@ impl Linear {
             let scale = 0.5f64.powi(inputs.ilog2() as i32 / 2);
             weights.iter_mut().for_each(|weight| *weight *= scale);
         }
+        let scheme = match self.precision {
+            Precision::Q8 => Some(Scheme::Q8),
+            Precision::Q4 => Some(Scheme::Q4),
+            Precision::F32 | Precision::F16 => None,
+        };
+        let (weights, rows) = match scheme {
+            None => (stored(&weights, self.precision), None),
+            Some(scheme) => {
+                let rows = quantized(&pad(&weights, inputs), inputs, self.precision);
+                let padded = scheme.unpack(&rows, inputs.next_multiple_of(8) as usize);
+                let row = |row: &[f64]| row[..inputs as usize].to_vec();
+                (padded.chunks(inputs.next_multiple_of(8) as usize).flat_map(row).collect(), Some(rows))
+            }
+        };
         Operands {
-            weights: stored(&weights, self.precision),
+            weights,
+            rows,
             src: noise(self.seed + 3, sources * inputs as usize),
             chosen: (0..self.assignments()).map(|i| expert(i) as u32).collect(),
             gates: noise(self.seed + 4, self.assignments()),
@@ -200,16 +224,23 @@ impl Linear {
         }
     }
 
+    fn matrix(&self, gpu: &Gpu, operands: &Operands) -> Matrix {
+        match &operands.rows {
+            Some(rows) => matrix_of_rows(gpu, self.shape, self.precision, self.part_rows, rows),
+            None => matrix(gpu, self.shape, self.precision, self.part_rows, &operands.weights),
+        }
+    }
+
     fn matvec(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
         let MatrixShape { outputs, inputs, .. } = self.shape;
         let (chosen, gates) = self.routes(gpu, operands);
         let dst = match self.residual {
-            true => Guarded::holding(gpu, 0, &crate::support::pad(&operands.residual, outputs)),
+            true => Guarded::holding(gpu, 0, &pad(&operands.residual, outputs)),
             false => Guarded::rows(gpu, self.rows as usize, outputs),
         };
         let bias = upload(gpu, &operands.bias, outputs);
         let src = upload(gpu, &operands.src, inputs);
-        let matrix = matrix(gpu, self.shape, self.precision, self.part_rows, &operands.weights);
+        let matrix = self.matrix(gpu, operands);
         let routes = self.as_routes(&chosen, &gates);
         let counters = run(gpu, |recorder| {
             RoutedMatvec {
@@ -238,7 +269,7 @@ impl Linear {
         let dst = Guarded::rows(gpu, self.rows as usize, outputs);
         let bias = upload(gpu, &operands.bias, outputs);
         let src = upload(gpu, &operands.src, inputs);
-        let matrix = matrix(gpu, self.shape, self.precision, self.part_rows, &operands.weights);
+        let matrix = self.matrix(gpu, operands);
         let routes = self.as_routes(&chosen, &gates);
         let counters = run(gpu, |recorder| {
             if let Some(groups) = &groups {
@@ -439,7 +470,7 @@ fn k_of_e_experts_cost_k_parts_in_e_of_all() {
 /// However small the binding, a matrix is cut into parts that fit it, of whole blocks of 8 rows.
 #[test]
 fn a_matrix_is_cut_into_parts_that_fit_a_binding() {
-    let any = (size(9), 1..=2u32, size(500), size(500), precision(), 1..200_000u64);
+    let any = (size(9), 1..=2u32, size(500), size(500), any_precision(), 1..200_000u64);
     check(256, any, |(experts, halves, outputs, inputs, precision, max_binding)| {
         let shape = MatrixShape { experts, halves, outputs, inputs };
         let bytes = |outputs| MatrixShape { outputs, ..shape }.bytes(precision);

@@ -20,6 +20,7 @@ pub mod moa;
 pub mod moh_llama;
 pub mod molm;
 pub mod norm_router;
+pub mod quantize;
 pub mod rms_norm;
 pub mod rope_cache;
 pub mod routed_linear;

@@ -10,7 +10,8 @@ use std::{
 use bytemuck::{NoUninit, Pod};
 use half::f16;
 use headwise::internal::{
-    Buffer, Counters, Gpu, GpuOptions, KernelChoice, Matrix, MatrixShape, Part, Precision, Recorder, padded,
+    Buffer, Counters, Gpu, GpuOptions, KernelChoice, Matrix, MatrixShape, Part, Precision, Recorder,
+    pack_rows, padded,
 };
 use proptest::{
     prelude::*,
@@ -164,28 +165,47 @@ pub fn stored(values: &[f64], precision: Precision) -> Vec<f64> {
     let round = |&value: &f64| match precision {
         Precision::F32 => f64::from(value as f32),
         Precision::F16 => f16::from_f64(value).to_f64(),
+        _ => panic!("a quantised value depends on its neighbours"),
     };
     values.iter().map(round).collect()
 }
 
 /// A matrix of `values`, in the order of a file, cut into parts of `part_rows` (a multiple of 8).
 pub fn matrix(gpu: &Gpu, shape: MatrixShape, precision: Precision, part_rows: u32, values: &[f64]) -> Matrix {
+    let rows = pad(values, shape.inputs);
+    let bytes: Vec<u8> = match precision {
+        Precision::F32 => bytemuck::cast_slice(&rows).to_vec(),
+        Precision::F16 => rows.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+        _ => quantized(&rows, shape.inputs, precision),
+    };
+    matrix_of_rows(gpu, shape, precision, part_rows, &bytes)
+}
+
+/// Rows of `inputs` weights in a quantised precision.
+pub fn quantized(rows: &[f32], inputs: u32, precision: Precision) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    pack_rows(precision, padded(inputs) as usize, rows, &mut bytes).expect("finite weights");
+    bytes
+}
+
+/// As [`matrix`], of rows that are already as the GPU stores them.
+pub fn matrix_of_rows(
+    gpu: &Gpu,
+    shape: MatrixShape,
+    precision: Precision,
+    part_rows: u32,
+    bytes: &[u8],
+) -> Matrix {
     let part = |first_row| {
         let rows = part_rows.min(shape.outputs - first_row);
-        let weights = [shape.experts, shape.halves, rows, padded(shape.inputs)];
-        let bytes = weights.iter().map(|&n| u64::from(n)).product::<u64>() * precision.bytes();
+        let bytes = MatrixShape { outputs: rows, ..shape }.bytes(precision);
         Part { buffer: Buffer::new(gpu, "test.weights", bytes), first_row, rows }
     };
     let parts = (0..shape.outputs).step_by(part_rows as usize).map(part).collect();
     let matrix = Matrix { shape, precision, parts };
 
-    let rows = pad(values, shape.inputs);
-    let bytes: Vec<u8> = match precision {
-        Precision::F32 => bytemuck::cast_slice(&rows).to_vec(),
-        Precision::F16 => rows.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
-    };
     // In two pieces, as a stream of chunks would come.
-    let row_bytes = padded(shape.inputs) as usize * precision.bytes() as usize;
+    let row_bytes = precision.row_bytes(shape.inputs) as usize;
     let file_rows = bytes.len() / row_bytes;
     let (head, tail) = bytes.split_at(file_rows / 3 * row_bytes);
     matrix.write_rows(0, head);
@@ -260,7 +280,12 @@ pub fn size(max: u32) -> impl Strategy<Value = u32> {
     prop_oneof![1 => Just(1), 2 => 1..=max.min(12), 3 => 1..=max]
 }
 
-/// How weights are stored.
+/// How weights of any width are stored.
 pub fn precision() -> impl Strategy<Value = Precision> {
     prop_oneof![Just(Precision::F32), Just(Precision::F16)]
+}
+
+/// How weights are stored, be it in groups.
+pub fn any_precision() -> impl Strategy<Value = Precision> {
+    prop::sample::select(&[Precision::F32, Precision::F16, Precision::Q8, Precision::Q4][..])
 }

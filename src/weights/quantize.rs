@@ -1,0 +1,134 @@
+//! From rows of f32 to the quantised rows that `shaders/shared/weights.wgsl` reads.
+//!
+//! A group of 32 inputs shares a scale, rounded to f16 before the codes are chosen, so that the codes fit the scale
+//! that is stored. Plain f32 arithmetic in one order: the same bits on every machine, in a browser too.
+
+use half::f16;
+
+use crate::ops::{Precision, QUANTIZED_GROUP};
+
+const GROUP: usize = QUANTIZED_GROUP as usize;
+
+/// How much narrower than the group's own the ranges are that q4 tries: outliers may cost less than a coarser step.
+const SHRINKS: [f32; 7] = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24];
+
+/// Appends rows of `inputs` weights (whole groups) to `out`, each as [`Precision::row_bytes`] bytes.
+///
+/// `Err` is the first value that cannot be stored: not finite, or beyond what a scale in f16 reaches.
+pub fn pack_rows(precision: Precision, inputs: usize, rows: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
+    debug_assert!(precision.is_quantized() && inputs.is_multiple_of(GROUP));
+    for row in rows.chunks_exact(inputs) {
+        let end = out.len() + precision.row_bytes(inputs as u32) as usize;
+        let mut scales = Vec::with_capacity(4 * inputs / GROUP);
+        for group in row.as_chunks::<GROUP>().0 {
+            if let Some(value) = group.iter().find(|value| !value.is_finite()) {
+                return Err(*value);
+            }
+            if precision == Precision::Q8 {
+                let (scale, codes) = q8(group)?;
+                out.extend(codes.map(|code| code as u8));
+                scales.extend(scale.to_le_bytes());
+            } else {
+                let Q4 { scale, min, codes, .. } = q4(group)?;
+                for eight in codes.as_chunks::<8>().0 {
+                    let (low, high) = eight.split_at(4);
+                    out.extend(low.iter().zip(high).map(|(low, high)| low | high << 4));
+                }
+                scales.extend([scale, min].into_iter().flat_map(f16::to_le_bytes));
+            }
+        }
+        out.extend(scales);
+        out.resize(end, 0);
+    }
+    Ok(())
+}
+
+/// `scale · code` with the smallest scale of which the largest magnitude is at most 127.
+fn q8(group: &[f32; GROUP]) -> Result<(f16, [i8; GROUP]), f32> {
+    let largest = group.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    let exact = largest / 127.0;
+    let mut scale = f16::from_f32(exact);
+    if scale.to_f32() < exact {
+        scale = f16::from_bits(scale.to_bits() + 1);
+    }
+    if !scale.is_finite() {
+        return Err(largest);
+    }
+    let steps = reciprocal(scale);
+    Ok((scale, group.map(|value| nearest(value * steps).clamp(-127.0, 127.0) as i8)))
+}
+
+/// A way to store a group: `scale · code + min`.
+struct Q4 {
+    scale: f16,
+    min: f16,
+    codes: [u8; GROUP],
+    /// Σ (weight − stored)²
+    error: f32,
+}
+
+/// The best of a few: the group's range and narrower ones, each as it is and with the line through its codes that
+/// has the least squares.
+fn q4(group: &[f32; GROUP]) -> Result<Q4, f32> {
+    let low = group.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut best = code(group, (high - low) / 15.0, low).ok_or(if -low > high { low } else { high })?;
+    for shrink in SHRINKS {
+        let range = (1.0 - shrink) * (high - low);
+        let from = low + 0.5 * shrink * (high - low);
+        let Some(plain) = code(group, range / 15.0, from) else { continue };
+        let (scale, min) = fit(group, &plain.codes);
+        for other in [Some(plain), code(group, scale, min)].into_iter().flatten() {
+            if other.error < best.error {
+                best = other;
+            }
+        }
+    }
+    Ok(best)
+}
+
+/// The nearest codes for this scale and minimum, both rounded to f16; `None` where f16 does not hold them.
+fn code(group: &[f32; GROUP], scale: f32, min: f32) -> Option<Q4> {
+    let (scale, min) = (f16::from_f32(scale), f16::from_f32(min));
+    if !scale.is_finite() || !min.is_finite() || scale.is_sign_negative() {
+        return None;
+    }
+    let (steps, step, from) = (reciprocal(scale), scale.to_f32(), min.to_f32());
+    let mut error = 0.0;
+    let codes = group.map(|value| {
+        let code = nearest(((value - from) * steps).clamp(0.0, 15.0));
+        let off = value - (step * code + from);
+        error += off * off;
+        code as u8
+    });
+    // A scale of 0 is stored with the codes 0, and a negative zero not at all: zero rows are zero bytes.
+    Some(Q4 { scale, min: if min == f16::ZERO { f16::ZERO } else { min }, codes, error })
+}
+
+/// Scale and minimum of the line through (code, weight) with the least squares.
+fn fit(group: &[f32; GROUP], codes: &[u8; GROUP]) -> (f32, f32) {
+    let count = GROUP as f32;
+    let (mut x, mut xx, mut y, mut xy) = (0.0, 0.0, 0.0, 0.0);
+    for (value, code) in group.iter().zip(codes) {
+        let code = f32::from(*code);
+        (x, xx, y, xy) = (x + code, xx + code * code, y + value, xy + code * value);
+    }
+    let spread = count * xx - x * x;
+    // All codes alike: one value.
+    if spread == 0.0 {
+        return (0.0, y / count);
+    }
+    let scale = (count * xy - x * y) / spread;
+    (scale, (y - scale * x) / count)
+}
+
+fn reciprocal(scale: f16) -> f32 {
+    if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() }
+}
+
+/// The nearest whole number, halves to the even one, of a magnitude far below 2^22. Unlike `round`, no call where the
+/// processor has no instruction for it, so that loops over a group become vector code.
+fn nearest(value: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (value + SHIFT) - SHIFT
+}
