@@ -9,6 +9,7 @@ mod params;
 
 mod add_positions;
 mod attention;
+mod attention_shape;
 mod cache_append;
 mod cache_reorder;
 mod combine;
@@ -19,6 +20,7 @@ mod matrix;
 mod norm;
 mod norm_router;
 mod query_norm;
+mod rope_attention_decode;
 mod rope_cache;
 mod routed_matmul;
 mod routed_matvec;
@@ -31,9 +33,9 @@ use crate::gpu::{Access, Kernel};
 use crate::gpu::{Buffer, Capabilities, Gpu, KernelChoice};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
-pub use attention::{
-    AttentionShape, DECODE_SPLIT_KEYS, DecodeAttention, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, PrefillAttention,
-    Queries, RelativePositions, StickBreaking, head_stride,
+pub use attention::{DecodeAttention, PrefillAttention, RelativePositions, StickBreaking};
+pub use attention_shape::{
+    AttentionShape, CachePrecision, DECODE_SPLIT_KEYS, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, Queries, head_stride,
 };
 pub use cache_append::CacheAppend;
 pub use cache_reorder::CacheReorder;
@@ -46,6 +48,7 @@ pub use norm::{NormInput, NormKind, NormRows};
 pub use norm_router::{MAX_EXPERTS, NormRouter, RouterInput};
 pub use params::ParamsLayout;
 pub use query_norm::QueryNorm;
+pub use rope_attention_decode::RopeAttentionDecode;
 pub use rope_cache::{RopeCache, rope_angles};
 pub use routed_matmul::{RoutedMatmul, tile_rows};
 pub use routed_matvec::RoutedMatvec;
@@ -79,6 +82,7 @@ pub static KERNELS: &[&Kernel] = &[
     &select::KERNEL,
     &cache_append::KERNEL,
     &attention::STICK_BREAKING,
+    &rope_attention_decode::PLAIN,
     &rope_cache::KERNEL,
     &routed_matmul::PLAIN,
     &routed_matmul::WORKGROUP,
@@ -95,9 +99,9 @@ pub static KERNELS: &[&Kernel] = &[
 pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
     vec![
         (&add_positions::KERNEL, add_positions::Params::layout()),
-        (&attention::DECODE, attention::Params::layout()),
+        (&attention::DECODE, attention_shape::Params::layout()),
         (&attention::MERGE, attention::MergeParams::layout()),
-        (&attention::PREFILL, attention::Params::layout()),
+        (&attention::PREFILL, attention_shape::Params::layout()),
         (&cache_reorder::KERNEL, cache_reorder::Params::layout()),
         (&combine::KERNEL, combine::Params::layout()),
         (&cosine_router::KERNEL, cosine_router::Params::layout()),
@@ -110,7 +114,8 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&query_norm::KERNEL, query_norm::Params::layout()),
         (&select::KERNEL, select::Params::layout()),
         (&cache_append::KERNEL, cache_append::Params::layout()),
-        (&attention::STICK_BREAKING, attention::Params::layout()),
+        (&attention::STICK_BREAKING, attention_shape::Params::layout()),
+        (&rope_attention_decode::PLAIN, attention_shape::Params::layout()),
         (&rope_cache::KERNEL, rope_cache::Params::layout()),
         (&routed_matmul::PLAIN, routed_matmul::Params::layout()),
         (&routed_matmul::WORKGROUP, routed_matmul::Params::layout()),
