@@ -1,6 +1,9 @@
 //! Row attention: softmax or stick-breaking over the keys a query row may see.
 
-use super::{Access, AttentionShape, DECODE_SPLIT_KEYS, Kernel, Routes, attention_shape::Params, shaders};
+use super::{
+    Access, AttentionShape, DECODE_SPLIT_KEYS, Kernel, Queries, Routes, RowTile, attention_shape::Params,
+    shaders,
+};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static DECODE: Kernel = Kernel {
@@ -16,6 +19,12 @@ pub static DECODE: Kernel = Kernel {
         Access::Write,
         Access::Read,
     ],
+};
+
+pub static DECODE_SUBGROUP: Kernel = Kernel {
+    name: "row_attention_decode.subgroup",
+    source: shaders::ROW_ATTENTION_DECODE_SUBGROUP,
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
 };
 
 pub static STICK_BREAKING: Kernel = Kernel {
@@ -34,6 +43,12 @@ pub static PREFILL: Kernel = Kernel {
     name: "row_attention_prefill",
     source: shaders::ROW_ATTENTION_PREFILL,
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
+};
+
+pub static PREFILL_SUBGROUP: Kernel = Kernel {
+    name: "row_attention_prefill.subgroup",
+    source: shaders::ROW_ATTENTION_PREFILL_SUBGROUP,
+    bindings: PREFILL.bindings,
 };
 
 /// Query rows in a tile of the prefill kernel.
@@ -57,7 +72,8 @@ pub struct RelativePositions<'a> {
     pub clip: u32,
 }
 
-/// Softmax attention, one workgroup for each query row and split of its keys.
+/// Softmax attention, split by keys for few tokens: one workgroup for each query row, or one subgroup for those that
+/// share a key/value head.
 pub struct DecodeAttention<'a> {
     pub shape: AttentionShape,
     pub spans: &'a Buffer,
@@ -86,13 +102,47 @@ pub struct DecodeAttention<'a> {
 impl DecodeAttention<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let shape = &self.shape;
-        let heads = shape.slots * shape.heads;
         let (splits, split_keys) = match self.split {
             true => (AttentionShape::splits(self.most_keys), DECODE_SPLIT_KEYS),
             false => (1, shape.capacity),
         };
-        let (chosen, first) = self.routes.map_or((self.spans, 0), |routes| (routes.chosen, routes.first));
         let into = if splits == 1 { self.out } else { self.partial };
+        if let Some(tile) = self.tile(recorder) {
+            recorder.dispatch(
+                &shape.params(self.tokens, splits, split_keys, 0),
+                Dispatch {
+                    kernel: &DECODE_SUBGROUP,
+                    constants: &[
+                        tile.lanes(),
+                        tile.rows(),
+                        tile.columns(),
+                        shape.head_spans(),
+                        shape.cache_format(),
+                    ],
+                    buffers: &[self.spans, self.q, self.k_cache, self.v_cache, into, self.stats],
+                    groups: [tile.of_token(shape), self.tokens, splits],
+                    macs: shape.macs(self.keys),
+                },
+            );
+        } else {
+            self.record_rows(recorder, splits, split_keys, into);
+        }
+        if splits > 1 {
+            merge(recorder, shape, self.tokens, splits, [self.partial, self.stats, self.out]);
+        }
+    }
+
+    /// The tile of the subgroup kernel, where the device runs it and it can do this.
+    fn tile(&self, recorder: &Recorder) -> Option<RowTile> {
+        let shape = &self.shape;
+        let plain = shape.queries == Queries::BySlot && !shape.head_spans && self.relative.is_none();
+        RowTile::choose(recorder.gpu(), shape, shape.rows_of_kv_head()).filter(|_| plain)
+    }
+
+    fn record_rows(&self, recorder: &mut Recorder, splits: u32, split_keys: u32, into: &Buffer) {
+        let shape = &self.shape;
+        let heads = shape.slots * shape.heads;
+        let (chosen, first) = self.routes.map_or((self.spans, 0), |routes| (routes.chosen, routes.first));
         let [by_expert, dense, head_spans, cache] = shape.constants();
         let (table, clip) = self.relative.map_or((self.q, 0), |relative| (relative.table, relative.clip));
         recorder.dispatch(
@@ -111,10 +161,6 @@ impl DecodeAttention<'_> {
                 macs: shape.macs(self.keys),
             },
         );
-        if splits == 1 {
-            return;
-        }
-        merge(recorder, shape, self.tokens, splits, [self.partial, self.stats, self.out]);
     }
 }
 
@@ -203,14 +249,22 @@ pub struct PrefillAttention<'a> {
 impl PrefillAttention<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let shape = &self.shape;
-        let rows = self.longest * (shape.slots * shape.heads / shape.kv_heads);
+        let rows = self.longest * shape.rows_of_kv_head();
+        let plain = [shape.head_spans(), shape.cache_format()];
+        let (kernel, constants, tile_rows) = match RowTile::choose(recorder.gpu(), shape, rows) {
+            None => (&PREFILL, plain.to_vec(), PREFILL_ROWS),
+            Some(tile) => {
+                let own = [tile.lanes(), tile.rows(), tile.columns()];
+                (&PREFILL_SUBGROUP, [&plain[..], &own[..]].concat(), tile.rows)
+            }
+        };
         recorder.dispatch(
             &shape.params(self.tokens, 1, shape.capacity, 0),
             Dispatch {
-                kernel: &PREFILL,
-                constants: &[shape.head_spans(), shape.cache_format()],
+                kernel,
+                constants: &constants,
                 buffers: &[self.spans, self.q, self.k_cache, self.v_cache, self.ranges, self.out],
-                groups: [rows.div_ceil(PREFILL_ROWS), shape.kv_heads, self.ranges_len],
+                groups: [rows.div_ceil(tile_rows), shape.kv_heads, self.ranges_len],
                 macs: shape.macs(self.keys),
             },
         );

@@ -109,6 +109,11 @@ impl AttentionShape {
         padded(self.heads * self.head_stride())
     }
 
+    /// Query rows of a token that read the same key/value head.
+    pub fn rows_of_kv_head(&self) -> u32 {
+        self.slots * self.heads / self.kv_heads
+    }
+
     /// Channels in a row of the key or of the value cache, where heads take whole eights.
     pub fn cache_row(&self) -> u32 {
         self.kv_heads * padded(self.head_dim)

@@ -24,10 +24,13 @@ mod rope_attention_decode;
 mod rope_cache;
 mod routed_matmul;
 mod routed_matvec;
+mod row_tile;
 mod sample;
 mod select;
 mod sequence_cut;
 mod top_logits;
+
+use row_tile::RowTile;
 
 use crate::gpu::{Access, Kernel};
 use crate::gpu::{Buffer, Capabilities, Gpu, KernelChoice};
@@ -67,8 +70,10 @@ mod shaders {
 pub static KERNELS: &[&Kernel] = &[
     &add_positions::KERNEL,
     &attention::DECODE,
+    &attention::DECODE_SUBGROUP,
     &attention::MERGE,
     &attention::PREFILL,
+    &attention::PREFILL_SUBGROUP,
     &cache_reorder::KERNEL,
     &combine::KERNEL,
     &cosine_router::KERNEL,
@@ -83,6 +88,7 @@ pub static KERNELS: &[&Kernel] = &[
     &cache_append::KERNEL,
     &attention::STICK_BREAKING,
     &rope_attention_decode::PLAIN,
+    &rope_attention_decode::SUBGROUP,
     &rope_cache::KERNEL,
     &routed_matmul::PLAIN,
     &routed_matmul::WORKGROUP,
@@ -100,8 +106,10 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
     vec![
         (&add_positions::KERNEL, add_positions::Params::layout()),
         (&attention::DECODE, attention_shape::Params::layout()),
+        (&attention::DECODE_SUBGROUP, attention_shape::Params::layout()),
         (&attention::MERGE, attention::MergeParams::layout()),
         (&attention::PREFILL, attention_shape::Params::layout()),
+        (&attention::PREFILL_SUBGROUP, attention_shape::Params::layout()),
         (&cache_reorder::KERNEL, cache_reorder::Params::layout()),
         (&combine::KERNEL, combine::Params::layout()),
         (&cosine_router::KERNEL, cosine_router::Params::layout()),
@@ -116,6 +124,7 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&cache_append::KERNEL, cache_append::Params::layout()),
         (&attention::STICK_BREAKING, attention_shape::Params::layout()),
         (&rope_attention_decode::PLAIN, attention_shape::Params::layout()),
+        (&rope_attention_decode::SUBGROUP, attention_shape::Params::layout()),
         (&rope_cache::KERNEL, rope_cache::Params::layout()),
         (&routed_matmul::PLAIN, routed_matmul::Params::layout()),
         (&routed_matmul::WORKGROUP, routed_matmul::Params::layout()),
@@ -205,9 +214,27 @@ impl Shape {
     }
 }
 
+/// Lanes of a subgroup where attention runs the kernels whose workgroup is one subgroup: on software adapters whose
+/// subgroups have one size, which pay for barriers and for every buffer load of every lane.
+fn attention_lanes(choice: KernelChoice, capabilities: &Capabilities) -> Option<u32> {
+    let wanted = matches!(choice, KernelChoice::Auto | KernelChoice::Subgroup) && capabilities.software;
+    match capabilities.subgroups {
+        Some((low, high)) if wanted && low == high && [4, 8, 16].contains(&low) => Some(low),
+        _ => None,
+    }
+}
+
 /// The variant of each kernel that has more than one.
 pub fn variants(choice: KernelChoice, capabilities: &Capabilities) -> Vec<(&'static str, &'static str)> {
     let shape = Shape::choose(choice, capabilities);
     let matmul = if shape == Shape::Plain { shape } else { Shape::Workgroup };
-    vec![("routed_matvec", shape.name()), ("routed_matmul", matmul.name())]
+    let attention = match attention_lanes(choice, capabilities) {
+        Some(_) => Shape::Subgroup,
+        None => Shape::Workgroup,
+    };
+    vec![
+        ("routed_matvec", shape.name()),
+        ("routed_matmul", matmul.name()),
+        ("row_attention", attention.name()),
+    ]
 }

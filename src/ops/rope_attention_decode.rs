@@ -1,7 +1,7 @@
 //! Softmax attention of decoded tokens, fused with their rotary positions and the append to the cache.
 
 use super::{
-    Access, DECODE_SPLIT_KEYS, Kernel,
+    Access, DECODE_SPLIT_KEYS, Kernel, RowTile,
     attention::merge,
     attention_shape::{AttentionShape, Params, Queries},
     padded, shaders,
@@ -10,6 +10,12 @@ use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static PLAIN: Kernel =
     Kernel { name: "rope_attention_decode", source: shaders::ROPE_ATTENTION_DECODE, bindings: &BINDINGS };
+
+pub static SUBGROUP: Kernel = Kernel {
+    name: "rope_attention_decode.subgroup",
+    source: shaders::ROPE_ATTENTION_DECODE_SUBGROUP,
+    bindings: &BINDINGS,
+};
 
 const BINDINGS: [Access; 8] = [
     Access::Read,
@@ -67,11 +73,19 @@ impl RopeAttentionDecode<'_> {
             half_rotated: self.rotated / 2,
             ..shape.params(self.tokens, splits, DECODE_SPLIT_KEYS, 0)
         };
+        let (kernel, constants, groups) =
+            match RowTile::choose(recorder.gpu(), shape, shape.rows_of_kv_head()) {
+                None => (&PLAIN, vec![shape.cache_format()], shape.slots * shape.heads),
+                Some(tile) => {
+                    let constants = vec![tile.lanes(), tile.rows(), tile.columns(), shape.cache_format()];
+                    (&SUBGROUP, constants, tile.of_token(shape))
+                }
+            };
         recorder.dispatch(
             &params,
             Dispatch {
-                kernel: &PLAIN,
-                constants: &[shape.cache_format()],
+                kernel,
+                constants: &constants,
                 buffers: &[
                     self.spans,
                     self.q,
@@ -82,7 +96,7 @@ impl RopeAttentionDecode<'_> {
                     into,
                     self.stats,
                 ],
-                groups: [shape.slots * shape.heads, self.tokens, splits],
+                groups: [groups, self.tokens, splits],
                 macs: shape.macs(self.keys),
             },
         );

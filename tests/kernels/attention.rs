@@ -16,8 +16,8 @@ use crate::{
         softmax,
     },
     support::{
-        Guarded, among, as_cached, assert_close, assert_close_in, assert_repeatable, cache_words, cached,
-        check, gpu, hash, noise, pad, run, size, upload,
+        Guarded, among, as_cached, assert_close, assert_close_in, assert_repeatable, cache_precision,
+        cache_words, cached, check, gpu, hash, noise, pad, run, size, upload,
     },
 };
 
@@ -68,8 +68,8 @@ fn any_shape(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Atte
         1 => Just(max_head_dim),
     ];
     let capacity = prop_oneof![size(70), size(max_capacity)];
-    (size(4), size(3), size(3), any::<u32>(), head_dim, capacity, 1..=3u32).prop_map(
-        |(kv_heads, group, repeats, split, head_dim, capacity, sequences)| {
+    (size(4), size(3), size(3), any::<u32>(), head_dim, capacity, 1..=3u32, cache_precision()).prop_map(
+        |(kv_heads, group, repeats, split, head_dim, capacity, sequences, cache)| {
             let all = kv_heads * group * repeats;
             let divisors: Vec<u32> = (1..=all).filter(|&n| all.is_multiple_of(n)).collect();
             let heads = divisors[split as usize % divisors.len()];
@@ -83,7 +83,7 @@ fn any_shape(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Atte
                 capacity,
                 sequences,
                 head_spans: false,
-                cache: CachePrecision::F32,
+                cache,
             }
         },
     )
@@ -223,6 +223,7 @@ impl Attention {
             values[unwritten].fill(f64::NAN);
         }
         let entries = self.clip.map_or(0, |clip| 2 * clip + 1);
+        let [keys, values] = [keys, values].map(|rows| as_cached(&self.shape, &rows));
         let relative = noise(self.seed + 3, (self.shape.heads * entries * self.shape.head_dim) as usize);
         Operands { q, keys, values, relative }
     }
@@ -478,7 +479,7 @@ fn any_prefill() -> impl Strategy<Value = Attention> {
 
 #[test]
 fn decode_attends_to_the_keys_up_to_each_position() {
-    check(96, any_decode(1100, MAX_HEAD_DIM), |attention| {
+    check(160, any_decode(1100, MAX_HEAD_DIM), |attention| {
         let operands = attention.operands();
         let expected = attention.oracle(&operands);
         for split in [true, false] {
@@ -524,6 +525,7 @@ fn stick_breaking_holds_for_sharp_scores_and_large_heads() {
     check(48, any, |attention| {
         let mut operands = attention.operands();
         operands.q.iter_mut().chain(&mut operands.keys).for_each(|x| *x *= 10.0);
+        operands.keys = as_cached(&attention.shape, &operands.keys);
         let (got, _) = attention.stick_breaking(&operands);
         assert_close(&got, &attention.oracle_by_head(Weigh::StickBreaking, &operands), "out");
     });
@@ -531,7 +533,7 @@ fn stick_breaking_holds_for_sharp_scores_and_large_heads() {
 
 #[test]
 fn prefill_attends_to_the_keys_up_to_each_position() {
-    check(96, any_prefill(), |attention| {
+    check(160, any_prefill(), |attention| {
         let operands = attention.operands();
         let (got, counters) = attention.prefill(&operands, &attention.ranges());
         assert_close(&got, &attention.oracle(&operands), "out");
@@ -555,71 +557,87 @@ const SHAPE: AttentionShape = AttentionShape {
 /// Positions on both sides of every boundary between splits.
 #[test]
 fn decode_merges_splits_at_their_edges() {
-    for last in [0, 1, 2, 3].map(|splits| splits * DECODE_SPLIT_KEYS) {
-        for position in [last.saturating_sub(2), last.saturating_sub(1), last, last + 1] {
-            // The first token sees one split only, so its other splits are empty.
-            let attention = by_slot(SHAPE, vec![[0, 1], [position, 0]], 7);
-            let operands = attention.operands();
-            let expected = attention.oracle(&operands);
-            assert_close(&attention.decode(&operands).0, &expected, position);
-            assert_close(&attention.decode_unsplit(&operands).0, &expected, position);
+    for choice in ATTENTION_CHOICES {
+        for last in [0, 1, 2, 3].map(|splits| splits * DECODE_SPLIT_KEYS) {
+            for position in [last.saturating_sub(2), last.saturating_sub(1), last, last + 1] {
+                // The first token sees one split only, so its other splits are empty.
+                let attention = by_slot(SHAPE, vec![[0, 1], [position, 0]], 7).on(choice);
+                let operands = attention.operands();
+                let expected = attention.oracle(&operands);
+                assert_close(&attention.decode(&operands).0, &expected, position);
+                assert_close(&attention.decode_unsplit(&operands).0, &expected, position);
+            }
         }
     }
 }
 
 #[test]
 fn prefill_skips_a_sequence_without_tokens() {
-    let spans = (5..30).map(|position| [position, 1]).collect();
-    let attention = by_slot(SHAPE, spans, 8);
-    let operands = attention.operands();
-    let (got, _) = attention.prefill(&operands, &[[0, 0], [0, 25]]);
-    assert_close(&got, &attention.oracle(&operands), "out");
+    for choice in ATTENTION_CHOICES {
+        let spans = (5..30).map(|position| [position, 1]).collect();
+        let attention = by_slot(SHAPE, spans, 8).on(choice);
+        let operands = attention.operands();
+        let (got, _) = attention.prefill(&operands, &[[0, 0], [0, 25]]);
+        assert_close(&got, &attention.oracle(&operands), "out");
+    }
 }
 
 #[test]
 fn decode_and_prefill_agree() {
-    let spans = (700..710).map(|position| [position, 0]).chain((0..3).map(|p| [p, 1])).collect();
-    let attention = by_slot(SHAPE, spans, 9);
-    let operands = attention.operands();
-    assert_close(
-        &attention.decode(&operands).0,
-        &attention.prefill(&operands, &attention.ranges()).0,
-        "decode against prefill",
-    );
+    for choice in ATTENTION_CHOICES {
+        let spans = (700..710).map(|position| [position, 0]).chain((0..3).map(|p| [p, 1])).collect();
+        let attention = by_slot(SHAPE, spans, 9).on(choice);
+        let operands = attention.operands();
+        assert_close(
+            &attention.decode(&operands).0,
+            &attention.prefill(&operands, &attention.ranges()).0,
+            "decode against prefill",
+        );
+    }
 }
 
 /// llvmpipe ends a shader after 65,535 turns of all its loops together, without a word: see
 /// `shaders/row_attention_prefill.wgsl`.
 #[test]
 fn attention_reads_a_long_context() {
-    let shape =
-        AttentionShape { slots: 1, heads: 1, kv_heads: 1, head_dim: MAX_HEAD_DIM, capacity: 12_000, ..SHAPE };
-    let attention = by_slot(shape, vec![[11_999, 0]], 13);
-    let operands = attention.operands();
-    let expected = attention.oracle(&operands);
-    assert_close(&attention.decode(&operands).0, &expected, "decode");
-    assert_close(&attention.decode_unsplit(&operands).0, &expected, "decode unsplit");
-    assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, "prefill");
-    let expected = attention.oracle_by_head(Weigh::StickBreaking, &operands);
-    assert_close(&attention.stick_breaking(&operands).0, &expected, "stick-breaking");
+    for choice in ATTENTION_CHOICES {
+        let shape = AttentionShape {
+            slots: 1,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: MAX_HEAD_DIM,
+            capacity: 12_000,
+            ..SHAPE
+        };
+        let attention = by_slot(shape, vec![[11_999, 0]], 13).on(choice);
+        let operands = attention.operands();
+        let expected = attention.oracle(&operands);
+        assert_close(&attention.decode(&operands).0, &expected, "decode");
+        assert_close(&attention.decode_unsplit(&operands).0, &expected, "decode unsplit");
+        assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, "prefill");
+        let expected = attention.oracle_by_head(Weigh::StickBreaking, &operands);
+        assert_close(&attention.stick_breaking(&operands).0, &expected, "stick-breaking");
+    }
 }
 
 /// The softmax may not overflow: with one score far above the others, its value is the answer.
 #[test]
 fn attention_holds_scores_of_any_size() {
-    for sign in [1.0, -1.0] {
-        for best in [0, 31, 32, 63, 64, 255, 256, 599] {
-            let attention = by_slot(SHAPE, vec![[599, 0]], 10);
-            let Operands { q, mut keys, values, relative } = attention.operands();
-            let ones = vec![1.0; q.len()];
-            let width = attention.kv_width() as usize;
-            keys[..600 * width].fill(sign * 1e4 - 1e4);
-            keys[best * width..(best + 1) * width].fill(sign * 1e4);
-            let expected = values[best * width..(best + 1) * width].repeat(2);
-            let operands = Operands { q: ones, keys, values, relative };
-            assert_close(&attention.decode(&operands).0, &expected, ("decode", best));
-            assert_close(&attention.decode_unsplit(&operands).0, &expected, ("decode unsplit", best));
-            assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, ("prefill", best));
+    for choice in ATTENTION_CHOICES {
+        for sign in [1.0, -1.0] {
+            for best in [0, 31, 32, 63, 64, 255, 256, 599] {
+                let attention = by_slot(SHAPE, vec![[599, 0]], 10).on(choice);
+                let Operands { q, mut keys, values, relative } = attention.operands();
+                let ones = vec![1.0; q.len()];
+                let width = attention.kv_width() as usize;
+                keys[..600 * width].fill(sign * 1e4 - 1e4);
+                keys[best * width..(best + 1) * width].fill(sign * 1e4);
+                let expected = values[best * width..(best + 1) * width].repeat(2);
+                let operands = Operands { q: ones, keys, values, relative };
+                assert_close(&attention.decode(&operands).0, &expected, ("decode", best));
+                assert_close(&attention.decode_unsplit(&operands).0, &expected, ("decode unsplit", best));
+                assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, ("prefill", best));
+            }
         }
     }
 }
@@ -627,29 +645,33 @@ fn attention_holds_scores_of_any_size() {
 /// A position past the cache means its last place, a sequence past the last means the last.
 #[test]
 fn attention_clamps_spans_out_of_range() {
-    let wild = by_slot(SHAPE, vec![[12, 0], [900, 1], [u32::MAX, u32::MAX]], 11);
-    let clamped = Attention { spans: vec![[12, 0], [899, 1], [899, 1]], ..wild.clone() };
-    let operands = clamped.operands();
-    let expected = clamped.oracle(&operands);
-    for split in [true, false] {
-        let (decode, _) = wild.decode_in(split, &operands);
-        assert_close(&decode, &expected, ("decode", split));
+    for choice in ATTENTION_CHOICES {
+        let wild = by_slot(SHAPE, vec![[12, 0], [900, 1], [u32::MAX, u32::MAX]], 11).on(choice);
+        let clamped = Attention { spans: vec![[12, 0], [899, 1], [899, 1]], ..wild.clone() };
+        let operands = clamped.operands();
+        let expected = clamped.oracle(&operands);
+        for split in [true, false] {
+            let (decode, _) = wild.decode_in(split, &operands);
+            assert_close(&decode, &expected, ("decode", split));
+        }
+        let (stick, _) = wild.stick_breaking(&operands);
+        assert_close(&stick, &clamped.oracle_by_head(Weigh::StickBreaking, &operands), "stick-breaking");
+        let (prefill, _) = wild.prefill(&operands, &[[0, 1], [1, 1], [2, 1]]);
+        assert_close(&prefill, &expected, "prefill");
     }
-    let (stick, _) = wild.stick_breaking(&operands);
-    assert_close(&stick, &clamped.oracle_by_head(Weigh::StickBreaking, &operands), "stick-breaking");
-    let (prefill, _) = wild.prefill(&operands, &[[0, 1], [1, 1], [2, 1]]);
-    assert_close(&prefill, &expected, "prefill");
 }
 
 #[test]
 fn attention_gives_the_same_bits_every_time() {
-    let spans = (600..620).map(|position| [position, 0]).chain((10..50).map(|p| [p, 1])).collect();
-    let attention = by_slot(SHAPE, spans, 12);
-    let operands = attention.operands();
-    assert_repeatable(|| attention.decode(&operands).0);
-    assert_repeatable(|| attention.decode_unsplit(&operands).0);
-    assert_repeatable(|| attention.stick_breaking(&operands).0);
-    assert_repeatable(|| attention.prefill(&operands, &attention.ranges()).0);
+    for choice in ATTENTION_CHOICES {
+        let spans = (600..620).map(|position| [position, 0]).chain((10..50).map(|p| [p, 1])).collect();
+        let attention = by_slot(SHAPE, spans, 12).on(choice);
+        let operands = attention.operands();
+        assert_repeatable(|| attention.decode(&operands).0);
+        assert_repeatable(|| attention.decode_unsplit(&operands).0);
+        assert_repeatable(|| attention.stick_breaking(&operands).0);
+        assert_repeatable(|| attention.prefill(&operands, &attention.ranges()).0);
+    }
 }
 
 /// The shapes of expert heads that single tests use: 5 experts of 3 heads, of which a token has 2.
@@ -678,23 +700,25 @@ fn expert_heads_give_the_same_bits_every_time() {
 /// A token's output does not depend on how many tokens there are beside it.
 #[test]
 fn a_token_attends_in_the_same_bits_alone_and_in_a_batch() {
-    for shape in [SHAPE, expert_shapes()[0], expert_shapes()[1]] {
-        let spans = vec![[700, 0], [699, 1], [3, 0], [64, 1]];
-        let batch = by_expert(shape, 5, spans.clone(), 15);
-        let operands = batch.operands();
-        let [q_width, out_width, slots] =
-            [batch.q_heads() * shape.head_dim, shape.slots * shape.heads * shape.head_dim, shape.slots]
-                .map(|n| n as usize);
-        let (decode, stick) = (batch.decode_unsplit(&operands).0, batch.stick_breaking(&operands).0);
-        for (token, span) in spans.into_iter().enumerate() {
-            let chosen = batch.chosen[token * slots..][..slots].to_vec();
-            let alone = Attention { spans: vec![span], chosen, ..batch.clone() };
-            let q = operands.q[token * q_width..][..q_width].to_vec();
-            let (keys, values) = (operands.keys.clone(), operands.values.clone());
-            let operands = Operands { q, keys, values, relative: Vec::new() };
-            let out = token * out_width..(token + 1) * out_width;
-            assert_eq!(alone.decode_unsplit(&operands).0, decode[out.clone()], "decode, token {token}");
-            assert_eq!(alone.stick_breaking(&operands).0, stick[out], "stick-breaking, token {token}");
+    for choice in ATTENTION_CHOICES {
+        for shape in [SHAPE, expert_shapes()[0], expert_shapes()[1]] {
+            let spans = vec![[700, 0], [699, 1], [3, 0], [64, 1]];
+            let batch = by_expert(shape, 5, spans.clone(), 15).on(choice);
+            let operands = batch.operands();
+            let [q_width, out_width, slots] =
+                [batch.q_heads() * shape.head_dim, shape.slots * shape.heads * shape.head_dim, shape.slots]
+                    .map(|n| n as usize);
+            let (decode, stick) = (batch.decode_unsplit(&operands).0, batch.stick_breaking(&operands).0);
+            for (token, span) in spans.into_iter().enumerate() {
+                let chosen = batch.chosen[token * slots..][..slots].to_vec();
+                let alone = Attention { spans: vec![span], chosen, ..batch.clone() };
+                let q = operands.q[token * q_width..][..q_width].to_vec();
+                let (keys, values) = (operands.keys.clone(), operands.values.clone());
+                let operands = Operands { q, keys, values, relative: Vec::new() };
+                let out = token * out_width..(token + 1) * out_width;
+                assert_eq!(alone.decode_unsplit(&operands).0, decode[out.clone()], "decode, token {token}");
+                assert_eq!(alone.stick_breaking(&operands).0, stick[out], "stick-breaking, token {token}");
+            }
         }
     }
 }
@@ -728,7 +752,7 @@ fn an_expert_out_of_range_spoils_only_its_own_heads() {
 #[test]
 fn queries_by_expert_are_queries_by_slot_when_experts_are_the_slots() {
     let spans = vec![[500, 0], [20, 1]];
-    let slot = by_slot(SHAPE, spans.clone(), 17);
+    let slot = by_slot(SHAPE, spans.clone(), 17).on(KernelChoice::Plain);
     let operands = slot.operands();
     let expected = slot.oracle(&operands);
     assert_close(&slot.oracle_by_head(Weigh::Softmax, &operands), &expected, "oracles");
@@ -772,7 +796,7 @@ fn any_visible(max_capacity: u32) -> impl Strategy<Value = Attention> {
 
 #[test]
 fn decode_sees_the_keys_its_spans_say_at_learned_distances() {
-    check(128, any_visible(600), |attention| {
+    check(192, any_visible(600), |attention| {
         let operands = attention.operands();
         let expected = attention.oracle_by_head(Weigh::Softmax, &operands);
         for split in [true, false] {
@@ -796,7 +820,7 @@ fn stick_breaking_sees_the_keys_its_spans_say() {
 /// Every token of a sequence sees the same keys, all of them or none.
 #[test]
 fn prefill_sees_whole_sequences() {
-    check(96, any_prefill(), |mut attention| {
+    check(160, any_prefill(), |mut attention| {
         let capacity = u64::from(attention.shape.capacity);
         let of_sequence = |sequence: u32| match hash(attention.seed + 40, sequence as usize) % 3 {
             0 => 0,
@@ -814,29 +838,31 @@ fn prefill_sees_whole_sequences() {
 /// Where every key/value head has spans of its own, as after a cut of whole sequences.
 #[test]
 fn every_head_has_spans_of_its_own() {
-    let any = (size(6), size(60), size(5), any::<u64>());
-    check(64, any, |(kv_heads, head_dim, tokens, seed)| {
-        let shape = AttentionShape {
-            slots: kv_heads,
-            heads: 1,
-            kv_heads,
-            head_dim,
-            capacity: 1 + (seed % 400) as u32,
-            head_spans: true,
-            ..SHAPE
-        };
-        let spans = any_spans(&shape, tokens * kv_heads, seed);
-        let sees = |i| (hash(seed + 41, i) % u64::from(shape.capacity + 1)) as u32;
-        let sees = (0..spans.len()).map(|i| if i % 3 == 0 { 0 } else { sees(i) }).collect();
-        let attention = Attention { sees, ..by_slot(shape, spans, seed) };
-        let operands = attention.operands();
-        let softmax = attention.oracle_by_head(Weigh::Softmax, &operands);
-        for split in [true, false] {
-            assert_close(&attention.decode_in(split, &operands).0, &softmax, split);
-        }
-        let stick = attention.oracle_by_head(Weigh::StickBreaking, &operands);
-        assert_close(&attention.stick_breaking(&operands).0, &stick, "stick-breaking");
-    });
+    for choice in ATTENTION_CHOICES {
+        let any = (size(6), size(60), size(5), any::<u64>());
+        check(64, any, |(kv_heads, head_dim, tokens, seed)| {
+            let shape = AttentionShape {
+                slots: kv_heads,
+                heads: 1,
+                kv_heads,
+                head_dim,
+                capacity: 1 + (seed % 400) as u32,
+                head_spans: true,
+                ..SHAPE
+            };
+            let spans = any_spans(&shape, tokens * kv_heads, seed);
+            let sees = |i| (hash(seed + 41, i) % u64::from(shape.capacity + 1)) as u32;
+            let sees = (0..spans.len()).map(|i| if i % 3 == 0 { 0 } else { sees(i) }).collect();
+            let attention = Attention { sees, ..by_slot(shape, spans, seed).on(choice) };
+            let operands = attention.operands();
+            let softmax = attention.oracle_by_head(Weigh::Softmax, &operands);
+            for split in [true, false] {
+                assert_close(&attention.decode_in(split, &operands).0, &softmax, split);
+            }
+            let stick = attention.oracle_by_head(Weigh::StickBreaking, &operands);
+            assert_close(&attention.stick_breaking(&operands).0, &stick, "stick-breaking");
+        });
+    }
 }
 
 #[test]
