@@ -11,6 +11,7 @@
 
 //!include "shared/row_attention.wgsl"
 //!include "shared/expert_heads.wgsl"
+//!include "shared/decode_row.wgsl"
 
 @group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> stats: array<vec2<f32>>;
@@ -19,13 +20,6 @@
 
 override RELATIVE: bool = false;
 
-const LANES: u32 = 64u;
-const MAX_HEAD_QUADS: u32 = 32u;
-
-var<workgroup> query: array<vec4<f32>, MAX_HEAD_QUADS>;
-var<workgroup> weight: array<f32, LANES>;
-var<workgroup> sums: array<vec4<f32>, LANES>;
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let index = group.x;
@@ -33,7 +27,6 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     let query_at = query_head(token, index);
     let kv_head = kv_head_of(query_at.head);
     let span = span_of(token, kv_head);
-    let sequence = span.sequence;
     let first = group.z * params.split_keys;
     let end = min(first + params.split_keys, span.keys);
 
@@ -41,81 +34,18 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         query[lane] = q[query_at.start + lane] * params.scale;
     }
     workgroupBarrier();
-
-    // Values: the lanes split into teams of one lane for each vec4 of the head; each team takes every
-    // teams-th key.
-    let teams = LANES / params.head_quads;
-    let team = lane / params.head_quads;
-    let column = lane % params.head_quads;
-
-    var highest = LOWEST;
-    var total = 0.0;
-    var sum = vec4<f32>(0.0);
-    for (var start = first; start < end; start += LANES) {
-        let key = start + lane;
-        var score = LOWEST;
-        if key < end {
-            let k_from = cache_start(sequence, key, kv_head);
-            score = 0.0;
-            let r_from = relative_start(index % params.heads, span.position, key);
-            for (var i = 0u; i < params.head_quads; i++) {
-                var k = k_cache[k_from + i];
-                if RELATIVE {
-                    k += relative[r_from + i];
-                }
-                score += dot(query[i], k);
-            }
-        }
-        weight[lane] = score;
-        workgroupBarrier();
-
-        let count = min(LANES, end - start);
-        var new_highest = highest;
-        for (var i = 0u; i < count; i++) {
-            new_highest = max(new_highest, weight[i]);
-        }
-        workgroupBarrier();
-        weight[lane] = select(0.0, exp(score - new_highest), key < end);
-        workgroupBarrier();
-
-        let rescale = exp(highest - new_highest);
-        highest = new_highest;
-        total *= rescale;
-        for (var i = 0u; i < count; i++) {
-            total += weight[i];
-        }
-        sum *= rescale;
-        if team < teams {
-            for (var i = team; i < count; i += teams) {
-                sum += weight[i] * v_cache[cache_start(sequence, start + i, kv_head) + column];
-            }
-        }
-        workgroupBarrier();
-    }
-
-    sums[lane] = sum;
-    workgroupBarrier();
-    if lane >= params.head_quads {
-        return;
-    }
-    var o = vec4<f32>(0.0);
-    for (var i = 0u; i < teams; i++) {
-        o += sums[i * params.head_quads + lane];
-    }
-    if params.splits == 1u {
-        out[slot_start(token, index, params.out_quads) + lane] = select(vec4<f32>(0.0), o / total, total > 0.0);
-        return;
-    }
-    let row = (token * params.slots * params.heads + index) * params.splits + group.z;
-    out[row * params.head_quads + lane] = o;
-    if lane == 0u {
-        stats[row] = vec2<f32>(highest, total);
-    }
+    let place = Place(span.sequence, kv_head, span.position, index % params.heads);
+    let none = Softmax(LOWEST, 0.0, vec4<f32>(0.0));
+    finish(lane, token, index, group.z, attend(lane, place, first, end, none));
 }
 
-// Where the learned vector for a key's distance from the query starts.
-fn relative_start(head: u32, position: u32, key: u32) -> u32 {
-    let clip = i32(params.clip);
-    let entry = u32(clamp(i32(key) - i32(position), -clip, clip) + clip);
-    return (head * (2u * params.clip + 1u) + entry) * params.head_quads;
+fn key_of(place: Place, key: u32, k_from: u32, i: u32) -> vec4<f32> {
+    if RELATIVE {
+        // The learned vector for the key's distance from the query.
+        let clip = i32(params.clip);
+        let entry = u32(clamp(i32(key) - i32(place.position), -clip, clip) + clip);
+        let r_from = (place.head * (2u * params.clip + 1u) + entry) * params.head_quads;
+        return key_quad(k_from + i) + relative[r_from + i];
+    }
+    return key_quad(k_from + i);
 }

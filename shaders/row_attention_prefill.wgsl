@@ -89,7 +89,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             let k_from = cache_start(sequence, key, kv_head);
             scores = vec4<f32>(0.0);
             for (var i = 0u; i < params.head_quads; i++) {
-                let k = k_cache[k_from + i];
+                let k = key_quad(k_from + i);
                 let at = first_row * MAX_HEAD_QUADS + i;
                 scores += vec4<f32>(
                     dot(k, query[at]), dot(k, query[at + MAX_HEAD_QUADS]),
@@ -135,12 +135,12 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             let w0 = weight[value_row * KEYS + i];
             let w1 = weight[(value_row + 1u) * KEYS + i];
             if column < params.head_quads {
-                let v = v_cache[v_from];
+                let v = value_quad(v_from);
                 sum0a += w0 * v;
                 sum1a += w1 * v;
             }
             if column + 16u < params.head_quads {
-                let v = v_cache[v_from + 16u];
+                let v = value_quad(v_from + 16u);
                 sum0b += w0 * v;
                 sum1b += w1 * v;
             }

@@ -52,7 +52,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         if lane < count {
             let k_from = cache_start(sequence, keys - 1u - start - lane, kv_head);
             for (var i = 0u; i < params.head_quads; i++) {
-                score += dot(query[i], k_cache[k_from + i]);
+                score += dot(query[i], key_quad(k_from + i));
             }
             log_rest[lane] = -softplus(score);
         }
@@ -76,7 +76,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             if quad < params.head_quads {
                 for (var i = 0u; i < count; i++) {
                     let v_from = cache_start(sequence, keys - 1u - start - i, kv_head);
-                    sums[column] += weight[i] * v_cache[v_from + quad];
+                    sums[column] += weight[i] * value_quad(v_from + quad);
                 }
             }
         }

@@ -21,8 +21,8 @@ use crate::{
     },
     ops::{
         Activation, AttentionShape, Bias, CacheAppend, Combine, DecodeAttention, Group, Matrix,
-        PrefillAttention, Queries, RelativePositions, RopeCache, RoutedMatmul, RoutedMatvec, Routes,
-        StickBreaking, head_stride, tile_rows,
+        PrefillAttention, Queries, RelativePositions, RopeAttentionDecode, RopeCache, RoutedMatmul,
+        RoutedMatvec, Routes, StickBreaking, head_stride, tile_rows,
     },
 };
 
@@ -266,6 +266,7 @@ impl HeadMixture {
         };
         match (self.spec.position, self.spec.kv) {
             (_, KvProjection::Memory) => {}
+            _ if self.appends_itself(call) => {}
             (PositionEncoding::Rope { channels, .. }, _) => RopeCache {
                 shape,
                 spans,
@@ -292,6 +293,16 @@ impl HeadMixture {
         }
     }
 
+    /// Whether the attention kernel rotates and appends, as it does for tokens that are alone in their sequences' step.
+    fn appends_itself(&self, call: &Call<'_>) -> bool {
+        let fits = match self.spec.position {
+            PositionEncoding::Rope { channels, .. } => RopeAttentionDecode::fits(&call.shape, channels),
+            PositionEncoding::Relative { .. } | PositionEncoding::None => false,
+        };
+        let plain = self.spec.kv == KvProjection::Projected && self.spec.kernel == AttentionKernel::Softmax;
+        fits && plain && call.few && call.step.longest == 1
+    }
+
     fn attend(&self, recorder: &mut Recorder, call: &Call<'_>) {
         let Call { workspace, cache, step, routes, shape, .. } = *call;
         let memory = self.spec.kv == KvProjection::Memory;
@@ -303,7 +314,27 @@ impl HeadMixture {
             (Some(table), PositionEncoding::Relative { clip }) => Some(RelativePositions { table, clip }),
             _ => None,
         };
-        if self.spec.kernel == AttentionKernel::StickBreaking {
+        if let (PositionEncoding::Rope { channels: rotated, .. }, true) =
+            (self.spec.position, self.appends_itself(call))
+        {
+            RopeAttentionDecode {
+                shape,
+                spans,
+                q,
+                kv: &workspace.kv,
+                angles: &cache.angles,
+                rotated,
+                k_cache,
+                v_cache,
+                partial: &workspace.partial,
+                stats: &workspace.stats,
+                out,
+                tokens,
+                most_keys: most,
+                keys,
+            }
+            .record(recorder);
+        } else if self.spec.kernel == AttentionKernel::StickBreaking {
             StickBreaking { shape, spans, q, k_cache, v_cache, routes, out, tokens, keys }.record(recorder);
         } else if call.few || shape.queries != Queries::BySlot || shape.head_spans || relative.is_some() {
             DecodeAttention {

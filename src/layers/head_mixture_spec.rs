@@ -4,7 +4,8 @@ use crate::{
     Error, Result,
     layers::{NormSpec, RouterNet, RouterSpec, Scope},
     ops::{
-        AttentionShape, ExpertChoice, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, MatrixShape, Queries, head_stride,
+        AttentionShape, CachePrecision, ExpertChoice, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, MatrixShape, Queries,
+        head_stride,
     },
 };
 
@@ -340,6 +341,7 @@ impl HeadMixtureSpec {
             capacity,
             sequences,
             head_spans: self.router.whole_sequences(),
+            cache: CachePrecision::F32,
         }
     }
 

@@ -229,7 +229,9 @@ impl Dimensions {
         let (attention, mlp) = self.assignments();
         let groups = [(attention, self.attention_experts), (mlp, self.mlp_experts)]
             .iter()
-            .flat_map(|&(assignments, experts)| GroupBuffers::bytes(assignments, experts, least_tile_rows(gpu)))
+            .flat_map(|&(assignments, experts)| {
+                GroupBuffers::bytes(assignments, experts, least_tile_rows(gpu))
+            })
             .sum::<u64>();
         self.buffers().iter().map(|(_, bytes)| bytes).sum::<u64>() + groups
     }
@@ -260,7 +262,8 @@ impl Workspace {
             Buffer::new(gpu, name, bytes)
         };
         let (attention, mlp) = dimensions.assignments();
-        let groups = |assignments, experts| GroupBuffers::new(gpu, assignments, experts, least_tile_rows(gpu));
+        let groups =
+            |assignments, experts| GroupBuffers::new(gpu, assignments, experts, least_tile_rows(gpu));
         // Fields are evaluated in the order in which they stand here, which is that of `buffers`.
         Self {
             ids: next(),

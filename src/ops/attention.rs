@@ -1,6 +1,9 @@
 //! Row attention: softmax or stick-breaking over the keys a query row may see.
 
-use super::{Access, Kernel, Routes, padded, shaders};
+use super::{
+    Access, AttentionShape, DECODE_SPLIT_KEYS, Kernel, Queries, Routes, RowTile, attention_shape::Params,
+    shaders,
+};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static DECODE: Kernel = Kernel {
@@ -16,6 +19,12 @@ pub static DECODE: Kernel = Kernel {
         Access::Write,
         Access::Read,
     ],
+};
+
+pub static DECODE_SUBGROUP: Kernel = Kernel {
+    name: "row_attention_decode.subgroup",
+    source: shaders::ROW_ATTENTION_DECODE_SUBGROUP,
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
 };
 
 pub static STICK_BREAKING: Kernel = Kernel {
@@ -36,38 +45,14 @@ pub static PREFILL: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };
 
-/// Keys that one workgroup of the decode kernel reads.
-pub const DECODE_SPLIT_KEYS: u32 = 256;
+pub static PREFILL_SUBGROUP: Kernel = Kernel {
+    name: "row_attention_prefill.subgroup",
+    source: shaders::ROW_ATTENTION_PREFILL_SUBGROUP,
+    bindings: PREFILL.bindings,
+};
 
 /// Query rows in a tile of the prefill kernel.
 const PREFILL_ROWS: u32 = 8;
-
-/// Channels of a head the softmax kernels have room for.
-pub const MAX_HEAD_DIM: u32 = 128;
-
-/// Channels of a head the stick-breaking kernel has room for.
-pub const MAX_STICK_HEAD_DIM: u32 = 1024;
-
-uniform! {
-    struct Params {
-        tokens: u32,
-        slots: u32,
-        heads: u32,
-        kv_heads: u32,
-        group: u32,
-        head_quads: u32,
-        q_quads: u32,
-        out_quads: u32,
-        cache_quads: u32,
-        capacity: u32,
-        sequences: u32,
-        splits: u32,
-        split_keys: u32,
-        first: u32,
-        scale: f32,
-        clip: u32,
-    }
-}
 
 uniform! {
     struct MergeParams {
@@ -80,121 +65,6 @@ uniform! {
     }
 }
 
-/// How query heads are counted and where their queries are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Queries {
-    /// Head `j` of slot `s` is head `s · heads + j`: experts do not matter to the key/value head.
-    BySlot,
-    /// Head `j` of expert `e` is head `e · heads + j`.
-    ByExpert,
-    /// As `ByExpert`, and queries hold the heads of all experts, `[tokens, experts · heads · head_dim]`.
-    Dense {
-        /// Experts there are.
-        experts: u32,
-    },
-}
-
-/// The sizes of one attention: query head `h` of a token reads key/value head `(h / group) mod kv_heads`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AttentionShape {
-    pub queries: Queries,
-    /// Query rows a token has (its chosen experts).
-    pub slots: u32,
-    /// Heads in a query row.
-    pub heads: u32,
-    pub kv_heads: u32,
-    /// Consecutive query heads that share a key/value head.
-    pub group: u32,
-    /// Channels of a head.
-    pub head_dim: u32,
-    /// Positions the cache has room for, in each sequence.
-    pub capacity: u32,
-    pub sequences: u32,
-    /// Every key/value head has spans of its own, `[tokens, kv_heads]`.
-    pub head_spans: bool,
-}
-
-impl AttentionShape {
-    /// Floats a head takes in a row: its channels, padded to whole vec4s.
-    pub fn head_stride(&self) -> u32 {
-        head_stride(self.head_dim)
-    }
-
-    /// Floats in a row of queries.
-    pub fn q_row(&self) -> u32 {
-        match self.queries {
-            Queries::Dense { experts } => padded(experts * self.heads * self.head_stride()),
-            Queries::BySlot | Queries::ByExpert => self.out_row(),
-        }
-    }
-
-    /// Floats in a row of attention output, one for each slot.
-    pub fn out_row(&self) -> u32 {
-        padded(self.heads * self.head_stride())
-    }
-
-    /// Floats in a row of the key or of the value cache.
-    pub fn cache_row(&self) -> u32 {
-        padded(self.kv_heads * self.head_stride())
-    }
-
-    /// Bytes of the key cache (the value cache has as many).
-    pub fn cache_bytes(&self) -> u64 {
-        4 * u64::from(self.sequences) * u64::from(self.capacity) * u64::from(self.cache_row())
-    }
-
-    /// Splits of the decode kernel for rows that see at most `keys` keys.
-    pub fn splits(keys: u32) -> u32 {
-        keys.div_ceil(DECODE_SPLIT_KEYS).max(1)
-    }
-
-    fn params(&self, tokens: u32, splits: u32, split_keys: u32, first: u32) -> Params {
-        Params {
-            tokens,
-            slots: self.slots,
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            group: self.group,
-            head_quads: self.head_stride() / 4,
-            q_quads: self.q_row() / 4,
-            out_quads: self.out_row() / 4,
-            cache_quads: self.cache_row() / 4,
-            capacity: self.capacity,
-            sequences: self.sequences,
-            splits,
-            split_keys,
-            first,
-            scale: (1.0 / f64::from(self.head_dim).sqrt()) as f32,
-            clip: 0,
-        }
-    }
-
-    /// The constant of `shaders/shared/row_attention.wgsl`.
-    pub(super) fn head_spans(&self) -> (&'static str, f64) {
-        ("HEAD_SPANS", f64::from(u8::from(self.head_spans)))
-    }
-
-    /// The constants of `shaders/shared/expert_heads.wgsl`, and that of `row_attention.wgsl`.
-    fn constants(&self) -> [(&'static str, f64); 3] {
-        let (by_expert, dense) = match self.queries {
-            Queries::BySlot => (0.0, 0.0),
-            Queries::ByExpert => (1.0, 0.0),
-            Queries::Dense { .. } => (1.0, 1.0),
-        };
-        [("EXPERT_HEADS", by_expert), ("DENSE_QUERY", dense), self.head_spans()]
-    }
-
-    /// Multiply-accumulates for query rows that together see `keys` keys.
-    fn macs(&self, keys: u64) -> u64 {
-        2 * keys * u64::from(self.slots * self.heads) * u64::from(self.head_dim)
-    }
-}
-
-/// Floats that a head of `head_dim` channels takes in a row.
-pub fn head_stride(head_dim: u32) -> u32 {
-    head_dim.next_multiple_of(4)
-}
-
 /// Learned vectors by distance, `[heads, 2 · clip + 1, head_dim]`, heads padded; distances beyond `clip` count as `clip`.
 #[derive(Clone, Copy)]
 pub struct RelativePositions<'a> {
@@ -202,7 +72,8 @@ pub struct RelativePositions<'a> {
     pub clip: u32,
 }
 
-/// Softmax attention, one workgroup for each query row and split of its keys.
+/// Softmax attention, split by keys for few tokens: one workgroup for each query row, or one subgroup for those that
+/// share a key/value head.
 pub struct DecodeAttention<'a> {
     pub shape: AttentionShape,
     pub spans: &'a Buffer,
@@ -231,14 +102,48 @@ pub struct DecodeAttention<'a> {
 impl DecodeAttention<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let shape = &self.shape;
-        let heads = shape.slots * shape.heads;
         let (splits, split_keys) = match self.split {
             true => (AttentionShape::splits(self.most_keys), DECODE_SPLIT_KEYS),
             false => (1, shape.capacity),
         };
-        let (chosen, first) = self.routes.map_or((self.spans, 0), |routes| (routes.chosen, routes.first));
         let into = if splits == 1 { self.out } else { self.partial };
-        let [by_expert, dense, head_spans] = shape.constants();
+        if let Some(tile) = self.tile(recorder) {
+            recorder.dispatch(
+                &shape.params(self.tokens, splits, split_keys, 0),
+                Dispatch {
+                    kernel: &DECODE_SUBGROUP,
+                    constants: &[
+                        tile.lanes(),
+                        tile.rows(),
+                        tile.columns(),
+                        shape.head_spans(),
+                        shape.cache_format(),
+                    ],
+                    buffers: &[self.spans, self.q, self.k_cache, self.v_cache, into, self.stats],
+                    groups: [tile.of_token(shape), self.tokens, splits],
+                    macs: shape.macs(self.keys),
+                },
+            );
+        } else {
+            self.record_rows(recorder, splits, split_keys, into);
+        }
+        if splits > 1 {
+            merge(recorder, shape, self.tokens, splits, [self.partial, self.stats, self.out]);
+        }
+    }
+
+    /// The tile of the subgroup kernel, where the device runs it and it can do this.
+    fn tile(&self, recorder: &Recorder) -> Option<RowTile> {
+        let shape = &self.shape;
+        let plain = shape.queries == Queries::BySlot && !shape.head_spans && self.relative.is_none();
+        RowTile::choose(recorder.gpu(), shape, shape.rows_of_kv_head()).filter(|_| plain)
+    }
+
+    fn record_rows(&self, recorder: &mut Recorder, splits: u32, split_keys: u32, into: &Buffer) {
+        let shape = &self.shape;
+        let heads = shape.slots * shape.heads;
+        let (chosen, first) = self.routes.map_or((self.spans, 0), |routes| (routes.chosen, routes.first));
+        let [by_expert, dense, head_spans, cache] = shape.constants();
         let (table, clip) = self.relative.map_or((self.q, 0), |relative| (relative.table, relative.clip));
         recorder.dispatch(
             &Params { clip, ..shape.params(self.tokens, splits, split_keys, first) },
@@ -248,6 +153,7 @@ impl DecodeAttention<'_> {
                     by_expert,
                     dense,
                     head_spans,
+                    cache,
                     ("RELATIVE", f64::from(u8::from(self.relative.is_some()))),
                 ],
                 buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, into, self.stats, table],
@@ -255,28 +161,36 @@ impl DecodeAttention<'_> {
                 macs: shape.macs(self.keys),
             },
         );
-        if splits == 1 {
-            return;
-        }
-        let params = MergeParams {
-            tokens: self.tokens,
-            slots: shape.slots,
-            heads: shape.heads,
-            head_quads: shape.head_stride() / 4,
-            out_quads: shape.out_row() / 4,
-            splits,
-        };
-        recorder.dispatch(
-            &params,
-            Dispatch {
-                kernel: &MERGE,
-                constants: &[],
-                buffers: &[self.partial, self.stats, self.out],
-                groups: [(heads * shape.head_stride() / 4).div_ceil(64), self.tokens, 1],
-                macs: 0,
-            },
-        );
     }
+}
+
+/// Puts the splits of a decoding kernel together: `[partial, stats, out]`.
+pub(super) fn merge(
+    recorder: &mut Recorder,
+    shape: &AttentionShape,
+    tokens: u32,
+    splits: u32,
+    buffers: [&Buffer; 3],
+) {
+    let heads = shape.slots * shape.heads;
+    let params = MergeParams {
+        tokens,
+        slots: shape.slots,
+        heads: shape.heads,
+        head_quads: shape.head_stride() / 4,
+        out_quads: shape.out_row() / 4,
+        splits,
+    };
+    recorder.dispatch(
+        &params,
+        Dispatch {
+            kernel: &MERGE,
+            constants: &[],
+            buffers: &buffers,
+            groups: [(heads * shape.head_stride() / 4).div_ceil(64), tokens, 1],
+            macs: 0,
+        },
+    );
 }
 
 /// Stick-breaking attention, one workgroup for each query row.
@@ -335,14 +249,22 @@ pub struct PrefillAttention<'a> {
 impl PrefillAttention<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let shape = &self.shape;
-        let rows = self.longest * (shape.slots * shape.heads / shape.kv_heads);
+        let rows = self.longest * shape.rows_of_kv_head();
+        let plain = [shape.head_spans(), shape.cache_format()];
+        let (kernel, constants, tile_rows) = match RowTile::choose(recorder.gpu(), shape, rows) {
+            None => (&PREFILL, plain.to_vec(), PREFILL_ROWS),
+            Some(tile) => {
+                let own = [tile.lanes(), tile.rows(), tile.columns()];
+                (&PREFILL_SUBGROUP, [&plain[..], &own[..]].concat(), tile.rows)
+            }
+        };
         recorder.dispatch(
             &shape.params(self.tokens, 1, shape.capacity, 0),
             Dispatch {
-                kernel: &PREFILL,
-                constants: &[shape.head_spans()],
+                kernel,
+                constants: &constants,
                 buffers: &[self.spans, self.q, self.k_cache, self.v_cache, self.ranges, self.out],
-                groups: [rows.div_ceil(PREFILL_ROWS), shape.kv_heads, self.ranges_len],
+                groups: [rows.div_ceil(tile_rows), shape.kv_heads, self.ranges_len],
                 macs: shape.macs(self.keys),
             },
         );

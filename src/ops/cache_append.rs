@@ -12,11 +12,11 @@ pub static KERNEL: Kernel = Kernel {
 uniform! {
     struct Params {
         tokens: u32,
-        quads: u32,
+        heads: u32,
         head_quads: u32,
         src_quads: u32,
         first: u32,
-        cache_quads: u32,
+        cache_eights: u32,
         capacity: u32,
         sequences: u32,
     }
@@ -39,14 +39,13 @@ pub struct CacheAppend<'a> {
 impl CacheAppend<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let shape = &self.shape;
-        let quads = shape.kv_heads * shape.head_stride() / 4;
         let params = Params {
             tokens: self.tokens,
-            quads,
+            heads: shape.kv_heads,
             head_quads: shape.head_stride() / 4,
             src_quads: padded(self.src_width) / 4,
             first: self.first / 4,
-            cache_quads: shape.cache_row() / 4,
+            cache_eights: shape.cache_row() / 8,
             capacity: shape.capacity,
             sequences: shape.sequences,
         };
@@ -54,9 +53,9 @@ impl CacheAppend<'_> {
             &params,
             Dispatch {
                 kernel: &KERNEL,
-                constants: &[shape.head_spans()],
+                constants: &[shape.head_spans(), shape.cache_format()],
                 buffers: &[self.spans, self.src, self.cache],
-                groups: [quads.div_ceil(64), self.tokens, 1],
+                groups: [(shape.cache_row() / 8).div_ceil(64), self.tokens, 1],
                 macs: 0,
             },
         );

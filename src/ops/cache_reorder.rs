@@ -11,7 +11,7 @@ pub static KERNEL: Kernel = Kernel {
 
 uniform! {
     struct Params {
-        quads: u32,
+        row_quads: u32,
         positions: u32,
         capacity: u32,
         sequences: u32,
@@ -31,14 +31,15 @@ pub struct CacheReorder<'a> {
 impl CacheReorder<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let AttentionShape { capacity, sequences, .. } = self.shape;
-        let quads = self.shape.cache_row() / 4;
+        // In units of four words, whatever they hold.
+        let row_quads = (self.shape.cache_row_bytes() / 16) as u32;
         recorder.dispatch(
-            &Params { quads, positions: self.positions, capacity, sequences },
+            &Params { row_quads, positions: self.positions, capacity, sequences },
             Dispatch {
                 kernel: &KERNEL,
                 constants: &[],
                 buffers: &[self.parents, self.from, self.to],
-                groups: [(quads * self.positions).div_ceil(64), sequences, 1],
+                groups: [(row_quads * self.positions).div_ceil(64), sequences, 1],
                 macs: 0,
             },
         );

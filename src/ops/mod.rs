@@ -9,6 +9,7 @@ mod params;
 
 mod add_positions;
 mod attention;
+mod attention_shape;
 mod cache_append;
 mod cache_reorder;
 mod combine;
@@ -19,21 +20,25 @@ mod matrix;
 mod norm;
 mod norm_router;
 mod query_norm;
+mod rope_attention_decode;
 mod rope_cache;
 mod routed_matmul;
 mod routed_matvec;
+mod row_tile;
 mod sample;
 mod select;
 mod sequence_cut;
 mod top_logits;
 
+use row_tile::RowTile;
+
 use crate::gpu::{Access, Kernel};
 use crate::gpu::{Buffer, Capabilities, Gpu, KernelChoice};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
-pub use attention::{
-    AttentionShape, DECODE_SPLIT_KEYS, DecodeAttention, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, PrefillAttention,
-    Queries, RelativePositions, StickBreaking, head_stride,
+pub use attention::{DecodeAttention, PrefillAttention, RelativePositions, StickBreaking};
+pub use attention_shape::{
+    AttentionShape, CachePrecision, DECODE_SPLIT_KEYS, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, Queries, head_stride,
 };
 pub use cache_append::CacheAppend;
 pub use cache_reorder::CacheReorder;
@@ -46,6 +51,7 @@ pub use norm::{NormInput, NormKind, NormRows};
 pub use norm_router::{MAX_EXPERTS, NormRouter, RouterInput};
 pub use params::ParamsLayout;
 pub use query_norm::QueryNorm;
+pub use rope_attention_decode::RopeAttentionDecode;
 pub use rope_cache::{RopeCache, rope_angles};
 pub use routed_matmul::{RoutedMatmul, least_tile_rows, tile_rows};
 pub use routed_matvec::RoutedMatvec;
@@ -64,8 +70,10 @@ mod shaders {
 pub static KERNELS: &[&Kernel] = &[
     &add_positions::KERNEL,
     &attention::DECODE,
+    &attention::DECODE_SUBGROUP,
     &attention::MERGE,
     &attention::PREFILL,
+    &attention::PREFILL_SUBGROUP,
     &cache_reorder::KERNEL,
     &combine::KERNEL,
     &cosine_router::KERNEL,
@@ -79,6 +87,8 @@ pub static KERNELS: &[&Kernel] = &[
     &select::KERNEL,
     &cache_append::KERNEL,
     &attention::STICK_BREAKING,
+    &rope_attention_decode::PLAIN,
+    &rope_attention_decode::SUBGROUP,
     &rope_cache::KERNEL,
     &routed_matmul::PLAIN,
     &routed_matmul::BROADCAST,
@@ -97,9 +107,11 @@ pub static KERNELS: &[&Kernel] = &[
 pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
     vec![
         (&add_positions::KERNEL, add_positions::Params::layout()),
-        (&attention::DECODE, attention::Params::layout()),
+        (&attention::DECODE, attention_shape::Params::layout()),
+        (&attention::DECODE_SUBGROUP, attention_shape::Params::layout()),
         (&attention::MERGE, attention::MergeParams::layout()),
-        (&attention::PREFILL, attention::Params::layout()),
+        (&attention::PREFILL, attention_shape::Params::layout()),
+        (&attention::PREFILL_SUBGROUP, attention_shape::Params::layout()),
         (&cache_reorder::KERNEL, cache_reorder::Params::layout()),
         (&combine::KERNEL, combine::Params::layout()),
         (&cosine_router::KERNEL, cosine_router::Params::layout()),
@@ -112,7 +124,9 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&query_norm::KERNEL, query_norm::Params::layout()),
         (&select::KERNEL, select::Params::layout()),
         (&cache_append::KERNEL, cache_append::Params::layout()),
-        (&attention::STICK_BREAKING, attention::Params::layout()),
+        (&attention::STICK_BREAKING, attention_shape::Params::layout()),
+        (&rope_attention_decode::PLAIN, attention_shape::Params::layout()),
+        (&rope_attention_decode::SUBGROUP, attention_shape::Params::layout()),
         (&rope_cache::KERNEL, rope_cache::Params::layout()),
         (&routed_matmul::PLAIN, routed_matmul::Params::layout()),
         (&routed_matmul::BROADCAST, routed_matmul::Params::layout()),
@@ -199,7 +213,9 @@ impl Shape {
     /// Where every subgroup has the same size, and one that the kernels are written for.
     fn broadcast(capabilities: &Capabilities) -> Self {
         match capabilities.subgroups {
-            Some((lanes, most)) if lanes == most && matches!(lanes, 4 | 8 | 16 | 32) => Self::Broadcast { lanes },
+            Some((lanes, most)) if lanes == most && matches!(lanes, 4 | 8 | 16 | 32) => {
+                Self::Broadcast { lanes }
+            }
             _ => Self::Plain,
         }
     }
@@ -226,9 +242,28 @@ impl Shape {
     }
 }
 
+/// Lanes of a subgroup where attention runs the kernels whose workgroup is one subgroup: on software adapters whose
+/// subgroups have one size, which pay for barriers and for every buffer load of every lane.
+fn attention_lanes(choice: KernelChoice, capabilities: &Capabilities) -> Option<u32> {
+    let wanted = matches!(choice, KernelChoice::Auto | KernelChoice::Broadcast | KernelChoice::Subgroup)
+        && capabilities.software;
+    match capabilities.subgroups {
+        Some((low, high)) if wanted && low == high && [4, 8, 16].contains(&low) => Some(low),
+        _ => None,
+    }
+}
+
 /// The variant of each kernel that has more than one.
 pub fn variants(choice: KernelChoice, capabilities: &Capabilities) -> Vec<(&'static str, &'static str)> {
     let shape = Shape::choose(choice, capabilities);
     let matmul = if shape == Shape::Subgroup { Shape::Workgroup } else { shape };
-    vec![("routed_matvec", shape.name()), ("routed_matmul", matmul.name())]
+    let attention = match attention_lanes(choice, capabilities) {
+        Some(_) => Shape::Subgroup,
+        None => Shape::Workgroup,
+    };
+    vec![
+        ("routed_matvec", shape.name()),
+        ("routed_matmul", matmul.name()),
+        ("row_attention", attention.name()),
+    ]
 }

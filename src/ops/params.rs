@@ -15,7 +15,7 @@ macro_rules! uniform {
     (struct $name:ident { $($field:ident: $type:ty,)+ }) => {
         #[derive(encase::ShaderType)]
         pub(super) struct $name {
-            $($field: $type,)+
+            $(pub(super) $field: $type,)+
         }
 
         impl $name {

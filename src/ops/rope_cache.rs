@@ -2,7 +2,7 @@
 
 use super::{
     Access, Kernel,
-    attention::{AttentionShape, Queries},
+    attention_shape::{AttentionShape, Queries},
     padded, shaders,
 };
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
@@ -33,7 +33,7 @@ uniform! {
         key_row: u32,
         value_row: u32,
         value_first: u32,
-        cache_row: u32,
+        cache_eights: u32,
         capacity: u32,
         sequences: u32,
     }
@@ -85,18 +85,18 @@ impl RopeCache<'_> {
             key_row,
             value_row,
             value_first,
-            cache_row: shape.cache_row(),
+            cache_eights: shape.cache_row() / 8,
             capacity: shape.capacity,
             sequences: shape.sequences,
         };
-        let pairs = (slots * heads + shape.kv_heads) * half_dim;
+        let invocations = slots * heads * half_dim + shape.cache_row() / 8;
         recorder.dispatch(
             &params,
             Dispatch {
                 kernel: &KERNEL,
-                constants: &[shape.head_spans()],
+                constants: &[shape.head_spans(), shape.cache_format()],
                 buffers: &[self.spans, self.angles, self.q, self.keys, values, self.k_cache, self.v_cache],
-                groups: [pairs.div_ceil(64), self.tokens, 1],
+                groups: [invocations.div_ceil(64), self.tokens, 1],
                 macs: 0,
             },
         );

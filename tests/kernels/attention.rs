@@ -1,8 +1,9 @@
 //! Row attention: `row_attention_decode` with `attention_merge`, `row_attention_prefill`, and `stick_breaking`.
 
 use headwise::internal::{
-    AttentionShape, Buffer, Counters, DECODE_SPLIT_KEYS, DecodeAttention, Gpu, KernelChoice, MAX_HEAD_DIM,
-    MAX_STICK_HEAD_DIM, PrefillAttention, Queries, RelativePositions, Routes, StickBreaking, head_stride,
+    AttentionShape, Buffer, CachePrecision, Counters, DECODE_SPLIT_KEYS, DecodeAttention, Gpu, KernelChoice,
+    MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, PrefillAttention, Queries, RelativePositions, RopeAttentionDecode,
+    Routes, StickBreaking, head_stride, rope_angles,
 };
 use proptest::prelude::*;
 
@@ -10,17 +11,18 @@ use crate::{
     reference::{
         dot,
         head_mixture::stick_breaking,
+        rope_cache::rope,
         row_attention::{RowAttention, row_attention},
         softmax,
     },
     support::{
-        Guarded, among, assert_close, assert_repeatable, check, gpu, hash, noise, pad, run, size, upload,
+        Guarded, among, as_cached, assert_close, assert_close_in, assert_repeatable, cache_precision,
+        cache_words, cached, check, gpu, hash, noise, pad, run, size, upload,
     },
 };
 
-fn device() -> &'static Gpu {
-    gpu(KernelChoice::Plain)
-}
+/// The shapes of the softmax kernels: by workgroups, and by single subgroups where the device has them.
+const ATTENTION_CHOICES: [KernelChoice; 2] = [KernelChoice::Plain, KernelChoice::Subgroup];
 
 /// Tokens that attend to a cache.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ struct Attention {
     /// Where the routes start.
     first: u32,
     seed: u64,
+    /// The shape of the kernels.
+    choice: KernelChoice,
 }
 
 /// How weights come from scores.
@@ -64,8 +68,8 @@ fn any_shape(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Atte
         1 => Just(max_head_dim),
     ];
     let capacity = prop_oneof![size(70), size(max_capacity)];
-    (size(4), size(3), size(3), any::<u32>(), head_dim, capacity, 1..=3u32).prop_map(
-        |(kv_heads, group, repeats, split, head_dim, capacity, sequences)| {
+    (size(4), size(3), size(3), any::<u32>(), head_dim, capacity, 1..=3u32, cache_precision()).prop_map(
+        |(kv_heads, group, repeats, split, head_dim, capacity, sequences, cache)| {
             let all = kv_heads * group * repeats;
             let divisors: Vec<u32> = (1..=all).filter(|&n| all.is_multiple_of(n)).collect();
             let heads = divisors[split as usize % divisors.len()];
@@ -79,6 +83,7 @@ fn any_shape(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Atte
                 capacity,
                 sequences,
                 head_spans: false,
+                cache,
             }
         },
     )
@@ -111,9 +116,24 @@ fn gather(values: &[f64], channels: u32) -> Vec<f64> {
     heads
 }
 
+/// Keys or values in the layout of the cache: heads padded with zeros to whole eights.
+fn cache(gpu: &Gpu, shape: &AttentionShape, values: &[f64]) -> Buffer {
+    let words = cache_words(shape, values);
+    Buffer::with_data(gpu, "test.cache", &words)
+}
+
 /// Tokens whose queries count by slot.
 fn by_slot(shape: AttentionShape, spans: Vec<[u32; 2]>, seed: u64) -> Attention {
-    Attention { shape, spans, sees: Vec::new(), clip: None, chosen: vec![0], first: 0, seed }
+    Attention {
+        shape,
+        spans,
+        sees: Vec::new(),
+        clip: None,
+        chosen: vec![0],
+        first: 0,
+        seed,
+        choice: KernelChoice::Plain,
+    }
 }
 
 /// Tokens that chose some of `experts`, each one once.
@@ -125,10 +145,28 @@ fn by_expert(shape: AttentionShape, experts: u32, spans: Vec<[u32; 2]>, seed: u6
         all.sort_by_key(|&expert| hash(at, expert as usize));
         chosen.extend(&all[..shape.slots as usize]);
     }
-    Attention { shape, spans, sees: Vec::new(), clip: None, chosen, first: (seed % 7) as u32, seed }
+    Attention {
+        shape,
+        spans,
+        sees: Vec::new(),
+        clip: None,
+        chosen,
+        first: (seed % 7) as u32,
+        seed,
+        choice: KernelChoice::Plain,
+    }
 }
 
 impl Attention {
+    /// The same in another shape of the kernels.
+    fn on(self, choice: KernelChoice) -> Self {
+        Self { choice, ..self }
+    }
+
+    fn gpu(&self) -> &'static Gpu {
+        gpu(self.choice)
+    }
+
     fn tokens(&self) -> u32 {
         self.spans.len() as u32 / if self.shape.head_spans { self.shape.kv_heads } else { 1 }
     }
@@ -185,6 +223,7 @@ impl Attention {
             values[unwritten].fill(f64::NAN);
         }
         let entries = self.clip.map_or(0, |clip| 2 * clip + 1);
+        let [keys, values] = [keys, values].map(|rows| as_cached(&self.shape, &rows));
         let relative = noise(self.seed + 3, (self.shape.heads * entries * self.shape.head_dim) as usize);
         Operands { q, keys, values, relative }
     }
@@ -258,7 +297,7 @@ impl Attention {
     fn output(&self) -> Guarded {
         let rows = (self.tokens() * self.shape.slots) as usize;
         let marked = vec![777.0; rows * self.out_width() as usize];
-        Guarded::holding(device(), 0, &pad(&marked, self.out_width()))
+        Guarded::holding(self.gpu(), 0, &pad(&marked, self.out_width()))
     }
 
     fn span_words(&self) -> Vec<[u32; 3]> {
@@ -267,8 +306,8 @@ impl Attention {
     }
 
     fn buffers(&self, operands: &Operands) -> [Buffer; 4] {
-        let gpu = device();
-        let AttentionShape { queries, heads, kv_heads, head_dim, .. } = self.shape;
+        let gpu = self.gpu();
+        let AttentionShape { queries, heads, head_dim, .. } = self.shape;
         let q_row = if let Queries::Dense { .. } = queries { self.q_heads() } else { heads };
         let rows = |values: &[f64], heads: u32| {
             upload(gpu, &spread(values, head_dim), heads * head_stride(head_dim))
@@ -276,14 +315,14 @@ impl Attention {
         [
             Buffer::with_data(gpu, "test.spans", &self.span_words()),
             rows(&operands.q, q_row),
-            rows(&operands.keys, kv_heads),
-            rows(&operands.values, kv_heads),
+            cache(gpu, &self.shape, &operands.keys),
+            cache(gpu, &self.shape, &operands.values),
         ]
     }
 
     /// Chosen experts on the GPU, among those of other routers.
     fn chosen(&self) -> Buffer {
-        among(device(), self.first, &self.chosen, 0)
+        among(self.gpu(), self.first, &self.chosen, 0)
     }
 
     fn routes<'a>(&self, chosen: &'a Buffer) -> Option<Routes<'a>> {
@@ -299,7 +338,7 @@ impl Attention {
     fn stick_breaking(&self, operands: &Operands) -> (Vec<f64>, Counters) {
         let [spans, q, k_cache, v_cache] = &self.buffers(operands);
         let (chosen, out) = (self.chosen(), self.output());
-        let counters = run(device(), |recorder| {
+        let counters = run(self.gpu(), |recorder| {
             StickBreaking {
                 shape: self.shape,
                 spans,
@@ -325,7 +364,7 @@ impl Attention {
     }
 
     fn decode_in(&self, split: bool, operands: &Operands) -> (Vec<f64>, Counters) {
-        let gpu = device();
+        let gpu = self.gpu();
         let [spans, q, k_cache, v_cache] = &self.buffers(operands);
         let most_keys = (0..self.spans.len()).map(|span| self.sees(span).min(self.shape.capacity)).max();
         let most_keys = most_keys.expect("some token");
@@ -376,9 +415,9 @@ impl Attention {
 
     fn prefill(&self, operands: &Operands, ranges: &[[u32; 2]]) -> (Vec<f64>, Counters) {
         let [spans, q, k_cache, v_cache] = &self.buffers(operands);
-        let ranges_on_gpu = Buffer::with_data(device(), "test.ranges", ranges);
+        let ranges_on_gpu = Buffer::with_data(self.gpu(), "test.ranges", ranges);
         let out = self.output();
-        let counters = run(device(), |recorder| {
+        let counters = run(self.gpu(), |recorder| {
             PrefillAttention {
                 shape: self.shape,
                 spans,
@@ -440,7 +479,7 @@ fn any_prefill() -> impl Strategy<Value = Attention> {
 
 #[test]
 fn decode_attends_to_the_keys_up_to_each_position() {
-    check(96, any_decode(1100, MAX_HEAD_DIM), |attention| {
+    check(160, any_decode(1100, MAX_HEAD_DIM), |attention| {
         let operands = attention.operands();
         let expected = attention.oracle(&operands);
         for split in [true, false] {
@@ -486,6 +525,7 @@ fn stick_breaking_holds_for_sharp_scores_and_large_heads() {
     check(48, any, |attention| {
         let mut operands = attention.operands();
         operands.q.iter_mut().chain(&mut operands.keys).for_each(|x| *x *= 10.0);
+        operands.keys = as_cached(&attention.shape, &operands.keys);
         let (got, _) = attention.stick_breaking(&operands);
         assert_close(&got, &attention.oracle_by_head(Weigh::StickBreaking, &operands), "out");
     });
@@ -493,7 +533,7 @@ fn stick_breaking_holds_for_sharp_scores_and_large_heads() {
 
 #[test]
 fn prefill_attends_to_the_keys_up_to_each_position() {
-    check(96, any_prefill(), |attention| {
+    check(160, any_prefill(), |attention| {
         let operands = attention.operands();
         let (got, counters) = attention.prefill(&operands, &attention.ranges());
         assert_close(&got, &attention.oracle(&operands), "out");
@@ -511,76 +551,93 @@ const SHAPE: AttentionShape = AttentionShape {
     capacity: 900,
     sequences: 2,
     head_spans: false,
+    cache: CachePrecision::F32,
 };
 
 /// Positions on both sides of every boundary between splits.
 #[test]
 fn decode_merges_splits_at_their_edges() {
-    for last in [0, 1, 2, 3].map(|splits| splits * DECODE_SPLIT_KEYS) {
-        for position in [last.saturating_sub(2), last.saturating_sub(1), last, last + 1] {
-            // The first token sees one split only, so its other splits are empty.
-            let attention = by_slot(SHAPE, vec![[0, 1], [position, 0]], 7);
-            let operands = attention.operands();
-            let expected = attention.oracle(&operands);
-            assert_close(&attention.decode(&operands).0, &expected, position);
-            assert_close(&attention.decode_unsplit(&operands).0, &expected, position);
+    for choice in ATTENTION_CHOICES {
+        for last in [0, 1, 2, 3].map(|splits| splits * DECODE_SPLIT_KEYS) {
+            for position in [last.saturating_sub(2), last.saturating_sub(1), last, last + 1] {
+                // The first token sees one split only, so its other splits are empty.
+                let attention = by_slot(SHAPE, vec![[0, 1], [position, 0]], 7).on(choice);
+                let operands = attention.operands();
+                let expected = attention.oracle(&operands);
+                assert_close(&attention.decode(&operands).0, &expected, position);
+                assert_close(&attention.decode_unsplit(&operands).0, &expected, position);
+            }
         }
     }
 }
 
 #[test]
 fn prefill_skips_a_sequence_without_tokens() {
-    let spans = (5..30).map(|position| [position, 1]).collect();
-    let attention = by_slot(SHAPE, spans, 8);
-    let operands = attention.operands();
-    let (got, _) = attention.prefill(&operands, &[[0, 0], [0, 25]]);
-    assert_close(&got, &attention.oracle(&operands), "out");
+    for choice in ATTENTION_CHOICES {
+        let spans = (5..30).map(|position| [position, 1]).collect();
+        let attention = by_slot(SHAPE, spans, 8).on(choice);
+        let operands = attention.operands();
+        let (got, _) = attention.prefill(&operands, &[[0, 0], [0, 25]]);
+        assert_close(&got, &attention.oracle(&operands), "out");
+    }
 }
 
 #[test]
 fn decode_and_prefill_agree() {
-    let spans = (700..710).map(|position| [position, 0]).chain((0..3).map(|p| [p, 1])).collect();
-    let attention = by_slot(SHAPE, spans, 9);
-    let operands = attention.operands();
-    assert_close(
-        &attention.decode(&operands).0,
-        &attention.prefill(&operands, &attention.ranges()).0,
-        "decode against prefill",
-    );
+    for choice in ATTENTION_CHOICES {
+        let spans = (700..710).map(|position| [position, 0]).chain((0..3).map(|p| [p, 1])).collect();
+        let attention = by_slot(SHAPE, spans, 9).on(choice);
+        let operands = attention.operands();
+        assert_close(
+            &attention.decode(&operands).0,
+            &attention.prefill(&operands, &attention.ranges()).0,
+            "decode against prefill",
+        );
+    }
 }
 
 /// llvmpipe ends a shader after 65,535 turns of all its loops together, without a word: see
 /// `shaders/row_attention_prefill.wgsl`.
 #[test]
 fn attention_reads_a_long_context() {
-    let shape =
-        AttentionShape { slots: 1, heads: 1, kv_heads: 1, head_dim: MAX_HEAD_DIM, capacity: 12_000, ..SHAPE };
-    let attention = by_slot(shape, vec![[11_999, 0]], 13);
-    let operands = attention.operands();
-    let expected = attention.oracle(&operands);
-    assert_close(&attention.decode(&operands).0, &expected, "decode");
-    assert_close(&attention.decode_unsplit(&operands).0, &expected, "decode unsplit");
-    assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, "prefill");
-    let expected = attention.oracle_by_head(Weigh::StickBreaking, &operands);
-    assert_close(&attention.stick_breaking(&operands).0, &expected, "stick-breaking");
+    for choice in ATTENTION_CHOICES {
+        let shape = AttentionShape {
+            slots: 1,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: MAX_HEAD_DIM,
+            capacity: 12_000,
+            ..SHAPE
+        };
+        let attention = by_slot(shape, vec![[11_999, 0]], 13).on(choice);
+        let operands = attention.operands();
+        let expected = attention.oracle(&operands);
+        assert_close(&attention.decode(&operands).0, &expected, "decode");
+        assert_close(&attention.decode_unsplit(&operands).0, &expected, "decode unsplit");
+        assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, "prefill");
+        let expected = attention.oracle_by_head(Weigh::StickBreaking, &operands);
+        assert_close(&attention.stick_breaking(&operands).0, &expected, "stick-breaking");
+    }
 }
 
 /// The softmax may not overflow: with one score far above the others, its value is the answer.
 #[test]
 fn attention_holds_scores_of_any_size() {
-    for sign in [1.0, -1.0] {
-        for best in [0, 31, 32, 63, 64, 255, 256, 599] {
-            let attention = by_slot(SHAPE, vec![[599, 0]], 10);
-            let Operands { q, mut keys, values, relative } = attention.operands();
-            let ones = vec![1.0; q.len()];
-            let width = attention.kv_width() as usize;
-            keys[..600 * width].fill(sign * 1e4 - 1e4);
-            keys[best * width..(best + 1) * width].fill(sign * 1e4);
-            let expected = values[best * width..(best + 1) * width].repeat(2);
-            let operands = Operands { q: ones, keys, values, relative };
-            assert_close(&attention.decode(&operands).0, &expected, ("decode", best));
-            assert_close(&attention.decode_unsplit(&operands).0, &expected, ("decode unsplit", best));
-            assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, ("prefill", best));
+    for choice in ATTENTION_CHOICES {
+        for sign in [1.0, -1.0] {
+            for best in [0, 31, 32, 63, 64, 255, 256, 599] {
+                let attention = by_slot(SHAPE, vec![[599, 0]], 10).on(choice);
+                let Operands { q, mut keys, values, relative } = attention.operands();
+                let ones = vec![1.0; q.len()];
+                let width = attention.kv_width() as usize;
+                keys[..600 * width].fill(sign * 1e4 - 1e4);
+                keys[best * width..(best + 1) * width].fill(sign * 1e4);
+                let expected = values[best * width..(best + 1) * width].repeat(2);
+                let operands = Operands { q: ones, keys, values, relative };
+                assert_close(&attention.decode(&operands).0, &expected, ("decode", best));
+                assert_close(&attention.decode_unsplit(&operands).0, &expected, ("decode unsplit", best));
+                assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, ("prefill", best));
+            }
         }
     }
 }
@@ -588,29 +645,33 @@ fn attention_holds_scores_of_any_size() {
 /// A position past the cache means its last place, a sequence past the last means the last.
 #[test]
 fn attention_clamps_spans_out_of_range() {
-    let wild = by_slot(SHAPE, vec![[12, 0], [900, 1], [u32::MAX, u32::MAX]], 11);
-    let clamped = Attention { spans: vec![[12, 0], [899, 1], [899, 1]], ..wild.clone() };
-    let operands = clamped.operands();
-    let expected = clamped.oracle(&operands);
-    for split in [true, false] {
-        let (decode, _) = wild.decode_in(split, &operands);
-        assert_close(&decode, &expected, ("decode", split));
+    for choice in ATTENTION_CHOICES {
+        let wild = by_slot(SHAPE, vec![[12, 0], [900, 1], [u32::MAX, u32::MAX]], 11).on(choice);
+        let clamped = Attention { spans: vec![[12, 0], [899, 1], [899, 1]], ..wild.clone() };
+        let operands = clamped.operands();
+        let expected = clamped.oracle(&operands);
+        for split in [true, false] {
+            let (decode, _) = wild.decode_in(split, &operands);
+            assert_close(&decode, &expected, ("decode", split));
+        }
+        let (stick, _) = wild.stick_breaking(&operands);
+        assert_close(&stick, &clamped.oracle_by_head(Weigh::StickBreaking, &operands), "stick-breaking");
+        let (prefill, _) = wild.prefill(&operands, &[[0, 1], [1, 1], [2, 1]]);
+        assert_close(&prefill, &expected, "prefill");
     }
-    let (stick, _) = wild.stick_breaking(&operands);
-    assert_close(&stick, &clamped.oracle_by_head(Weigh::StickBreaking, &operands), "stick-breaking");
-    let (prefill, _) = wild.prefill(&operands, &[[0, 1], [1, 1], [2, 1]]);
-    assert_close(&prefill, &expected, "prefill");
 }
 
 #[test]
 fn attention_gives_the_same_bits_every_time() {
-    let spans = (600..620).map(|position| [position, 0]).chain((10..50).map(|p| [p, 1])).collect();
-    let attention = by_slot(SHAPE, spans, 12);
-    let operands = attention.operands();
-    assert_repeatable(|| attention.decode(&operands).0);
-    assert_repeatable(|| attention.decode_unsplit(&operands).0);
-    assert_repeatable(|| attention.stick_breaking(&operands).0);
-    assert_repeatable(|| attention.prefill(&operands, &attention.ranges()).0);
+    for choice in ATTENTION_CHOICES {
+        let spans = (600..620).map(|position| [position, 0]).chain((10..50).map(|p| [p, 1])).collect();
+        let attention = by_slot(SHAPE, spans, 12).on(choice);
+        let operands = attention.operands();
+        assert_repeatable(|| attention.decode(&operands).0);
+        assert_repeatable(|| attention.decode_unsplit(&operands).0);
+        assert_repeatable(|| attention.stick_breaking(&operands).0);
+        assert_repeatable(|| attention.prefill(&operands, &attention.ranges()).0);
+    }
 }
 
 /// The shapes of expert heads that single tests use: 5 experts of 3 heads, of which a token has 2.
@@ -639,23 +700,25 @@ fn expert_heads_give_the_same_bits_every_time() {
 /// A token's output does not depend on how many tokens there are beside it.
 #[test]
 fn a_token_attends_in_the_same_bits_alone_and_in_a_batch() {
-    for shape in [SHAPE, expert_shapes()[0], expert_shapes()[1]] {
-        let spans = vec![[700, 0], [699, 1], [3, 0], [64, 1]];
-        let batch = by_expert(shape, 5, spans.clone(), 15);
-        let operands = batch.operands();
-        let [q_width, out_width, slots] =
-            [batch.q_heads() * shape.head_dim, shape.slots * shape.heads * shape.head_dim, shape.slots]
-                .map(|n| n as usize);
-        let (decode, stick) = (batch.decode_unsplit(&operands).0, batch.stick_breaking(&operands).0);
-        for (token, span) in spans.into_iter().enumerate() {
-            let chosen = batch.chosen[token * slots..][..slots].to_vec();
-            let alone = Attention { spans: vec![span], chosen, ..batch.clone() };
-            let q = operands.q[token * q_width..][..q_width].to_vec();
-            let (keys, values) = (operands.keys.clone(), operands.values.clone());
-            let operands = Operands { q, keys, values, relative: Vec::new() };
-            let out = token * out_width..(token + 1) * out_width;
-            assert_eq!(alone.decode_unsplit(&operands).0, decode[out.clone()], "decode, token {token}");
-            assert_eq!(alone.stick_breaking(&operands).0, stick[out], "stick-breaking, token {token}");
+    for choice in ATTENTION_CHOICES {
+        for shape in [SHAPE, expert_shapes()[0], expert_shapes()[1]] {
+            let spans = vec![[700, 0], [699, 1], [3, 0], [64, 1]];
+            let batch = by_expert(shape, 5, spans.clone(), 15).on(choice);
+            let operands = batch.operands();
+            let [q_width, out_width, slots] =
+                [batch.q_heads() * shape.head_dim, shape.slots * shape.heads * shape.head_dim, shape.slots]
+                    .map(|n| n as usize);
+            let (decode, stick) = (batch.decode_unsplit(&operands).0, batch.stick_breaking(&operands).0);
+            for (token, span) in spans.into_iter().enumerate() {
+                let chosen = batch.chosen[token * slots..][..slots].to_vec();
+                let alone = Attention { spans: vec![span], chosen, ..batch.clone() };
+                let q = operands.q[token * q_width..][..q_width].to_vec();
+                let (keys, values) = (operands.keys.clone(), operands.values.clone());
+                let operands = Operands { q, keys, values, relative: Vec::new() };
+                let out = token * out_width..(token + 1) * out_width;
+                assert_eq!(alone.decode_unsplit(&operands).0, decode[out.clone()], "decode, token {token}");
+                assert_eq!(alone.stick_breaking(&operands).0, stick[out], "stick-breaking, token {token}");
+            }
         }
     }
 }
@@ -689,7 +752,7 @@ fn an_expert_out_of_range_spoils_only_its_own_heads() {
 #[test]
 fn queries_by_expert_are_queries_by_slot_when_experts_are_the_slots() {
     let spans = vec![[500, 0], [20, 1]];
-    let slot = by_slot(SHAPE, spans.clone(), 17);
+    let slot = by_slot(SHAPE, spans.clone(), 17).on(KernelChoice::Plain);
     let operands = slot.operands();
     let expected = slot.oracle(&operands);
     assert_close(&slot.oracle_by_head(Weigh::Softmax, &operands), &expected, "oracles");
@@ -703,6 +766,7 @@ fn queries_by_expert_are_queries_by_slot_when_experts_are_the_slots() {
             chosen: vec![0, 1, 0, 1],
             first: 0,
             seed: 17,
+            choice: KernelChoice::Plain,
         };
         assert_eq!(expert.decode(&operands).0, slot.decode(&operands).0, "{queries:?}");
         assert_eq!(expert.stick_breaking(&operands).0, slot.stick_breaking(&operands).0, "{queries:?}");
@@ -732,7 +796,7 @@ fn any_visible(max_capacity: u32) -> impl Strategy<Value = Attention> {
 
 #[test]
 fn decode_sees_the_keys_its_spans_say_at_learned_distances() {
-    check(128, any_visible(600), |attention| {
+    check(192, any_visible(600), |attention| {
         let operands = attention.operands();
         let expected = attention.oracle_by_head(Weigh::Softmax, &operands);
         for split in [true, false] {
@@ -756,7 +820,7 @@ fn stick_breaking_sees_the_keys_its_spans_say() {
 /// Every token of a sequence sees the same keys, all of them or none.
 #[test]
 fn prefill_sees_whole_sequences() {
-    check(96, any_prefill(), |mut attention| {
+    check(160, any_prefill(), |mut attention| {
         let capacity = u64::from(attention.shape.capacity);
         let of_sequence = |sequence: u32| match hash(attention.seed + 40, sequence as usize) % 3 {
             0 => 0,
@@ -774,29 +838,31 @@ fn prefill_sees_whole_sequences() {
 /// Where every key/value head has spans of its own, as after a cut of whole sequences.
 #[test]
 fn every_head_has_spans_of_its_own() {
-    let any = (size(6), size(60), size(5), any::<u64>());
-    check(64, any, |(kv_heads, head_dim, tokens, seed)| {
-        let shape = AttentionShape {
-            slots: kv_heads,
-            heads: 1,
-            kv_heads,
-            head_dim,
-            capacity: 1 + (seed % 400) as u32,
-            head_spans: true,
-            ..SHAPE
-        };
-        let spans = any_spans(&shape, tokens * kv_heads, seed);
-        let sees = |i| (hash(seed + 41, i) % u64::from(shape.capacity + 1)) as u32;
-        let sees = (0..spans.len()).map(|i| if i % 3 == 0 { 0 } else { sees(i) }).collect();
-        let attention = Attention { sees, ..by_slot(shape, spans, seed) };
-        let operands = attention.operands();
-        let softmax = attention.oracle_by_head(Weigh::Softmax, &operands);
-        for split in [true, false] {
-            assert_close(&attention.decode_in(split, &operands).0, &softmax, split);
-        }
-        let stick = attention.oracle_by_head(Weigh::StickBreaking, &operands);
-        assert_close(&attention.stick_breaking(&operands).0, &stick, "stick-breaking");
-    });
+    for choice in ATTENTION_CHOICES {
+        let any = (size(6), size(60), size(5), any::<u64>());
+        check(64, any, |(kv_heads, head_dim, tokens, seed)| {
+            let shape = AttentionShape {
+                slots: kv_heads,
+                heads: 1,
+                kv_heads,
+                head_dim,
+                capacity: 1 + (seed % 400) as u32,
+                head_spans: true,
+                ..SHAPE
+            };
+            let spans = any_spans(&shape, tokens * kv_heads, seed);
+            let sees = |i| (hash(seed + 41, i) % u64::from(shape.capacity + 1)) as u32;
+            let sees = (0..spans.len()).map(|i| if i % 3 == 0 { 0 } else { sees(i) }).collect();
+            let attention = Attention { sees, ..by_slot(shape, spans, seed).on(choice) };
+            let operands = attention.operands();
+            let softmax = attention.oracle_by_head(Weigh::Softmax, &operands);
+            for split in [true, false] {
+                assert_close(&attention.decode_in(split, &operands).0, &softmax, split);
+            }
+            let stick = attention.oracle_by_head(Weigh::StickBreaking, &operands);
+            assert_close(&attention.stick_breaking(&operands).0, &stick, "stick-breaking");
+        });
+    }
 }
 
 #[test]
@@ -866,4 +932,153 @@ fn stick_breaking_reads_a_long_context_with_the_largest_heads() {
     assert_close(&attention.stick_breaking(&operands).0, &expected, "out");
     let oldest = stick_breaking(&vec![-8.0; 4096])[0];
     assert!(oldest > 5e-5, "the oldest key has {oldest:e}");
+}
+
+/// Decoded tokens, each the newest of a sequence of its own.
+#[derive(Clone, Debug)]
+struct RopeDecode {
+    attention: Attention,
+    /// Channels that turn.
+    rotated: u32,
+}
+
+fn any_rope_decode() -> impl Strategy<Value = RopeDecode> {
+    (any_shape(1100, MAX_HEAD_DIM), any::<[u32; 2]>(), any::<u64>()).prop_map(
+        |(shape, [turned, tokens], seed)| {
+            let head_dim = shape.head_dim.next_multiple_of(4).max(8);
+            let shape = AttentionShape { head_dim, ..shape };
+            let tokens = 1 + tokens % shape.sequences;
+            // Sequences in any order, each once.
+            let spans = (0..tokens)
+                .map(|token| {
+                    let position = (hash(seed, token as usize) % u64::from(shape.capacity)) as u32;
+                    [position, (token + seed as u32 % 7) % shape.sequences]
+                })
+                .collect();
+            let rotated = 8 * (1 + turned % (head_dim / 8));
+            RopeDecode { attention: by_slot(shape, spans, seed), rotated }
+        },
+    )
+}
+
+impl RopeDecode {
+    const THETA: f64 = 1e4;
+
+    /// Attention output, keys and values after the kernel, and after the oracle.
+    fn run(&self) -> [[Vec<f64>; 3]; 2] {
+        let attention = &self.attention;
+        let (gpu, shape) = (attention.gpu(), attention.shape);
+        let AttentionShape { slots, heads, kv_heads, head_dim, capacity, sequences, .. } = shape;
+        let (tokens, width) = (attention.tokens(), kv_heads * head_dim);
+        let kv = noise(attention.seed + 5, (tokens * 2 * width) as usize);
+        let Operands { mut q, keys, values, .. } = attention.operands();
+        // Nobody reads the own place, whatever it holds; what stays unwritten must stay.
+        let place = |position: u32, sequence: u32| ((sequence * capacity + position) * width) as usize;
+        let (mut keys, mut values) = (keys, values);
+        let unwritten = |x: &mut f64| *x = if x.is_nan() { 0.5 } else { *x };
+        keys.iter_mut().chain(&mut values).for_each(unwritten);
+        let (mut old_keys, mut old_values) = (keys.clone(), values.clone());
+        for &[position, sequence] in &attention.spans {
+            let own = place(position, sequence)..place(position, sequence) + width as usize;
+            old_keys[own.clone()].fill(f64::NAN);
+            old_values[own].fill(f64::NAN);
+        }
+
+        let caches =
+            [&old_keys, &old_values].map(|rows| Guarded::holding(gpu, 0, &cache_words(&shape, rows)));
+        let spans = Buffer::with_data(gpu, "test.spans", &attention.span_words());
+        let q_on_gpu = upload(gpu, &q, heads * head_dim);
+        let kv_on_gpu = upload(gpu, &kv, 2 * width);
+        let angles = rope_angles(gpu, capacity, self.rotated, Self::THETA);
+        let most_keys = attention.spans.iter().map(|span| span[0] + 1).max().expect("some token");
+        let rows = (tokens * slots * heads * AttentionShape::splits(most_keys)) as usize;
+        let partial = Guarded::new(gpu, 0, rows * head_dim as usize);
+        let (stats, out) = (Guarded::new(gpu, 0, 2 * rows), attention.output());
+        assert!(RopeAttentionDecode::fits(&shape, self.rotated));
+        let counters = run(gpu, |recorder| {
+            RopeAttentionDecode {
+                shape,
+                spans: &spans,
+                q: &q_on_gpu,
+                kv: &kv_on_gpu,
+                angles: &angles,
+                rotated: self.rotated,
+                k_cache: &caches[0].buffer,
+                v_cache: &caches[1].buffer,
+                partial: &partial.buffer,
+                stats: &stats.buffer,
+                out: &out.buffer,
+                tokens,
+                most_keys,
+                keys: attention.keys(),
+            }
+            .record(recorder);
+        });
+        assert_eq!(counters.macs, attention.macs());
+        partial.read::<f32>();
+        stats.read::<f32>();
+        let [got_keys, got_values] = caches.map(|words| cached(&shape, &words.read::<u32>()));
+        let got = [attention.read(&out), got_keys, got_values];
+
+        let d = head_dim as usize;
+        for (token, &[position, sequence]) in attention.spans.iter().enumerate() {
+            let turn = |head: &mut [f64]| rope(&mut head[..self.rotated as usize], position, Self::THETA);
+            let heads = (slots * heads) as usize * d;
+            q[token * heads..][..heads].chunks_exact_mut(d).for_each(turn);
+            let (key, value) =
+                kv[token * 2 * width as usize..][..2 * width as usize].split_at(width as usize);
+            let own = place(position, sequence)..place(position, sequence) + width as usize;
+            keys[own.clone()].copy_from_slice(key);
+            keys[own.clone()].chunks_exact_mut(d).for_each(turn);
+            values[own].copy_from_slice(value);
+        }
+        let out = attention.oracle(&Operands {
+            q,
+            keys: as_cached(&shape, &keys),
+            values: as_cached(&shape, &values),
+            relative: Vec::new(),
+        });
+        assert_eq!(sequences * capacity * width, keys.len() as u32);
+        [got, [out, keys, values]]
+    }
+
+    fn check(&self) -> Vec<f64> {
+        let [got, expected] = self.run();
+        let cache = self.attention.shape.cache;
+        assert_close_in(cache, &got[0], &expected[0], "out");
+        assert_close_in(cache, &got[1], &expected[1], "keys");
+        assert_eq!(got[2], as_cached(&self.attention.shape, &expected[2]), "values are copied");
+        got.concat()
+    }
+}
+
+#[test]
+fn rope_attention_rotates_appends_and_attends() {
+    for choice in ATTENTION_CHOICES {
+        check(96, any_rope_decode(), |decode| {
+            RopeDecode { attention: decode.attention.on(choice), ..decode }.check();
+        });
+    }
+}
+
+/// At the edges of splits, where the own key is alone in the last one or the last of a full one.
+#[test]
+fn rope_attention_finds_its_own_split() {
+    for choice in ATTENTION_CHOICES {
+        let shape = AttentionShape { head_dim: 24, sequences: 4, ..SHAPE };
+        for positions in [[0, 255, 256, 257], [511, 512, 63, 899], [31, 32, 33, 1]] {
+            let spans = (0..4).map(|i| [positions[i as usize], 3 - i]).collect();
+            RopeDecode { attention: by_slot(shape, spans, 30).on(choice), rotated: 16 }.check();
+        }
+    }
+}
+
+#[test]
+fn rope_attention_gives_the_same_bits_every_time() {
+    for choice in ATTENTION_CHOICES {
+        let shape = AttentionShape { head_dim: 64, sequences: 3, ..SHAPE };
+        let attention = by_slot(shape, vec![[700, 2], [3, 0], [256, 1]], 31).on(choice);
+        let decode = RopeDecode { attention, rotated: 64 };
+        assert_repeatable(|| decode.check());
+    }
 }

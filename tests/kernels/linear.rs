@@ -265,7 +265,8 @@ impl Linear {
     fn matmul(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
         let MatrixShape { experts, outputs, inputs, .. } = self.shape;
         let (chosen, gates) = self.routes(gpu, operands);
-        let groups = self.used.map(|_| GroupBuffers::new(gpu, self.rows, experts, tile_rows(gpu, self.rows, experts)));
+        let groups =
+            self.used.map(|_| GroupBuffers::new(gpu, self.rows, experts, tile_rows(gpu, self.rows, experts)));
         let dst = Guarded::rows(gpu, self.rows as usize, outputs);
         let bias = upload(gpu, &operands.bias, outputs);
         let src = upload(gpu, &operands.src, inputs);
@@ -273,8 +274,14 @@ impl Linear {
         let routes = self.as_routes(&chosen, &gates);
         let counters = run(gpu, |recorder| {
             if let Some(groups) = &groups {
-                Group { routes, assignments: self.rows, experts, tile_rows: tile_rows(gpu, self.rows, experts), into: groups }
-                    .record(recorder);
+                Group {
+                    routes,
+                    assignments: self.rows,
+                    experts,
+                    tile_rows: tile_rows(gpu, self.rows, experts),
+                    into: groups,
+                }
+                .record(recorder);
             }
             RoutedMatmul {
                 src: &src,

@@ -2,17 +2,17 @@
 //! `cache_reorder`.
 
 use headwise::internal::{
-    AddPositions, AttentionShape, Buffer, CacheAppend, CacheReorder, Embedding, Gpu, KernelChoice,
-    MatrixShape, NormInput, NormKind, NormRows, Precision, Queries, QueryNorm, RopeCache, head_stride,
-    padded, rope_angles, sinusoidal_positions,
+    AddPositions, AttentionShape, Buffer, CacheAppend, CachePrecision, CacheReorder, Embedding, Gpu,
+    KernelChoice, MatrixShape, NormInput, NormKind, NormRows, Precision, Queries, QueryNorm, RopeCache,
+    head_stride, padded, rope_angles, sinusoidal_positions,
 };
 use proptest::prelude::*;
 
 use crate::{
     reference::{embedding::embedding, layer_norm::layer_norm, rms_norm::rms_norm, rope_cache::rope},
     support::{
-        Guarded, assert_close, assert_repeatable, check, gpu, hash, matrix, noise, pad, precision, read, run,
-        size, stored, upload,
+        Guarded, as_cached, assert_close, assert_close_in, assert_repeatable, cache_precision, cache_words,
+        cached, check, gpu, hash, matrix, noise, pad, precision, read, run, size, stored, upload,
     },
 };
 
@@ -348,10 +348,10 @@ struct Append {
 
 fn any_append() -> impl Strategy<Value = Append> {
     let sizes = (size(5), size(70), size(40), 1..=3u32);
-    (sizes, size(12), 0..9u32, 0..20u32, any::<u64>()).prop_map(
-        |((kv_heads, head_dim, capacity, sequences), tokens, first_quads, more, seed)| {
-            let shape =
-                AttentionShape { kv_heads, head_dim, capacity, sequences, head_spans: seed % 3 == 0, ..ROPE };
+    (sizes, size(12), 0..9u32, 0..20u32, any::<u64>(), cache_precision()).prop_map(
+        |((kv_heads, head_dim, capacity, sequences), tokens, first_quads, more, seed, cache)| {
+            let head_spans = seed % 3 == 0;
+            let shape = AttentionShape { kv_heads, head_dim, capacity, sequences, head_spans, cache, ..ROPE };
             // Different places: two tokens at one place would race.
             let places = capacity * sequences;
             let place = |i| (i + seed as u32 % places) % places;
@@ -378,8 +378,8 @@ impl Append {
                 head[head_dim as usize..].fill(0.0);
             }
         }
-        let mut expected = noise(self.seed + 1, (sequences * capacity * width) as usize);
-        let cache = Guarded::holding(gpu, 0, &pad(&expected, width));
+        let mut expected = noise(self.seed + 1, (sequences * capacity * kv_heads * head_dim) as usize);
+        let cache = Guarded::holding(gpu, 0, &cache_words(&self.shape, &expected));
         let words = span_words(&self.shape, &self.spans);
         let spans = Buffer::with_data(gpu, "test.spans", &words);
         let src_on_gpu = upload(gpu, &src, src_width);
@@ -399,17 +399,17 @@ impl Append {
             src.chunks_exact(src_width as usize).zip(&self.spans).enumerate()
         {
             let place = sequence.min(sequences - 1) * capacity + position.min(capacity - 1);
-            let (width, stride) = (width as usize, head_stride(head_dim) as usize);
+            let (stride, d) = (head_stride(head_dim) as usize, head_dim as usize);
             for head in 0..kv_heads as usize {
                 if self.shape.head_spans && words[token * kv_heads as usize + head][2] == 0 {
                     continue;
                 }
-                let from = &row[self.first as usize + head * stride..][..stride];
-                expected[place as usize * width + head * stride..][..stride].copy_from_slice(from);
+                let from = &row[self.first as usize + head * stride..][..d];
+                expected[(place as usize * kv_heads as usize + head) * d..][..d].copy_from_slice(from);
             }
         }
-        let got = cache.read_rows(width);
-        assert_eq!(got, expected);
+        let got = cached(&self.shape, &cache.read::<u32>());
+        assert_eq!(got, as_cached(&self.shape, &expected));
         got
     }
 }
@@ -461,9 +461,9 @@ fn span_words(shape: &AttentionShape, spans: &[[u32; 2]]) -> Vec<[u32; 3]> {
 fn any_rope() -> impl Strategy<Value = Rope> {
     let sizes = (size(5), size(4), size(4), size(32), size(40), 1..=3u32);
     let theta = prop_oneof![Just(1e4), Just(5e5), Just(100.0)];
-    let parts = (any::<u32>(), any::<bool>());
+    let parts = (any::<u32>(), any::<bool>(), cache_precision());
     (sizes, 0..4u32, theta, parts, size(12), any::<u64>()).prop_map(
-        |(sizes, queries, theta, (turned, apart), tokens, seed)| {
+        |(sizes, queries, theta, (turned, apart, cache), tokens, seed)| {
             let (slots, heads, kv_heads, head_quads, capacity, sequences) = sizes;
             let shape = AttentionShape {
                 queries: match queries {
@@ -480,6 +480,7 @@ fn any_rope() -> impl Strategy<Value = Rope> {
                 sequences,
                 // A span for each key/value head, and so for each query head.
                 head_spans: queries == 2 && head_quads > 1,
+                cache,
             };
             let shape = match shape.head_spans {
                 true => AttentionShape { slots: kv_heads, heads: 1, ..shape },
@@ -514,8 +515,8 @@ impl Rope {
         let keys = noise(self.seed + 2, (sequences * capacity * kv_width) as usize);
         let values = noise(self.seed + 3, keys.len());
 
-        let on_gpu = [(&q, q_width), (&keys, kv_width), (&values, kv_width)]
-            .map(|(rows, width)| Guarded::holding(gpu, 0, &pad(rows, width)));
+        let q_on_gpu = Guarded::holding(gpu, 0, &pad(&q, q_width));
+        let caches = [&keys, &values].map(|rows| Guarded::holding(gpu, 0, &cache_words(&self.shape, rows)));
         let words = span_words(&self.shape, &self.spans);
         let spans = Buffer::with_data(gpu, "test.spans", &words);
         let angles = rope_angles(gpu, capacity, self.rotated, self.theta);
@@ -532,17 +533,17 @@ impl Rope {
                 spans: &spans,
                 angles: &angles,
                 rotated: self.rotated,
-                q: &on_gpu[0].buffer,
+                q: &q_on_gpu.buffer,
                 keys: &keys_on_gpu,
                 values: values_on_gpu.as_ref(),
-                k_cache: &on_gpu[1].buffer,
-                v_cache: &on_gpu[2].buffer,
+                k_cache: &caches[0].buffer,
+                v_cache: &caches[1].buffer,
                 tokens,
             }
             .record(recorder);
         });
-        let [got_q, got_keys, got_values] = &on_gpu;
-        let got = [got_q.read_rows(q_width), got_keys.read_rows(kv_width), got_values.read_rows(kv_width)];
+        let [got_keys, got_values] = caches.map(|cache| cached(&self.shape, &cache.read::<u32>()));
+        let got = [q_on_gpu.read_rows(q_width), got_keys, got_values];
 
         let (mut q, mut keys, mut values) = (q, keys, values);
         let d = head_dim as usize;
@@ -569,8 +570,8 @@ impl Rope {
     fn check(&self) -> Vec<f64> {
         let [[q, keys, values], [expected_q, expected_keys, expected_values]] = self.run();
         assert_close(&q, &expected_q, "q");
-        assert_close(&keys, &expected_keys, "keys");
-        assert_eq!(values, expected_values, "values are copied");
+        assert_close_in(self.shape.cache, &keys, &expected_keys, "keys");
+        assert_eq!(values, as_cached(&self.shape, &expected_values), "values are copied");
         [q, keys, values].concat()
     }
 }
@@ -592,6 +593,7 @@ const ROPE: AttentionShape = AttentionShape {
     capacity: 4000,
     sequences: 2,
     head_spans: false,
+    cache: CachePrecision::F32,
 };
 
 /// Angles come from a table made in f64, so they do not lose precision far from position 0.
@@ -643,11 +645,11 @@ impl Reorder {
     fn check(&self) -> Vec<f64> {
         let gpu = device();
         let AttentionShape { kv_heads, head_dim, capacity, sequences, .. } = self.shape;
-        let width = kv_heads * head_stride(head_dim);
+        let width = kv_heads * head_dim;
         let count = (sequences * capacity * width) as usize;
-        let (from, mut expected) = (noise(self.seed, count), noise(self.seed + 1, count));
-        let to = Guarded::holding(gpu, 0, &pad(&expected, width));
-        let from_on_gpu = upload(gpu, &from, width);
+        let [from, mut expected] = [0, 1].map(|salt| as_cached(&self.shape, &noise(self.seed + salt, count)));
+        let to = Guarded::holding(gpu, 0, &cache_words(&self.shape, &expected));
+        let from_on_gpu = Buffer::with_data(gpu, "test.cache", &cache_words(&self.shape, &from));
         let parents = Buffer::with_data(gpu, "test.parents", &self.parents);
         run(gpu, |recorder| {
             CacheReorder {
@@ -664,7 +666,7 @@ impl Reorder {
             let parent = parent.min(sequences - 1) as usize;
             own[..part].copy_from_slice(&from[parent * sequence..][..part]);
         }
-        let got = to.read_rows(width);
+        let got = cached(&self.shape, &to.read::<u32>());
         assert_eq!(got, expected);
         got
     }
@@ -672,9 +674,9 @@ impl Reorder {
 
 #[test]
 fn cache_reorder_copies_the_parents_positions_and_nothing_else() {
-    let any = (size(5), size(70), size(40), size(7), any::<u32>(), any::<u64>());
-    check(96, any, |(kv_heads, head_dim, capacity, sequences, positions, seed)| {
-        let shape = AttentionShape { kv_heads, head_dim, capacity, sequences, ..ROPE };
+    let any = (size(5), size(70), size(40), size(7), any::<u32>(), any::<u64>(), cache_precision());
+    check(96, any, |(kv_heads, head_dim, capacity, sequences, positions, seed, cache)| {
+        let shape = AttentionShape { kv_heads, head_dim, capacity, sequences, cache, ..ROPE };
         let parents = some_ids(seed, sequences, sequences);
         Reorder { shape, positions: positions % (capacity + 1), parents, seed }.check();
     });

@@ -10,8 +10,8 @@ use std::{
 use bytemuck::{NoUninit, Pod};
 use half::f16;
 use headwise::internal::{
-    Buffer, Counters, Gpu, GpuOptions, KernelChoice, Matrix, MatrixShape, Part, Precision, Recorder,
-    pack_rows, padded,
+    AttentionShape, Buffer, CachePrecision, Counters, Gpu, GpuOptions, KernelChoice, Matrix, MatrixShape,
+    Part, Precision, Recorder, pack_rows, padded,
 };
 use proptest::{
     prelude::*,
@@ -148,6 +148,44 @@ pub fn unpad(values: &[f32], width: u32) -> Vec<f64> {
     rows
 }
 
+/// Keys or values `[.., kv_heads, head_dim]` as words of the cache: heads padded with zeros to whole eights.
+pub fn cache_words(shape: &AttentionShape, values: &[f64]) -> Vec<u32> {
+    let floats = pad(values, shape.head_dim);
+    match shape.cache {
+        CachePrecision::F32 => floats.iter().map(|value| value.to_bits()).collect(),
+        CachePrecision::F16 => {
+            let word = |pair: &[f32]| {
+                let [low, high] = [pair[0], pair[1]].map(|value| u32::from(f16::from_f32(value).to_bits()));
+                low | high << 16
+            };
+            floats.chunks_exact(2).map(word).collect()
+        }
+    }
+}
+
+/// The reverse of [`cache_words`]; panics if the padding is not zero.
+pub fn cached(shape: &AttentionShape, words: &[u32]) -> Vec<f64> {
+    let floats: Vec<f32> = match shape.cache {
+        CachePrecision::F32 => words.iter().map(|&word| f32::from_bits(word)).collect(),
+        CachePrecision::F16 => {
+            let halves =
+                |&word: &u32| [word as u16, (word >> 16) as u16].map(|bits| f16::from_bits(bits).to_f32());
+            words.iter().flat_map(halves).collect()
+        }
+    };
+    unpad(&floats, shape.head_dim)
+}
+
+/// Keys or values as they are after storage in the cache.
+pub fn as_cached(shape: &AttentionShape, values: &[f64]) -> Vec<f64> {
+    cached(shape, &cache_words(shape, values))
+}
+
+/// How a cache holds its numbers.
+pub fn cache_precision() -> impl Strategy<Value = CachePrecision> {
+    prop_oneof![Just(CachePrecision::F32), Just(CachePrecision::F16)]
+}
+
 /// A buffer of rows of `width` floats.
 pub fn upload(gpu: &Gpu, values: &[f64], width: u32) -> Buffer {
     Buffer::with_data(gpu, "test.rows", &pad(values, width))
@@ -231,12 +269,27 @@ pub fn noise(seed: u64, count: usize) -> Vec<f64> {
 /// to 1 where that is larger. Inputs are in [−1, 1), so 1 is what a single term of a sum may be.
 #[track_caller]
 pub fn assert_close(got: &[f64], expected: &[f64], what: impl Debug) {
+    assert_within(1e-5, got, expected, what);
+}
+
+/// As [`assert_close`], for a cache that holds `precision`: f16 is within 5e-3.
+#[track_caller]
+pub fn assert_close_in(precision: CachePrecision, got: &[f64], expected: &[f64], what: impl Debug) {
+    let bound = match precision {
+        CachePrecision::F32 => 1e-5,
+        CachePrecision::F16 => 5e-3,
+    };
+    assert_within(bound, got, expected, what);
+}
+
+#[track_caller]
+fn assert_within(bound: f64, got: &[f64], expected: &[f64], what: impl Debug) {
     assert_eq!(got.len(), expected.len(), "{what:?}: lengths");
     let scale = expected.iter().fold(1.0, |scale: f64, value| scale.max(value.abs()));
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
         let error = (got - expected).abs() / scale;
         // Written so that a NaN fails.
-        assert!(error <= 1e-5, "{what:?}: element {i} is {got}, not {expected}: {error:e} of {scale}");
+        assert!(error <= bound, "{what:?}: element {i} is {got}, not {expected}: {error:e} of {scale}");
     }
 }
 

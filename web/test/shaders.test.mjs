@@ -17,7 +17,10 @@ const prelude = (name) => (/\.(subgroup|broadcast)\.wgsl$/.test(name) ? 'enable 
 const entryPoints = (source) => [...source.matchAll(/@compute\b[^{};]*?\bfn\s+(\w+)/g)].map(([, name]) => name);
 
 /** Values of the overrides that are numbers. One that is not here fails the test. */
-const NUMBERS = { SHARED: [0, 2], GROUPS: [1, 2], UNSCORED: [0, 2], RENORM_EPS: [0, 1e-6], SCALE: [1, 2.5], LANES: [4, 8, 16] };
+const NUMBERS = {
+  SHARED: [0, 2], GROUPS: [1, 2], UNSCORED: [0, 2], RENORM_EPS: [0, 1e-6], SCALE: [1, 2.5],
+  LANES: [4, 8, 16], ROWS: [1, 2, 4, 8], COLUMNS: [1, 2, 4, 8],
+};
 
 /**
  * Values to try for each `override`: both of a bool; for an enumeration, that is a u32 that starts as one of the
