@@ -138,9 +138,14 @@ impl AttentionShape {
         padded(self.kv_heads * self.head_stride())
     }
 
+    /// Bytes of one position in the key cache (the value cache has as many).
+    pub fn position_bytes(&self) -> u64 {
+        4 * u64::from(self.cache_row())
+    }
+
     /// Bytes of the key cache (the value cache has as many).
     pub fn cache_bytes(&self) -> u64 {
-        4 * u64::from(self.sequences) * u64::from(self.capacity) * u64::from(self.cache_row())
+        u64::from(self.sequences) * u64::from(self.capacity) * self.position_bytes()
     }
 
     /// Splits of the decode kernel for rows that see at most `keys` keys.
@@ -182,6 +187,11 @@ impl AttentionShape {
             Queries::Dense { .. } => (1.0, 1.0),
         };
         [("EXPERT_HEADS", by_expert), ("DENSE_QUERY", dense), self.head_spans()]
+    }
+
+    /// Bytes of `keys` keys and their values.
+    fn read_bytes(&self, keys: u64) -> u64 {
+        2 * keys * self.position_bytes()
     }
 
     /// Multiply-accumulates for query rows that together see `keys` keys.
@@ -253,6 +263,8 @@ impl DecodeAttention<'_> {
                 buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, into, self.stats, table],
                 groups: [heads, self.tokens, splits],
                 macs: shape.macs(self.keys),
+                weight_bytes: 0,
+                cache_bytes: shape.read_bytes(self.keys),
             },
         );
         if splits == 1 {
@@ -274,6 +286,8 @@ impl DecodeAttention<'_> {
                 buffers: &[self.partial, self.stats, self.out],
                 groups: [(heads * shape.head_stride() / 4).div_ceil(64), self.tokens, 1],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: 0,
             },
         );
     }
@@ -307,6 +321,8 @@ impl StickBreaking<'_> {
                 buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, self.out],
                 groups: [shape.slots * shape.heads, self.tokens, 1],
                 macs: shape.macs(self.keys),
+                weight_bytes: 0,
+                cache_bytes: shape.read_bytes(self.keys),
             },
         );
     }
@@ -328,6 +344,8 @@ pub struct PrefillAttention<'a> {
     pub longest: u32,
     /// Sequences in `ranges`.
     pub ranges_len: u32,
+    /// Keys that one token sees at the most.
+    pub most_keys: u32,
     /// Keys that all tokens together see, for the counters.
     pub keys: u64,
 }
@@ -344,6 +362,8 @@ impl PrefillAttention<'_> {
                 buffers: &[self.spans, self.q, self.k_cache, self.v_cache, self.ranges, self.out],
                 groups: [rows.div_ceil(PREFILL_ROWS), shape.kv_heads, self.ranges_len],
                 macs: shape.macs(self.keys),
+                weight_bytes: 0,
+                cache_bytes: shape.read_bytes(u64::from(self.most_keys) * u64::from(self.ranges_len)),
             },
         );
     }
