@@ -32,6 +32,8 @@ fn values(scalar: Scalar, name: &str) -> &'static [f64] {
         (Scalar::U32, "UNSCORED") => &[0.0, 256.0],
         (Scalar::F32, "RENORM_EPS") => &[1e-6],
         (Scalar::F32, "SCALE") => &[2.5],
+        // shaders/copy.wgsl
+        (Scalar::U32, "EACH") => &[1.0, 16.0],
         // shaders/norm_router.wgsl
         (Scalar::U32, "NORM") => &[0.0, 1.0, 2.0],
         _ => panic!("override {name} has values this test does not know"),

@@ -30,6 +30,21 @@ pub struct Counters {
     pub passes: u64,
 }
 
+impl std::ops::Sub for Counters {
+    type Output = Self;
+
+    /// What was recorded since `before` was taken from the same recorder, or by more of the same work.
+    fn sub(self, before: Self) -> Self {
+        Self {
+            dispatches: self.dispatches - before.dispatches,
+            macs: self.macs - before.macs,
+            weight_bytes: self.weight_bytes - before.weight_bytes,
+            bytes: self.bytes - before.bytes,
+            passes: self.passes - before.passes,
+        }
+    }
+}
+
 /// One kernel launch.
 pub struct Dispatch<'a> {
     pub kernel: &'static Kernel,

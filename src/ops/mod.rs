@@ -12,6 +12,7 @@ mod attention;
 mod cache_append;
 mod cache_reorder;
 mod combine;
+mod copy;
 mod cosine_router;
 mod embedding;
 mod group;
@@ -38,6 +39,7 @@ pub use attention::{
 pub use cache_append::CacheAppend;
 pub use cache_reorder::CacheReorder;
 pub use combine::Combine;
+pub use copy::Copy;
 pub use cosine_router::CosineRouter;
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers, workgroups};
@@ -68,6 +70,7 @@ pub static KERNELS: &[&Kernel] = &[
     &attention::PREFILL,
     &cache_reorder::KERNEL,
     &combine::KERNEL,
+    &copy::KERNEL,
     &cosine_router::KERNEL,
     &embedding::KERNEL,
     &group::COUNT,
@@ -100,6 +103,7 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&attention::PREFILL, attention::Params::layout()),
         (&cache_reorder::KERNEL, cache_reorder::Params::layout()),
         (&combine::KERNEL, combine::Params::layout()),
+        (&copy::KERNEL, copy::Params::layout()),
         (&cosine_router::KERNEL, cosine_router::Params::layout()),
         (&embedding::KERNEL, embedding::Params::layout()),
         (&group::COUNT, group::Params::layout()),
