@@ -4,10 +4,10 @@
 //! `cargo bench --bench head_mixture` prints, for each, the counted multiply-accumulates and the median time of one run as
 //! ratios to MoH with all heads. Keys and values are projected for all tokens either way.
 
-use std::time::{Duration, Instant};
+mod support;
 
 use headwise::{
-    Gpu, GpuOptions, Precision, block_on,
+    Gpu, Precision,
     internal::{
         AttentionKernel, Buffer, CacheUse, Dimensions, ExpertChoice, HeadMixture, HeadMixtureSpec,
         HeadMixtureWeights, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind, NormSpec, OutputBias,
@@ -15,6 +15,7 @@ use headwise::{
         Workspace, padded,
     },
 };
+use support::{in_turns, open_and_announce, time};
 
 const WIDTH: u32 = 768;
 const HEADS: u32 = 12;
@@ -108,35 +109,27 @@ impl Setup {
         Self { recorder: Recorder::new(gpu), layer, workspace, cache, step }
     }
 
-    fn time(&mut self) -> Duration {
-        let start = Instant::now();
+    fn seconds(&mut self) -> f64 {
         let Self { recorder, layer, workspace, cache, step } = self;
-        layer.record(recorder, workspace, &cache.layers[0], step, &mut workspace.routes(TOKENS));
-        recorder.submit();
-        recorder.gpu().settle().expect("the GPU finishes");
-        start.elapsed()
+        let (layer, workspace, cache) = (&*layer, &*workspace, &cache.layers[0]);
+        let once = time(recorder, 1, |recorder| {
+            layer.record(recorder, workspace, cache, step, &mut workspace.routes(TOKENS));
+        });
+        once.as_secs_f64()
     }
 }
 
 fn main() {
-    let gpu = block_on(Gpu::new(GpuOptions::new())).expect("a GPU adapter");
-    println!("adapter: {} ({})", gpu.capabilities().name, gpu.capabilities().driver);
+    let gpu = open_and_announce();
     let mut setups = ACTIVE.map(|active| Setup::new(&gpu, active));
-    let mut times = ACTIVE.map(|_| Vec::new());
-    // Interleaved rounds, the first to warm up.
-    for round in 0..16 {
-        for (setup, times) in setups.iter_mut().zip(&mut times) {
-            let time = setup.time();
-            if round > 0 {
-                times.push(time);
-            }
-        }
-    }
-    let medians = times.map(|mut times| {
-        times.sort();
-        times[times.len() / 2].as_secs_f64()
+    // What one run of each records.
+    let macs = setups.each_mut().map(|setup| {
+        setup.seconds();
+        setup.recorder.counters().macs as f64
     });
-    let macs = setups.each_ref().map(|setup| setup.recorder.counters().macs as f64);
+    let mut measures = setups.each_mut().map(|setup| || setup.seconds());
+    let mut measures = measures.each_mut().map(|measure| measure as &mut dyn FnMut() -> f64);
+    let medians = in_turns(15, &mut measures);
     for (index, active) in ACTIVE.into_iter().enumerate() {
         let what = match active {
             Some((shared, routed)) => format!("{shared} + {routed} of {HEADS} heads"),

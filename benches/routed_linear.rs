@@ -1,139 +1,134 @@
-//! What sparsity saves: the routed linear kernels with k of 8 experts, against all 8, on this machine's adapter.
+//! The routed linear kernels, in every variant and with weights as f32 and f16, on this machine's adapter.
 //!
-//! `cargo bench --bench routed_linear` prints a time for each k and, at the end, the ratios of one run.
+//! `cargo bench --bench routed_linear` prints a time for each and then, each from rounds of one run that take turns:
+//! - the bytes of weights that the matrix-vector form reads in a second, against a plain copy (read and written),
+//! - a prompt with 64 rows for each expert, against a dense product of as many operations,
+//! - k of 8 experts, against all 8.
 
-use std::time::{Duration, Instant};
+mod support;
 
 use criterion::{BenchmarkId, Criterion};
 use headwise::{
-    Gpu, GpuOptions, Precision, block_on,
-    internal::{
-        Activation, Bias, Buffer, Group, GroupBuffers, Matrix, MatrixShape, Recorder, RoutedMatmul,
-        RoutedMatvec, Routes, least_tile_rows, tile_rows,
-    },
+    Gpu, Precision,
+    internal::{MatrixShape, Yardstick},
 };
+use support::{Form, Linear, PRECISIONS, VARIANTS, in_turns, open, open_and_announce};
 
 const EXPERTS: u32 = 8;
-const SHAPE: MatrixShape = MatrixShape { experts: EXPERTS, halves: 1, outputs: 1024, inputs: 1024 };
 /// Experts each token uses, from one to all.
 const ACTIVE: [u32; 4] = [1, 2, 4, 8];
+/// Experts that JetMoE's tokens use.
+const TOP: u32 = 2;
+/// Width of JetMoE.
+const JETMOE: u32 = 2048;
+/// Rows of the prompts: 64 for each expert.
+const ROWS: u32 = 64 * EXPERTS;
+const ROUNDS: usize = 7;
 
-struct Setup {
-    recorder: Recorder,
-    matrix: Matrix,
-    src: Buffer,
-    dst: Buffer,
-    chosen: Buffer,
-    gates: Buffer,
-    groups: GroupBuffers,
+fn square(width: u32) -> MatrixShape {
+    MatrixShape { experts: EXPERTS, halves: 1, outputs: width, inputs: width }
 }
 
-impl Setup {
-    /// Buffers for up to `tokens` tokens, and routes that spread `active` experts evenly over them.
-    fn new(gpu: &Gpu, tokens: u32, active: u32) -> Self {
-        let assignments = tokens * EXPERTS;
-        let bytes = |rows: u32| 4 * u64::from(rows) * 1024;
-        // Scores do not matter, only that every expert gets the same number of tokens.
-        let chosen: Vec<u32> =
-            (0..tokens).flat_map(|token| (0..active).map(move |slot| (token + slot) % EXPERTS)).collect();
-        Self {
-            recorder: Recorder::new(gpu),
-            matrix: Matrix::new(gpu, "bench", SHAPE, Precision::F16).expect("one part"),
-            src: Buffer::new(gpu, "src", bytes(tokens)),
-            dst: Buffer::new(gpu, "dst", bytes(assignments)),
-            gates: Buffer::new(gpu, "gates", 4 * u64::from(assignments)),
-            groups: GroupBuffers::new(gpu, assignments, EXPERTS, least_tile_rows(gpu)),
-            chosen: Buffer::with_data(gpu, "chosen", &chosen),
+/// A time for each form, variant and precision.
+fn times(criterion: &mut Criterion) {
+    for (form, width, tokens) in [(Form::Matvec, JETMOE, 1), (Form::Matmul, 512, ROWS / TOP)] {
+        let name = format!("{form:?}, {tokens} tokens, {TOP} of {EXPERTS} experts of {width} × {width}");
+        let mut group = criterion.benchmark_group(name);
+        for (variant, kernels) in VARIANTS {
+            let gpu = open(kernels);
+            for (stored, precision) in PRECISIONS {
+                let mut linear = Linear::new(&gpu, square(width), precision, tokens, TOP);
+                group.bench_function(BenchmarkId::new(variant, stored), |bencher| {
+                    bencher.iter_custom(|iterations| linear.time(form, iterations));
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+/// One token, against the copy.
+fn bytes_against_a_copy() {
+    for (variant, kernels) in VARIANTS {
+        let gpu = open(kernels);
+        let mut copy = Yardstick::copy(&gpu).expect("a copy");
+        for (stored, precision) in PRECISIONS {
+            let mut linear = Linear::new(&gpu, square(JETMOE), precision, 1, TOP);
+            let (bytes, _) = linear.work(Form::Matvec);
+            let mut reads = || bytes / linear.seconds(Form::Matvec, 8);
+            let mut copies = || copy.rate().expect("a copy");
+            let rates = in_turns(ROUNDS, &mut [&mut reads, &mut copies]);
+            println!(
+                "matvec {variant} {stored}, {JETMOE} × {JETMOE}: {:.2} GB/s of weights, {:.2} of a copy's {:.2} GB/s",
+                rates[0] / 1e9,
+                rates[0] / rates[1],
+                rates[1] / 1e9
+            );
         }
     }
+}
 
-    /// One decoded token: the matrix-vector form.
-    fn matvec(&mut self, active: u32) {
-        let Self { matrix, src, dst, chosen, gates, .. } = self;
-        RoutedMatvec {
-            src,
-            matrix,
-            routes: Some(Routes { chosen, gates, first: 0, scores: gates, first_score: 0 }),
-            gated: false,
-            bias: Bias::None,
-            activation: Activation::None,
-            dst,
-            residual: false,
-            rows: active,
-            slots: 1,
-            src_div: active,
+/// A prompt, against the dense product of the variant that is fastest at it.
+fn prompts_against_a_dense_product() {
+    // The other shapes of the hot kernels run the workgroup's.
+    let gpus = [VARIANTS[0], VARIANTS[1]].map(|(variant, kernels)| (variant, open(kernels)));
+    for width in [512, JETMOE] {
+        for (stored, precision) in PRECISIONS {
+            let linears =
+                gpus.each_ref().map(|(_, gpu)| Linear::new(gpu, square(width), precision, ROWS / TOP, TOP));
+            let denses =
+                gpus.each_ref().map(|(_, gpu)| Yardstick::dense(gpu, ROWS, width).expect("a product"));
+            let mut measures: Vec<Box<dyn FnMut() -> f64>> = Vec::new();
+            for mut linear in linears {
+                let (_, operations) = linear.work(Form::Matmul);
+                measures.push(Box::new(move || operations / linear.seconds(Form::Matmul, 1)));
+            }
+            for mut dense in denses {
+                measures.push(Box::new(move || dense.rate().expect("a product")));
+            }
+            let mut measures: Vec<&mut dyn FnMut() -> f64> =
+                measures.iter_mut().map(|measure| &mut **measure as &mut dyn FnMut() -> f64).collect();
+            let rates = in_turns(ROUNDS, &mut measures);
+            let (routed, dense) = rates.split_at(gpus.len());
+            let best = dense.iter().copied().fold(0.0, f64::max);
+            for ((variant, _), rate) in gpus.iter().zip(routed) {
+                println!(
+                    "matmul {variant} {stored}, {width} × {width}, {} rows for each expert: {:.2} GFLOP/s, {:.2} of the \
+                     best dense product's {:.2}",
+                    ROWS / EXPERTS,
+                    rate / 1e9,
+                    rate / best,
+                    best / 1e9
+                );
+            }
         }
-        .record(&mut self.recorder);
     }
+}
 
-    /// A prompt: grouped, in tiles.
-    fn matmul(&mut self, tokens: u32, active: u32) {
-        let assignments = tokens * active;
-        let tile_rows = tile_rows(self.recorder.gpu(), assignments, EXPERTS);
-        let (chosen, gates) = (&self.chosen, &self.gates);
-        let routes = Routes { chosen, gates, first: 0, scores: gates, first_score: 0 };
-        Group { routes, assignments, experts: EXPERTS, tile_rows, into: &self.groups }
-            .record(&mut self.recorder);
-        RoutedMatmul {
-            src: &self.src,
-            matrix: &self.matrix,
-            groups: Some(&self.groups),
-            bias: Bias::None,
-            activation: Activation::None,
-            dst: &self.dst,
-            rows: assignments,
-            src_div: active,
+/// What sparsity saves.
+fn few_experts_against_all(gpu: &Gpu) {
+    for width in [1024, JETMOE] {
+        for (what, form, tokens) in [("1 token", Form::Matvec, 1), ("128 tokens", Form::Matmul, 128)] {
+            let mut linears =
+                ACTIVE.map(|active| Linear::new(gpu, square(width), Precision::F16, tokens, active));
+            let mut measures = linears.each_mut().map(|linear| move || linear.seconds(form, 2));
+            let mut measures = measures.each_mut().map(|measure| measure as &mut dyn FnMut() -> f64);
+            let medians = in_turns(ROUNDS, &mut measures);
+            for (active, median) in ACTIVE.iter().zip(&medians) {
+                let (ratio, ideal) = (median / medians[3], f64::from(*active) / f64::from(EXPERTS));
+                println!(
+                    "{what}, {width} × {width}: {active} of {EXPERTS} experts take {ratio:.2} of the time of all (k/E = \
+                     {ideal:.2})"
+                );
+            }
         }
-        .record(&mut self.recorder);
-    }
-
-    /// Time of `iterations` submissions of what `record` records.
-    fn time(&mut self, iterations: u64, record: impl Fn(&mut Self)) -> Duration {
-        let start = Instant::now();
-        for _ in 0..iterations {
-            record(self);
-            self.recorder.submit();
-        }
-        self.recorder.gpu().settle().expect("the GPU finishes");
-        start.elapsed()
     }
 }
 
 fn main() {
-    let gpu = block_on(Gpu::new(GpuOptions::new())).expect("a GPU adapter");
-    println!("adapter: {} ({})", gpu.capabilities().name, gpu.capabilities().driver);
-    let mut criterion = Criterion::default().configure_from_args().sample_size(10);
-    for (form, tokens) in [("decode, 1 token", 1), ("prefill, 128 tokens", 128)] {
-        let mut group = criterion.benchmark_group(form);
-        let record = |setup: &mut Setup, active| match tokens {
-            1 => setup.matvec(active),
-            _ => setup.matmul(tokens, active),
-        };
-        for active in ACTIVE {
-            let mut setup = Setup::new(&gpu, tokens, active);
-            group.bench_function(BenchmarkId::new("active experts", active), |bencher| {
-                bencher.iter_custom(|n| setup.time(n, |setup| record(setup, active)));
-            });
-        }
-        group.finish();
-
-        // The ratios, from interleaved rounds of one run.
-        let mut setups = ACTIVE.map(|active| Setup::new(&gpu, tokens, active));
-        let mut times = ACTIVE.map(|_| Vec::new());
-        for _ in 0..15 {
-            for ((setup, active), times) in setups.iter_mut().zip(ACTIVE).zip(&mut times) {
-                times.push(setup.time(4, |setup| record(setup, active)));
-            }
-        }
-        let medians = times.map(|mut times| {
-            times.sort();
-            times[times.len() / 2].as_secs_f64()
-        });
-        for (active, median) in ACTIVE.iter().zip(medians) {
-            let (ratio, ideal) = (median / medians[3], f64::from(*active) / f64::from(EXPERTS));
-            println!(
-                "{form}: {active} of {EXPERTS} experts take {ratio:.2} of the time of all (k/E = {ideal:.2})"
-            );
-        }
-    }
+    let gpu = open_and_announce();
+    times(&mut Criterion::default().configure_from_args().sample_size(10));
+    bytes_against_a_copy();
+    prompts_against_a_dense_product();
+    few_experts_against_all(&gpu);
 }

@@ -70,5 +70,7 @@ pub struct Readme;
 /// The rooms below the public ones, open to this crate's own tests and benches. Not a stable interface.
 #[doc(hidden)]
 pub mod internal {
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::tasks::yardstick::Yardstick;
     pub use crate::{gpu::*, layers::*, ops::*, weights::pack_rows};
 }

@@ -1,6 +1,8 @@
 //! The promise: the `headwise` command does what its help says, and fails with one message and the right code.
 #![cfg(feature = "cli")]
 
+#[path = "command_line/bench.rs"]
+mod bench;
 #[path = "command_line/classify.rs"]
 mod classify;
 #[path = "command_line/fill.rs"]
@@ -386,7 +388,9 @@ fn usage_errors_have_code_2() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["generate", "translate", "fill", "classify", "routes", "logits", "info", "adapters"] {
+    for command in
+        ["generate", "translate", "fill", "classify", "routes", "logits", "info", "bench", "adapters"]
+    {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains(&format!("Example:\n  headwise {command}")), "{help}");
         assert!(help.contains("--adapter") && help.lines().count() < 45, "{help}");

@@ -35,6 +35,7 @@ pub enum Command {
     Logits(LogitsArgs),
     Routes(RoutesArgs),
     Info(InfoArgs),
+    Bench(super::bench::BenchArgs),
     Adapters(AdaptersArgs),
     Convert(super::convert::ConvertArgs),
     Upcycle(super::upcycle::UpcycleArgs),

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod args;
+mod bench;
 mod bytes;
 mod classify;
 mod convert;
@@ -60,6 +61,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Logits(args) => logits::run(args, &cli.shared),
         Command::Routes(args) => routes::run(args, &cli.shared),
         Command::Info(args) => info::run(args, &cli.shared),
+        Command::Bench(args) => bench::run(args, &cli.shared),
         Command::Adapters(args) => adapters::run(args, &cli.shared),
         Command::Convert(args) => convert::run(args, &cli.shared),
         Command::Upcycle(args) => upcycle::run(args, &cli.shared),

@@ -1,4 +1,4 @@
-//! The bars while a model loads or is written, and while lines are translated.
+//! The bars while a model loads or is written, while lines are translated, and while a model is measured.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -15,6 +15,11 @@ pub fn bar_of(work: &'static str, quiet: bool) -> impl FnMut(u64, u64) {
 /// Likewise for work that is counted in lines.
 pub fn bar_of_lines(work: &'static str, quiet: bool) -> impl FnMut(u64, u64) {
     with_template(work, "{prefix} {bar:30} {pos} of {len} lines {eta}", quiet)
+}
+
+/// Likewise for work that is counted in rounds.
+pub fn bar_of_rounds(work: &'static str, quiet: bool) -> impl FnMut(u64, u64) {
+    with_template(work, "{prefix} {bar:30} {pos} of {len} rounds {eta}", quiet)
 }
 
 fn with_template(work: &'static str, template: &str, quiet: bool) -> impl FnMut(u64, u64) + use<> {

@@ -8,14 +8,41 @@ use serde::Serialize;
 use super::{Access, Buffer, Constants, Gpu, Kernel, kernel::Pipeline};
 
 /// Exact counts of recorded work, for tests, `info` and benches.
+///
+/// Kernels for few rows let each row work on its own, and their bytes count for each row. Kernels for many rows share what
+/// they read, and theirs count once for each dispatch: of a matrix, at most as many experts as there are assignments (an
+/// upper bound, since only the GPU knows how many of them tokens chose); of a cache, for each sequence as many keys as the
+/// longest of them has. For one decoded token both numbers are exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Kernel launches.
     pub dispatches: u64,
     /// Multiply-accumulates the chosen experts and attended keys need.
     pub macs: u64,
+    /// Bytes of weights that the work needs, as they are stored on the GPU, rows padded: the matrices of the chosen experts
+    /// (both halves of a gated one), dense matrices, routers and the rows of the embedding table. Norms and biases, a
+    /// vector each, are left out.
+    pub weight_bytes: u64,
+    /// Bytes that the work has to move at least: `weight_bytes`, keys and values read, keys and values written.
+    /// Activations, which a GPU keeps in its caches, are left out.
+    pub bytes: u64,
     /// Submissions to the queue, one compute pass each.
     pub passes: u64,
+}
+
+impl std::ops::Sub for Counters {
+    type Output = Self;
+
+    /// What was recorded since `before` was taken from the same recorder, or by more of the same work.
+    fn sub(self, before: Self) -> Self {
+        Self {
+            dispatches: self.dispatches - before.dispatches,
+            macs: self.macs - before.macs,
+            weight_bytes: self.weight_bytes - before.weight_bytes,
+            bytes: self.bytes - before.bytes,
+            passes: self.passes - before.passes,
+        }
+    }
 }
 
 /// One kernel launch.
@@ -28,6 +55,10 @@ pub struct Dispatch<'a> {
     pub groups: [u32; 3],
     /// Multiply-accumulates, for the counters.
     pub macs: u64,
+    /// Bytes of weights, for the counters.
+    pub weight_bytes: u64,
+    /// Bytes of keys and values read and written, for the counters.
+    pub cache_bytes: u64,
 }
 
 impl Dispatch<'_> {
@@ -113,6 +144,8 @@ impl Recorder {
         self.used.extend(dispatch.buffers.iter().map(|&buffer| buffer.clone()));
         self.counters.dispatches += 1;
         self.counters.macs += dispatch.macs;
+        self.counters.weight_bytes += dispatch.weight_bytes;
+        self.counters.bytes += dispatch.weight_bytes + dispatch.cache_bytes;
         self.dispatches.push(Recorded {
             pipeline: pipeline.raw,
             bind_group,

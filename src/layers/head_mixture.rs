@@ -366,6 +366,7 @@ impl HeadMixture {
                 tokens,
                 longest: step.longest,
                 ranges_len: step.ranges,
+                most_keys: most,
                 keys,
             }
             .record(recorder);

@@ -41,6 +41,8 @@ impl AddPositions<'_> {
                 buffers: &[self.spans, self.table, self.class_token.unwrap_or(self.table), self.x],
                 groups: [quads.div_ceil(64), self.tokens, 1],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: 0,
             },
         );
     }

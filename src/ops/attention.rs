@@ -122,6 +122,8 @@ impl DecodeAttention<'_> {
                     buffers: &[self.spans, self.q, self.k_cache, self.v_cache, into, self.stats],
                     groups: [tile.of_token(shape), self.tokens, splits],
                     macs: shape.macs(self.keys),
+                    weight_bytes: 0,
+                    cache_bytes: shape.read_bytes(self.keys),
                 },
             );
         } else {
@@ -159,6 +161,8 @@ impl DecodeAttention<'_> {
                 buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, into, self.stats, table],
                 groups: [heads, self.tokens, splits],
                 macs: shape.macs(self.keys),
+                weight_bytes: 0,
+                cache_bytes: shape.read_bytes(self.keys),
             },
         );
     }
@@ -189,6 +193,8 @@ pub(super) fn merge(
             buffers: &buffers,
             groups: [(heads * shape.head_stride() / 4).div_ceil(64), tokens, 1],
             macs: 0,
+            weight_bytes: 0,
+            cache_bytes: 0,
         },
     );
 }
@@ -221,6 +227,8 @@ impl StickBreaking<'_> {
                 buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, self.out],
                 groups: [shape.slots * shape.heads, self.tokens, 1],
                 macs: shape.macs(self.keys),
+                weight_bytes: 0,
+                cache_bytes: shape.read_bytes(self.keys),
             },
         );
     }
@@ -242,6 +250,8 @@ pub struct PrefillAttention<'a> {
     pub longest: u32,
     /// Sequences in `ranges`.
     pub ranges_len: u32,
+    /// Keys that one token sees at the most.
+    pub most_keys: u32,
     /// Keys that all tokens together see, for the counters.
     pub keys: u64,
 }
@@ -266,6 +276,8 @@ impl PrefillAttention<'_> {
                 buffers: &[self.spans, self.q, self.k_cache, self.v_cache, self.ranges, self.out],
                 groups: [rows.div_ceil(tile_rows), shape.kv_heads, self.ranges_len],
                 macs: shape.macs(self.keys),
+                weight_bytes: 0,
+                cache_bytes: shape.read_bytes(u64::from(self.most_keys) * u64::from(self.ranges_len)),
             },
         );
     }

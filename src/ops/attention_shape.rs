@@ -124,6 +124,11 @@ impl AttentionShape {
         self.cache.bytes() * u64::from(self.cache_row())
     }
 
+    /// Bytes of `keys` keys and their values.
+    pub(super) fn read_bytes(&self, keys: u64) -> u64 {
+        2 * keys * self.cache_row_bytes()
+    }
+
     /// Bytes of the key cache (the value cache has as many).
     pub fn cache_bytes(&self) -> u64 {
         u64::from(self.sequences) * u64::from(self.capacity) * self.cache_row_bytes()

@@ -57,6 +57,8 @@ impl CacheAppend<'_> {
                 buffers: &[self.spans, self.src, self.cache],
                 groups: [(shape.cache_row() / 8).div_ceil(64), self.tokens, 1],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: u64::from(self.tokens) * shape.cache_row_bytes(),
             },
         );
     }

@@ -41,6 +41,12 @@ impl CacheReorder<'_> {
                 buffers: &[self.parents, self.from, self.to],
                 groups: [(row_quads * self.positions).div_ceil(64), sequences, 1],
                 macs: 0,
+                weight_bytes: 0,
+                // Read and written.
+                cache_bytes: 2
+                    * u64::from(sequences)
+                    * u64::from(self.positions)
+                    * self.shape.cache_row_bytes(),
             },
         );
     }

@@ -51,6 +51,8 @@ impl Combine<'_> {
                 buffers: &[self.rows, gates, self.bias.unwrap_or(self.rows), self.x],
                 groups: [quads.div_ceil(64), self.tokens, 1],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: 0,
             },
         );
     }

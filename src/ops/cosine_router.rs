@@ -49,6 +49,8 @@ impl CosineRouter<'_> {
                 buffers: &[self.hidden, self.centroids, self.temperature, self.scores],
                 groups: [self.experts.div_ceil(64), self.tokens, 1],
                 macs: u64::from(self.tokens) * u64::from(self.experts) * u64::from(self.width),
+                weight_bytes: 4 * u64::from(self.experts) * u64::from(padded(self.width)),
+                cache_bytes: 0,
             },
         );
     }

@@ -50,6 +50,12 @@ impl Embedding<'_> {
                     buffers: &[self.ids, &part.buffer, self.x],
                     groups: [blocks.div_ceil(32), self.tokens, 1],
                     macs: 0,
+                    // A token's row is in one of the parts.
+                    weight_bytes: match part.first_row {
+                        0 => u64::from(self.tokens) * self.table.row_bytes(),
+                        _ => 0,
+                    },
+                    cache_bytes: 0,
                 },
             );
         }

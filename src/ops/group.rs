@@ -96,7 +96,18 @@ impl Group<'_> {
             (&SCATTER, &[chosen, counts, order], per_chunk),
         ];
         for (kernel, buffers, groups) in stages {
-            recorder.dispatch(&params, Dispatch { kernel, constants: &[], buffers, groups, macs: 0 });
+            recorder.dispatch(
+                &params,
+                Dispatch {
+                    kernel,
+                    constants: &[],
+                    buffers,
+                    groups,
+                    macs: 0,
+                    weight_bytes: 0,
+                    cache_bytes: 0,
+                },
+            );
         }
     }
 }

@@ -239,6 +239,16 @@ impl Matrix {
         Ok(Self { shape, precision, parts })
     }
 
+    /// Bytes of one output row of one expert.
+    pub fn row_bytes(&self) -> u64 {
+        MatrixShape { experts: 1, halves: 1, ..self.shape }.bytes_of_rows(self.precision, 1)
+    }
+
+    /// Bytes of the output rows that `part` has of one expert.
+    pub fn expert_bytes(&self, part: &Part) -> u64 {
+        MatrixShape { experts: 1, ..self.shape }.bytes_of_rows(self.precision, part.rows)
+    }
+
     /// Writes whole file rows, `first_row` counted over `[experts, halves · outputs]`; `bytes` holds them in
     /// this matrix's precision, each of [`Precision::row_bytes`].
     pub fn write_rows(&self, first_row: u64, bytes: &[u8]) {

@@ -13,6 +13,7 @@ mod attention_shape;
 mod cache_append;
 mod cache_reorder;
 mod combine;
+mod copy;
 mod cosine_router;
 mod embedding;
 mod group;
@@ -43,6 +44,7 @@ pub use attention_shape::{
 pub use cache_append::CacheAppend;
 pub use cache_reorder::CacheReorder;
 pub use combine::Combine;
+pub use copy::Copy;
 pub use cosine_router::CosineRouter;
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers, workgroups};
@@ -76,6 +78,7 @@ pub static KERNELS: &[&Kernel] = &[
     &attention::PREFILL_SUBGROUP,
     &cache_reorder::KERNEL,
     &combine::KERNEL,
+    &copy::KERNEL,
     &cosine_router::KERNEL,
     &embedding::KERNEL,
     &group::COUNT,
@@ -114,6 +117,7 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&attention::PREFILL_SUBGROUP, attention_shape::Params::layout()),
         (&cache_reorder::KERNEL, cache_reorder::Params::layout()),
         (&combine::KERNEL, combine::Params::layout()),
+        (&copy::KERNEL, copy::Params::layout()),
         (&cosine_router::KERNEL, cosine_router::Params::layout()),
         (&embedding::KERNEL, embedding::Params::layout()),
         (&group::COUNT, group::Params::layout()),

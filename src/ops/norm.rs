@@ -72,6 +72,8 @@ impl NormRows<'_> {
                 buffers: &[x, self.weights, rows, self.y],
                 groups: [1, self.count, 1],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: 0,
             },
         );
     }

@@ -113,6 +113,8 @@ impl NormRouter<'_> {
                 ],
                 groups: [1, self.tokens, 1],
                 macs: u64::from(self.tokens) * u64::from(rows) * u64::from(self.width),
+                weight_bytes: 4 * u64::from(rows) * u64::from(padded(self.width)),
+                cache_bytes: 0,
             },
         );
     }

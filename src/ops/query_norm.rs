@@ -51,6 +51,8 @@ impl QueryNorm<'_> {
                 buffers: &[self.q, self.scores],
                 groups: [measured.div_ceil(64), self.tokens, 1],
                 macs: u64::from(self.tokens) * u64::from(measured) * u64::from(self.head_dim),
+                weight_bytes: 0,
+                cache_bytes: 0,
             },
         );
     }

@@ -98,6 +98,9 @@ impl RopeAttentionDecode<'_> {
                 ],
                 groups: [groups, self.tokens, splits],
                 macs: shape.macs(self.keys),
+                weight_bytes: 0,
+                // The own key and value are written, not read.
+                cache_bytes: shape.read_bytes(self.keys),
             },
         );
         if splits > 1 {

@@ -98,6 +98,8 @@ impl RopeCache<'_> {
                 buffers: &[self.spans, self.angles, self.q, self.keys, values, self.k_cache, self.v_cache],
                 groups: [invocations.div_ceil(64), self.tokens, 1],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: 2 * u64::from(self.tokens) * shape.cache_row_bytes(),
             },
         );
     }

@@ -123,6 +123,8 @@ impl RoutedMatmul<'_> {
                     ],
                     groups: [quads.div_ceil(group_quads), tiles, 1],
                     macs: macs * u64::from(self.rows),
+                    weight_bytes: self.matrix.expert_bytes(part) * u64::from(self.rows.min(shape.experts)),
+                    cache_bytes: 0,
                 },
             );
         }

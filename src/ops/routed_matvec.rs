@@ -109,6 +109,10 @@ impl RoutedMatvec<'_> {
                     ],
                     groups: [quads.div_ceil(quads_each), self.rows, 1],
                     macs: macs * u64::from(self.rows) * u64::from(self.slots),
+                    weight_bytes: self.matrix.expert_bytes(part)
+                        * u64::from(self.rows)
+                        * u64::from(self.slots),
+                    cache_bytes: 0,
                 },
             );
         }

@@ -51,6 +51,8 @@ impl Argmax<'_> {
                 buffers: &[self.logits, self.tokens],
                 groups: [1, self.rows, 1],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: 0,
             },
         );
     }
@@ -97,6 +99,8 @@ impl Sample<'_> {
                 buffers: &[self.logits, self.spans, self.rows_of, self.tokens],
                 groups: [1, self.rows, 1],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: 0,
             },
         );
     }

@@ -135,6 +135,8 @@ impl Select<'_> {
                 buffers: &[self.scores, chosen, gates, scores],
                 groups: [1, self.tokens, 1],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: 0,
             },
         );
     }

@@ -48,6 +48,8 @@ impl SequenceCut<'_> {
                 buffers: &[self.kept, self.ranges, self.head_spans, chosen, gates],
                 groups: [1; 3],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: 0,
             },
         );
     }

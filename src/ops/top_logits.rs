@@ -44,6 +44,8 @@ impl TopLogits<'_> {
                 buffers: &[self.logits, self.ids, self.values],
                 groups: [1, self.rows, 1],
                 macs: 0,
+                weight_bytes: 0,
+                cache_bytes: 0,
             },
         );
     }

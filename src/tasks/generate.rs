@@ -262,7 +262,7 @@ impl Model {
     }
 
     /// Refuses a model that has no next token.
-    fn check_generates(&self) -> Result<()> {
+    pub(super) fn check_generates(&self) -> Result<()> {
         if !matches!(self.task, Task::Generate) {
             return Err(self.wrong_task("generate"));
         }

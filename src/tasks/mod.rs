@@ -1,5 +1,9 @@
 //! What a user calls: load a model, generate text, look at logits and routes.
 
+#[cfg(not(target_arch = "wasm32"))]
+mod bench;
+#[cfg(not(target_arch = "wasm32"))]
+mod bench_report;
 mod classify;
 #[cfg(not(target_arch = "wasm32"))]
 mod convert;
@@ -25,7 +29,14 @@ mod translate;
 mod translation;
 #[cfg(not(target_arch = "wasm32"))]
 mod upcycle;
+#[cfg(not(target_arch = "wasm32"))]
+#[allow(missing_docs)] // documented where it matters, public to this crate's own benches only
+pub(crate) mod yardstick;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use bench::Bench;
+#[cfg(not(target_arch = "wasm32"))]
+pub use bench_report::{BenchReport, BenchRow, Limit, Spread};
 pub use classify::{Class, Classification, Image};
 /// The tokenizer of a model folder.
 #[cfg(any(feature = "tokenizer", not(target_arch = "wasm32")))]

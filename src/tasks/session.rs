@@ -95,6 +95,12 @@ impl Session {
         self.recorder.counters()
     }
 
+    /// Forgets every sequence: what comes next starts at position 0 and overwrites the cache.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn restart(&mut self) {
+        self.positions.fill(0);
+    }
+
     /// Records a step over `runs` of (sequence, ids), each sequence at most once and in order. `logit_rows` are
     /// the tokens of the step whose logits are wanted.
     ///

@@ -363,11 +363,16 @@ impl Attention {
         self.decode_in(false, operands)
     }
 
+    /// Keys that one token sees at the most.
+    fn most_keys(&self) -> u32 {
+        let seen = (0..self.spans.len()).map(|span| self.sees(span).min(self.shape.capacity));
+        seen.max().expect("some token")
+    }
+
     fn decode_in(&self, split: bool, operands: &Operands) -> (Vec<f64>, Counters) {
         let gpu = self.gpu();
         let [spans, q, k_cache, v_cache] = &self.buffers(operands);
-        let most_keys = (0..self.spans.len()).map(|span| self.sees(span).min(self.shape.capacity)).max();
-        let most_keys = most_keys.expect("some token");
+        let most_keys = self.most_keys();
         let splits = if split { AttentionShape::splits(most_keys) } else { 1 };
         let table = spread(&operands.relative, self.shape.head_dim);
         let table =
@@ -429,6 +434,7 @@ impl Attention {
                 tokens: self.tokens(),
                 longest: ranges.iter().map(|range| range[1]).max().expect("some range"),
                 ranges_len: ranges.len() as u32,
+                most_keys: self.most_keys(),
                 keys: self.keys(),
             }
             .record(recorder);

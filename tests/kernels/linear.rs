@@ -200,6 +200,13 @@ impl Linear {
         y
     }
 
+    /// Bytes of one expert, rows padded to whole blocks of eight weights.
+    fn expert_bytes(&self) -> u64 {
+        let MatrixShape { halves, outputs, inputs, .. } = self.shape;
+        let weight = if self.precision == Precision::F32 { 4 } else { 2 };
+        u64::from(halves * outputs) * u64::from(inputs.div_ceil(8)) * 8 * weight
+    }
+
     /// Multiply-accumulates, by the definition.
     fn macs(&self) -> u64 {
         let MatrixShape { halves, outputs, inputs, .. } = self.shape;
@@ -308,6 +315,9 @@ fn routed_matvec_sums_the_gated_experts_of_each_row() {
             let (got, counters) = linear.matvec(gpu(choice), &operands);
             assert_close(&got, &expected, choice);
             assert_eq!(counters.macs, linear.macs());
+            // Every assignment reads its expert.
+            let experts = u64::from(linear.rows * linear.slots);
+            assert_eq!(counters.weight_bytes, experts * linear.expert_bytes());
         }
     });
 }
@@ -322,6 +332,9 @@ fn routed_matmul_multiplies_each_assignment_by_its_expert() {
             let (got, counters) = linear.matmul(gpu(choice), &operands);
             assert_close(&got, &expected, choice);
             assert_eq!(counters.macs, linear.macs());
+            // Every expert is read once, if that many can have been chosen.
+            let experts = u64::from(linear.rows.min(linear.shape.experts));
+            assert_eq!(counters.weight_bytes, experts * linear.expert_bytes());
         }
     });
 }

@@ -1,8 +1,8 @@
 //! Kernels that work row by row: `embedding`, `add_positions`, `norm`, `query_norm`, `rope_cache`, `cache_append`,
-//! `cache_reorder`.
+//! `cache_reorder`, `copy`.
 
 use headwise::internal::{
-    AddPositions, AttentionShape, Buffer, CacheAppend, CachePrecision, CacheReorder, Embedding, Gpu,
+    AddPositions, AttentionShape, Buffer, CacheAppend, CachePrecision, CacheReorder, Copy, Embedding, Gpu,
     KernelChoice, MatrixShape, NormInput, NormKind, NormRows, Precision, Queries, QueryNorm, RopeCache,
     head_stride, padded, rope_angles, sinusoidal_positions,
 };
@@ -693,4 +693,22 @@ fn cache_reorder_gives_the_same_bits_every_time() {
     let shape = AttentionShape { capacity: 50, sequences: 4, ..ROPE };
     let reorder = Reorder { shape, positions: 41, parents: vec![2, 2, 0, 1], seed: 3 };
     assert_repeatable(|| reorder.check());
+}
+
+/// Copies `quads` quads of marked words into a buffer that has more room.
+fn copy(quads: u32, each: u32, seed: u64) {
+    let gpu = device();
+    let words: Vec<u32> = (0..4 * quads as usize).map(|i| hash(seed, i) as u32).collect();
+    let src = Buffer::with_data(gpu, "test.src", &words);
+    let dst = Guarded::new(gpu, 0, words.len());
+    run(gpu, |recorder| Copy { src: &src, dst: &dst.buffer, quads, each }.record(recorder));
+    // Reading checks the guards behind them.
+    assert!(dst.read::<u32>() == words, "{quads} quads, {each} an invocation");
+}
+
+#[test]
+fn copy_copies_every_quad_and_no_more() {
+    check(32, (size(3000), 1..=70u32, any::<u64>()), |(quads, each, seed)| copy(quads, each, seed));
+    // More workgroups than a row of the grid holds.
+    copy(32_768 * 64 + 70, 1, 1);
 }

@@ -1,0 +1,342 @@
+//! Measuring a model and, in the same run and in turns with it, what its adapter does at best.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use super::{
+    Generate, Model,
+    bench_report::{BenchReport, BenchRow, Limit, Spread, now},
+    session::{Session, SessionLayout},
+    yardstick::Yardstick,
+};
+use crate::{Error, Result, gpu::Counters, ops::variants};
+
+/// Lengths of the prompts.
+const PROMPTS: [usize; 3] = [16, 128, 512];
+
+/// Tokens before those that are decoded.
+const DECODE_PROMPT: usize = 16;
+
+/// Decode steps whose recording is timed.
+const HOST_STEPS: usize = 32;
+
+/// A row that takes longer than this ends when it has [`ENOUGH_ROUNDS`].
+const LONG_SECONDS: f64 = 10.0;
+const ENOUGH_ROUNDS: usize = 3;
+
+/// How to measure a model.
+pub struct Bench<'a> {
+    rounds: usize,
+    tokens: usize,
+    progress: Box<dyn FnMut(u64, u64) + 'a>,
+}
+
+impl Default for Bench<'_> {
+    /// 7 rounds, 64 decoded tokens in each.
+    fn default() -> Self {
+        Self { rounds: 7, tokens: 64, progress: Box::new(|_, _| {}) }
+    }
+}
+
+impl<'a> Bench<'a> {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Rounds of each measurement, of which the median counts. A measurement that takes longer than ten seconds ends after
+    /// three.
+    pub fn rounds(mut self, rounds: usize) -> Self {
+        self.rounds = rounds;
+        self
+    }
+
+    /// Tokens to decode in each round; fewer where the model's context is short.
+    pub fn tokens(mut self, tokens: usize) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
+    /// Called with the rounds done and in all, from 0 to the end.
+    pub fn progress(mut self, progress: impl FnMut(u64, u64) + 'a) -> Self {
+        self.progress = Box::new(progress);
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        for (name, number) in [("rounds", self.rounds), ("tokens", self.tokens)] {
+            if number == 0 {
+                return Err(Error::argument(name, 0, "at least 1"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Model {
+    /// Measures how fast the model reads prompts and writes tokens, counts the work that takes, and holds both against what
+    /// the adapter does at best: a copy, and a dense product. Rounds of the model and of its limit alternate, so that a
+    /// machine that slows down slows both.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a model that does not generate or options out of range, and what the GPU reports.
+    pub async fn bench(&self, options: Bench<'_>) -> Result<BenchReport> {
+        options.check()?;
+        self.check_generates()?;
+        let date = now();
+        let context = self.info().context as usize;
+        let prompt = DECODE_PROMPT.min(context / 2).max(1);
+        let tokens = options.tokens.min(context.saturating_sub(prompt + 1));
+        let mut remarks = Vec::new();
+        let (fitting, longer): (Vec<_>, Vec<_>) = PROMPTS.into_iter().partition(|&length| length <= context);
+        for length in longer {
+            remarks.push(format!("no prompt of {length} tokens: the model's context is {context}"));
+        }
+        if tokens < options.tokens {
+            remarks
+                .push(format!("{tokens} tokens decoded, not {}: the context is {context}", options.tokens));
+        }
+
+        // Before anything else, so that it finds nothing compiled; the tokens behind the first warm up decoding.
+        let first_run = self.timed(prompt, 3).await?.first;
+        let (copy, matmul) = (Yardstick::copy(&self.gpu)?, Yardstick::matmul(&self.gpu).await?);
+        let decodes = tokens > 0;
+        let total = ((fitting.len() + 1 + usize::from(decodes)) * options.rounds) as u64;
+        let mut bencher = Bencher {
+            model: self,
+            rounds: options.rounds,
+            progress: options.progress,
+            done: 0,
+            total,
+            copy: Sampled::new(copy),
+            matmul: Sampled::new(matmul),
+        };
+        (bencher.progress)(0, total);
+        let mut rows = Vec::new();
+        for length in fitting {
+            rows.push(bencher.prefill(length).await?);
+        }
+        rows.push(bencher.first_token(prompt).await?);
+        if decodes {
+            rows.push(bencher.decode(prompt, tokens).await?);
+        }
+        let host_seconds = self.host_seconds(prompt).await?;
+
+        let (capabilities, info) = (self.gpu.capabilities(), self.info());
+        Ok(BenchReport {
+            version: env!("CARGO_PKG_VERSION"),
+            date,
+            adapter: capabilities.name.clone(),
+            backend: capabilities.backend.clone(),
+            driver: capabilities.driver.clone(),
+            kernels: variants(self.gpu.kernel_choice(), capabilities),
+            family: info.family.clone(),
+            parameters: info.parameters,
+            active_parameters: info.active_parameters,
+            precision: self.precision(),
+            first_run_seconds: first_run,
+            rows,
+            host_seconds,
+            copy: bencher.copy.limit(),
+            matmul: bencher.matmul.limit(),
+            remarks,
+        })
+    }
+
+    /// Ids that spread over the vocabulary.
+    fn any_ids(&self, count: usize) -> Vec<u32> {
+        (0..count as u32).map(|i| i.wrapping_mul(2_654_435_761) % self.info().vocab).collect()
+    }
+
+    /// Generates `new` tokens behind a prompt and looks at the clock.
+    async fn timed(&self, prompt: usize, new: usize) -> Result<Timed> {
+        let ids = self.any_ids(prompt);
+        let options = Generate::new().greedy().stop_at([]).max_new(new);
+        let start = Instant::now();
+        let (mut first, mut last) = (None, start);
+        let generation = self
+            .generate_ids(&[&ids], &options, |_| {
+                last = Instant::now();
+                first.get_or_insert(last);
+                ControlFlow::Continue(())
+            })
+            .await?;
+        let first = first.unwrap_or(last);
+        Ok(Timed {
+            first: (first - start).as_secs_f64(),
+            rest: (last - first).as_secs_f64(),
+            counters: generation.counters,
+        })
+    }
+
+    /// A session for one sequence, which starts with a prompt of `prompt` tokens.
+    fn one_sequence(&self, prompt: usize, capacity: usize) -> Result<Session> {
+        let (capacity, step_tokens) = (capacity as u32, prompt as u32);
+        let layout = SessionLayout { sequences: 1, capacity, step_tokens, logit_rows: 1 };
+        Session::new(&self.gpu, &self.transformer, layout)
+    }
+
+    /// Seconds to record and submit a decode step, while the GPU has nothing else to do.
+    async fn host_seconds(&self, prompt: usize) -> Result<Spread> {
+        let ids = self.any_ids(prompt);
+        let mut session = self.one_sequence(prompt, prompt + HOST_STEPS)?;
+        read_prompt(&mut session, &ids).await?;
+        let greedy = Generate::new().greedy().sampling();
+        let mut times = Vec::with_capacity(HOST_STEPS);
+        for _ in 0..HOST_STEPS {
+            self.gpu.settle()?;
+            let start = Instant::now();
+            session.decode()?;
+            session.sample(&greedy);
+            let pending = session.read_tokens(false);
+            times.push(start.elapsed().as_secs_f64());
+            session.wait_tokens(pending).await?;
+        }
+        Ok(Spread::of(times))
+    }
+}
+
+/// Reads a whole prompt and chooses the next token.
+async fn read_prompt(session: &mut Session, ids: &[u32]) -> Result<()> {
+    session.forward(&[(0, ids)], &[ids.len() as u32 - 1])?;
+    session.sample(&Generate::new().greedy().sampling());
+    let pending = session.read_tokens(false);
+    session.wait_tokens(pending).await?;
+    Ok(())
+}
+
+/// One generation on the clock.
+struct Timed {
+    /// Seconds until the first token.
+    first: f64,
+    /// Seconds from the first to the last.
+    rest: f64,
+    counters: Counters,
+}
+
+/// A yardstick and what it said so far.
+struct Sampled {
+    yardstick: Yardstick,
+    rates: Vec<f64>,
+}
+
+impl Sampled {
+    fn new(yardstick: Yardstick) -> Self {
+        Self { yardstick, rates: Vec::new() }
+    }
+
+    fn limit(self) -> Limit {
+        Limit { name: self.yardstick.name, per_second: Spread::of(self.rates) }
+    }
+}
+
+/// One run of [`Model::bench`].
+struct Bencher<'a> {
+    model: &'a Model,
+    rounds: usize,
+    progress: Box<dyn FnMut(u64, u64) + 'a>,
+    /// Rounds done and in all.
+    done: u64,
+    total: u64,
+    copy: Sampled,
+    matmul: Sampled,
+}
+
+/// What is held against which limit.
+#[derive(Clone, Copy)]
+enum Against {
+    Copy,
+    Matmul,
+}
+
+/// The work of a row, apart from its times.
+struct Work {
+    what: &'static str,
+    prompt: usize,
+    tokens: usize,
+    counters: Counters,
+}
+
+impl Bencher<'_> {
+    async fn prefill(&mut self, length: usize) -> Result<BenchRow> {
+        let ids = self.model.any_ids(length);
+        let mut session = self.model.one_sequence(length, length)?;
+        // Warms up.
+        read_prompt(&mut session, &ids).await?;
+        let counters = session.counters();
+        let times = self
+            .rounds(Against::Matmul, async || {
+                session.restart();
+                let start = Instant::now();
+                read_prompt(&mut session, &ids).await?;
+                Ok(start.elapsed().as_secs_f64())
+            })
+            .await?;
+        Ok(row(Work { what: "prefill", prompt: length, tokens: length, counters }, Against::Matmul, times))
+    }
+
+    async fn first_token(&mut self, prompt: usize) -> Result<BenchRow> {
+        let model = self.model;
+        let counters = model.timed(prompt, 1).await?.counters;
+        let times = self.rounds(Against::Matmul, async || Ok(model.timed(prompt, 1).await?.first)).await?;
+        Ok(row(Work { what: "first token", prompt, tokens: prompt, counters }, Against::Matmul, times))
+    }
+
+    async fn decode(&mut self, prompt: usize, tokens: usize) -> Result<BenchRow> {
+        let model = self.model;
+        let mut with_prompt = Counters::default();
+        let times = self
+            .rounds(Against::Copy, async || {
+                let timed = model.timed(prompt, 1 + tokens).await?;
+                with_prompt = timed.counters;
+                Ok(timed.rest)
+            })
+            .await?;
+        let counters = with_prompt - model.timed(prompt, 1).await?.counters;
+        Ok(row(Work { what: "decode", prompt, tokens, counters }, Against::Copy, times))
+    }
+
+    /// Seconds of each round of `work`, and what the limit did in a second after each.
+    async fn rounds(
+        &mut self,
+        against: Against,
+        mut work: impl AsyncFnMut() -> Result<f64>,
+    ) -> Result<(Spread, Spread)> {
+        let limit = match against {
+            Against::Copy => &mut self.copy,
+            Against::Matmul => &mut self.matmul,
+        };
+        let start = Instant::now();
+        let (mut times, first_rate) = (Vec::new(), limit.rates.len());
+        while times.len() < self.rounds
+            && (times.len() < ENOUGH_ROUNDS || start.elapsed().as_secs_f64() < LONG_SECONDS)
+        {
+            times.push(work().await?);
+            limit.rates.push(limit.yardstick.rate()?);
+            (self.progress)(self.done + times.len() as u64, self.total);
+        }
+        self.done += self.rounds as u64;
+        (self.progress)(self.done, self.total);
+        Ok((Spread::of(times), Spread::of(limit.rates[first_rate..].to_vec())))
+    }
+}
+
+fn row(work: Work, against: Against, (seconds, limit): (Spread, Spread)) -> BenchRow {
+    let Work { what, prompt, tokens, counters } = work;
+    let (name, needed) = match against {
+        Against::Copy => ("copy", counters.weight_bytes),
+        Against::Matmul => ("matmul", 2 * counters.macs),
+    };
+    let needed_per_second = needed as f64 / seconds.median;
+    BenchRow {
+        what,
+        prompt,
+        tokens,
+        seconds,
+        tokens_per_second: tokens as f64 / seconds.median,
+        counters,
+        limit: name,
+        needed_per_second,
+        limit_per_second: limit.median,
+        ratio: needed_per_second / limit.median,
+    }
+}

@@ -1,0 +1,146 @@
+//! What an adapter does at best: the yardsticks that a bench holds its numbers against, in the same run.
+
+use std::time::Instant;
+
+use crate::{
+    Result,
+    gpu::{AdapterSelection, Buffer, Gpu, GpuOptions, KernelChoice, Recorder},
+    ops::{Activation, Bias, Copy, Matrix, MatrixShape, Precision, RoutedMatmul, variants},
+};
+
+/// Bytes that are copied: more than the caches of CPUs hold, and half a binding of WebGPU's default limits.
+const COPY_BYTES: u64 = 64 << 20;
+
+/// Quads of 16 bytes that one invocation copies, to choose from.
+const COPY_EACH: [u32; 4] = [1, 4, 16, 64];
+
+/// Rows, inputs and outputs of the dense products to choose from.
+const MATMUL_SIZES: [u32; 2] = [512, 1024];
+
+/// Trials of each candidate.
+const TRIALS: usize = 3;
+
+/// A measurement takes at least this long, by repeating the work.
+const SECONDS: f64 = 0.02;
+
+/// Repetitions in one submission at the most.
+const MOST_TURNS: f64 = 64.0;
+
+/// Work whose speed is a limit: bytes that a copy reads and writes in a second, or floating-point operations of a dense
+/// product.
+pub struct Yardstick {
+    /// What it is, in words.
+    pub name: String,
+    recorder: Recorder,
+    record: Box<dyn Fn(&mut Recorder)>,
+    /// Bytes or operations of one turn.
+    amount: f64,
+    /// Turns of one measurement.
+    turns: u32,
+    /// Seconds of the fastest trial of one turn.
+    shortest: f64,
+}
+
+impl Yardstick {
+    fn new(gpu: &Gpu, name: String, amount: f64, record: impl Fn(&mut Recorder) + 'static) -> Result<Self> {
+        let (recorder, record) = (Recorder::new(gpu), Box::new(record));
+        let mut yardstick = Self { name, recorder, record, amount, turns: 1, shortest: f64::INFINITY };
+        // The first turn compiles and commits memory.
+        yardstick.seconds()?;
+        for _ in 0..TRIALS {
+            yardstick.shortest = yardstick.shortest.min(yardstick.seconds()?);
+        }
+        yardstick.turns = (SECONDS / yardstick.shortest).ceil().clamp(1.0, MOST_TURNS) as u32;
+        Ok(yardstick)
+    }
+
+    fn faster(self, other: Self) -> Self {
+        let speed = |it: &Self| it.amount / it.shortest;
+        if speed(&other) > speed(&self) { other } else { self }
+    }
+
+    /// A plain copy of 64 MiB, with the work for each invocation that is fastest here. Bytes read and bytes written both
+    /// count.
+    ///
+    /// # Errors
+    /// What the GPU reports.
+    pub fn copy(gpu: &Gpu) -> Result<Self> {
+        let bytes = COPY_BYTES.min(gpu.capabilities().max_binding).min(gpu.capabilities().max_buffer);
+        gpu.plan("the buffers of the copy", 2 * bytes)?;
+        let (src, dst) = (Buffer::new(gpu, "copy.src", bytes), Buffer::new(gpu, "copy.dst", bytes));
+        let copy = |each| {
+            let (src, dst) = (src.clone(), dst.clone());
+            let name = format!("copy of {} MiB, {each} × 16 bytes for each invocation", bytes >> 20);
+            Self::new(gpu, name, 2.0 * bytes as f64, move |recorder| {
+                Copy { src: &src, dst: &dst, quads: (bytes / 16) as u32, each }.record(recorder);
+            })
+        };
+        let [first, others @ ..] = COPY_EACH;
+        others.into_iter().try_fold(copy(first)?, |best, each| Ok(best.faster(copy(each)?)))
+    }
+
+    /// A dense product of square f32 matrices, with the kernel and the size that are fastest here. A multiply-accumulate
+    /// counts as two operations.
+    ///
+    /// # Errors
+    /// What the GPU reports.
+    pub async fn matmul(gpu: &Gpu) -> Result<Self> {
+        let [small, large] = MATMUL_SIZES;
+        let mut best = Self::dense(gpu, small, small)?;
+        for kernels in [KernelChoice::Plain, KernelChoice::Workgroup] {
+            let adapter = AdapterSelection::Name(gpu.capabilities().name.clone());
+            // An adapter may refuse another device: then its kernels are no candidates.
+            if let Ok(gpu) = Gpu::new(GpuOptions::new().adapter(adapter).kernels(kernels)).await {
+                best = best.faster(Self::dense(&gpu, small, small)?);
+            }
+        }
+        let larger = Self::dense(best.recorder.gpu(), large, large)?;
+        Ok(best.faster(larger))
+    }
+
+    /// A dense f32 product of `rows` rows with a square matrix.
+    ///
+    /// # Errors
+    /// What the GPU reports.
+    pub fn dense(gpu: &Gpu, rows: u32, width: u32) -> Result<Self> {
+        let matrix = Matrix::new(gpu, "matmul.weights", MatrixShape::dense(width, width), Precision::F32)?;
+        let activations = || Buffer::new(gpu, "matmul.rows", 4 * u64::from(rows) * u64::from(width));
+        let (src, dst) = (activations(), activations());
+        let operations = 2.0 * f64::from(rows) * f64::from(width) * f64::from(width);
+        let variants = variants(gpu.kernel_choice(), gpu.capabilities());
+        let variant = variants.iter().find(|(kernel, _)| *kernel == "routed_matmul");
+        let variant = variant.map_or("plain", |(_, variant)| variant);
+        let name = format!("dense f32 product {rows} × {width} × {width}, {variant} kernel");
+        Self::new(gpu, name, operations, move |recorder| {
+            RoutedMatmul {
+                src: &src,
+                matrix: &matrix,
+                groups: None,
+                bias: Bias::None,
+                activation: Activation::None,
+                dst: &dst,
+                rows,
+                src_div: 1,
+            }
+            .record(recorder);
+        })
+    }
+
+    /// Measures once: bytes or operations per second.
+    ///
+    /// # Errors
+    /// What the GPU reports.
+    pub fn rate(&mut self) -> Result<f64> {
+        Ok(self.amount * f64::from(self.turns) / self.seconds()?)
+    }
+
+    fn seconds(&mut self) -> Result<f64> {
+        let start = Instant::now();
+        for _ in 0..self.turns {
+            (self.record)(&mut self.recorder);
+        }
+        self.recorder.submit();
+        self.recorder.gpu().settle()?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+}
