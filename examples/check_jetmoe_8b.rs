@@ -11,34 +11,34 @@ use serde::Deserialize;
 
 /// What a model is expected to compute.
 #[derive(Deserialize)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// The tokens whose logits are compared.
-    pub ids: Vec<u32>,
+    pub(crate) ids: Vec<u32>,
     /// The mean of each token's logits.
-    pub logit_means: Numbers,
+    pub(crate) logit_means: Numbers,
     /// The first logits of the first token.
-    pub logit_slice: Numbers,
+    pub(crate) logit_slice: Numbers,
     /// Texts continued with the likeliest tokens.
-    pub greedy: Vec<Greedy>,
+    pub(crate) greedy: Vec<Greedy>,
 }
 
 /// Numbers, and how far from them is near enough: `tolerance · (1 + |value|)`.
 #[derive(Deserialize)]
-pub struct Numbers {
-    pub values: Vec<f64>,
-    pub tolerance: f64,
+pub(crate) struct Numbers {
+    pub(crate) values: Vec<f64>,
+    pub(crate) tolerance: f64,
 }
 
 /// Prompts that run side by side, and each with its continuation.
 #[derive(Deserialize)]
-pub struct Greedy {
-    pub prompts: Vec<String>,
-    pub max_new: usize,
-    pub texts: Vec<String>,
+pub(crate) struct Greedy {
+    pub(crate) prompts: Vec<String>,
+    pub(crate) max_new: usize,
+    pub(crate) texts: Vec<String>,
 }
 
 /// Says where the model differs from what is expected of it; nothing where it does not.
-pub fn differences(model: &Model, expected: &Expected) -> headwise::Result<Vec<String>> {
+pub(crate) fn differences(model: &Model, expected: &Expected) -> headwise::Result<Vec<String>> {
     let logits = block_on(model.logits(&[&expected.ids]))?.remove(0);
     let mean = |row: &[f32]| row.iter().map(|&value| f64::from(value)).sum::<f64>() / row.len() as f64;
     let means: Vec<f64> = logits.values.chunks(logits.vocab).map(mean).collect();

@@ -2,7 +2,7 @@
 //! number and text that differs. JetMoE-8B is too large for a test; its expectations have the form of these.
 #![cfg(feature = "tokenizer")]
 
-#[allow(dead_code, missing_docs)] // its `main` runs elsewhere
+#[allow(dead_code)] // its `main` runs elsewhere
 #[path = "../examples/check_jetmoe_8b.rs"]
 mod check;
 
