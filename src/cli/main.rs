@@ -9,6 +9,7 @@ mod failure;
 mod fill;
 mod generate;
 mod heads;
+mod hub;
 mod image;
 mod info;
 mod interrupt;
