@@ -433,3 +433,67 @@ fn the_token_is_told_to_the_hub_alone() {
         assert_eq!(request.ends_with(" +secret"), !request.starts_with("storage"), "{request}");
     }
 }
+
+// -- the command ------------------------------------------------------------------------------------
+
+/// Runs the command with an environment that names the hub and the cache's home; exit code, stdout, stderr.
+#[cfg(feature = "cli")]
+fn headwise(hub: &Hub, home: &Path, args: &[&str]) -> (i32, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_headwise"));
+    for name in
+        ["HF_HUB_CACHE", "HF_HUB_OFFLINE", "RUST_LOG", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
+    {
+        command.env_remove(name);
+    }
+    command.env("HF_ENDPOINT", &hub.endpoint).env("HF_HOME", home).env("HF_TOKEN", "secret");
+    let output = command.args(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn every_command_takes_a_repository_for_a_model() {
+    let (hub, _, cache) = start("command");
+    let home = cache.parent().unwrap();
+    let size = files()[WEIGHTS].len();
+    // Facts take no weights.
+    let (code, text, _) = headwise(&hub, home, &["info", "--model", "tiny/jetmoe"]);
+    assert_eq!((code, text.contains("family      jetmoe")), (0, true), "{text}");
+    assert!(hub.sent() < size);
+    assert!(hub.requests().iter().all(|line| line.ends_with(" +secret") || line.starts_with("storage")));
+
+    // Nor does what does not fit.
+    let (code, text, error) = headwise(
+        &hub,
+        home,
+        &["generate", "--model", "tiny/jetmoe", "--ids", "1", "--memory-limit", "64KiB"],
+    );
+    assert_eq!((code, text.as_str()), (1, ""), "{error}");
+    assert!(error.starts_with("error: the model tiny/jetmoe needs 1"), "{error}");
+    assert!(error.ends_with(" KiB, but the memory limit gives 64.0 KiB\n"), "{error}");
+    assert_eq!(hub.sent(), 65536);
+
+    let logits = |model: &str| {
+        let out = home.join("out.safetensors");
+        let args = ["logits", "--model", model, "--ids", "1,2,3", "--out", out.to_str().unwrap()];
+        let (code, _, remark) = headwise(&hub, home, &args);
+        assert_eq!(code, 0, "{remark}");
+        (fs::read(out).unwrap(), remark)
+    };
+    let (fetched, remark) = logits("tiny/jetmoe");
+    let here = home.join("hub").display().to_string();
+    for part in ["tiny/jetmoe: 130.2 KiB to download into ", &here, ", free ", " on the GPU as f32, free "] {
+        assert!(remark.contains(part), "no {part:?} in {remark}");
+    }
+    let (again, remark) = logits("tiny/jetmoe");
+    assert!(fetched == logits(TINY).0 && fetched == again && remark.is_empty(), "{remark}");
+
+    for (model, status) in [("no/folder", "404"), ("tiny/jetmoe@v9", "404")] {
+        let (code, _, error) = headwise(&hub, home, &["info", "--model", model]);
+        assert_eq!((code, error.lines().count()), (1, 1));
+        for part in [&format!("{model} on http://"), status, &format!("nor is there a folder {model}")] {
+            assert!(error.contains(part), "no {part:?} in {error}");
+        }
+    }
+}
