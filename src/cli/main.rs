@@ -3,6 +3,7 @@
 mod adapters;
 mod args;
 mod bytes;
+mod chat;
 mod classify;
 mod convert;
 mod failure;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Generate(args) => generate::run(args, &cli.shared),
+        Command::Chat(args) => chat::run(args, &cli.shared),
         Command::Translate(args) => translate::run(args, &cli.shared),
         Command::Fill(args) => fill::run(args, &cli.shared),
         Command::Classify(args) => classify::run(args, &cli.shared),

@@ -18,6 +18,17 @@ pub struct Counters {
     pub passes: u64,
 }
 
+impl Counters {
+    /// What was recorded after `before`.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            dispatches: self.dispatches - before.dispatches,
+            macs: self.macs - before.macs,
+            passes: self.passes - before.passes,
+        }
+    }
+}
+
 /// One kernel launch.
 pub struct Dispatch<'a> {
     pub kernel: &'static Kernel,

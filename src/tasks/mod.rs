@@ -1,5 +1,9 @@
 //! What a user calls: load a model, generate text, look at logits and routes.
 
+#[cfg(feature = "chat")]
+mod chat;
+#[cfg(feature = "chat")]
+mod chat_template;
 mod classify;
 #[cfg(not(target_arch = "wasm32"))]
 mod convert;
@@ -26,6 +30,10 @@ mod translation;
 #[cfg(not(target_arch = "wasm32"))]
 mod upcycle;
 
+#[cfg(feature = "chat")]
+pub use chat::{Chat, Reply};
+#[cfg(feature = "chat")]
+pub use chat_template::{ChatMessage, ChatTemplate};
 pub use classify::{Class, Classification, Image};
 /// The tokenizer of a model folder.
 #[cfg(any(feature = "tokenizer", not(target_arch = "wasm32")))]
