@@ -98,7 +98,7 @@ impl ChatTemplate {
         let environment = self.environment()?;
         let template = environment.get_template(&self.file).map_err(|error| self.error(&error))?;
         let message = |message: &ChatMessage| {
-            Jinja::from_iter([("role", message.role.as_str()), ("content", message.content.as_str())])
+            Jinja::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
         };
         let messages: Jinja = messages.iter().map(message).collect();
         let tokens = self.tokens.iter().map(|(name, token)| (*name, Jinja::from(token.as_str())));
@@ -108,7 +108,7 @@ impl ChatTemplate {
         // Templates ask whether these are none, not whether they are defined.
         values.insert("tools", ().into());
         values.insert("documents", ().into());
-        template.render(Jinja::from_iter(values)).map_err(|error| self.error(&error))
+        template.render(Jinja::from_pairs(values)).map_err(|error| self.error(&error))
     }
 
     fn environment(&self) -> Result<Environment<'_>> {
