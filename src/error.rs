@@ -38,6 +38,21 @@ pub enum Error {
         why: String,
     },
 
+    /// A hub did not give a file.
+    #[error("{repo} on {hub}: {file}: {message}")]
+    Hub {
+        /// The hub's address.
+        hub: String,
+        /// The repository, with its revision where that is not the main branch.
+        repo: String,
+        /// The file.
+        file: String,
+        /// The answer's HTTP status, where there was one: 401 and 403 deny, 404 knows no such file.
+        status: Option<u16>,
+        /// What went wrong, and what may help.
+        message: String,
+    },
+
     // -- arguments -----------------------------------------------------------------------------
     /// A caller's argument is out of range.
     #[error("{name}: found {found}, expected {expected}")]

@@ -29,8 +29,10 @@
 //! - [`Error`] is the one error type; GPU errors, lost devices and hostile files come back as values.
 //!
 //! # Features
-//! - `cli` (default): the `headwise` command; brings the other two.
+//! - `cli` (default): the `headwise` command; brings the others.
 //! - `tokenizer`: text in and out.
+//! - `chat`: conversations in the form of a model's chat template, [`Chat`]; brings `tokenizer`.
+//! - `hub`: models from a hub, [`Hub`]; not in a browser.
 //! - `demo-model`: embeds the demo models, 20 MB for generation, 20 MB for translation, 6 MB for masks, 1 MB for images.
 //!   A program carries only those that it names; the `headwise` command carries all.
 // In a browser everything lives on one thread, and wgpu's handles say so.
@@ -57,6 +59,8 @@ pub use gpu::{AdapterReport, AdapterSelection, Capabilities, Counters, Gpu, GpuO
 pub use ops::Precision;
 pub use tasks::*;
 pub use weights::Source;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+pub use weights::{Hub, HubModel, HubRepo};
 
 /// Runs one of the async functions to its end, for programs without an async runtime.
 #[cfg(not(target_arch = "wasm32"))]

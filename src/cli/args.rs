@@ -1,13 +1,13 @@
 //! What can be said on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use headwise::{
     AdapterSelection, Error, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision, Source,
 };
 
-use super::{bytes, progress};
+use super::{bytes, hub, progress};
 
 /// Heading of the options that several commands share.
 const COMMON: &str = "Model and adapter";
@@ -29,6 +29,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     Generate(GenerateArgs),
+    Chat(super::chat::ChatArgs),
     Translate(super::translate::TranslateArgs),
     Fill(super::fill::FillArgs),
     Classify(super::classify::ClassifyArgs),
@@ -56,7 +57,8 @@ pub struct Shared {
 #[derive(Args)]
 #[command(next_help_heading = COMMON)]
 pub struct ModelArgs {
-    /// Model folder: config.json, safetensors, tokenizer.json [default: the command's built-in demo model]
+    /// Model folder: config.json, safetensors, tokenizer.json; or owner/name[@revision] on a hub [default: the command's
+    /// built-in demo model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// How the weights are stored on the GPU [default: as in the files, bf16 as f16]
@@ -210,9 +212,16 @@ impl Shared {
 }
 
 impl ModelArgs {
-    /// The model's files, or those of the command's own model.
+    /// The model's files, or those of the command's own model; headers stand for weights that are on a hub.
     pub fn source(&self, built_in: fn() -> Source) -> Result<Source, Error> {
         let Some(folder) = &self.model else { return Ok(built_in()) };
+        match hub::repository(folder) {
+            Some(repository) => hub::preview(&repository),
+            None => Self::folder(folder),
+        }
+    }
+
+    fn folder(folder: &Path) -> Result<Source, Error> {
         let path = folder.display().to_string();
         match std::fs::metadata(folder) {
             Ok(found) if found.is_dir() => Ok(Source::folder(folder)),
@@ -254,12 +263,27 @@ impl ModelArgs {
 
     /// Opens the GPU and loads the model, or the command's own.
     pub fn load(&self, shared: &Shared, built_in: fn() -> Source) -> Result<Model, Error> {
+        let (gpu, source) = self.find(shared, built_in)?;
+        self.load_from(shared, &gpu, &source)
+    }
+
+    /// Opens the GPU and finds the model's files, fetching them where they are on a hub.
+    pub fn find(&self, shared: &Shared, built_in: fn() -> Source) -> Result<(Gpu, Source), Error> {
+        if let Some(repository) = self.model.as_deref().and_then(hub::repository) {
+            let gpu = self.open(shared)?;
+            let source = hub::fetch(&repository, &gpu, self.precision(), shared.quiet)?;
+            return Ok((gpu, source));
+        }
         let source = self.source(built_in)?;
-        let gpu = self.open(shared)?;
+        Ok((self.open(shared)?, source))
+    }
+
+    /// Loads the model.
+    pub fn load_from(&self, shared: &Shared, gpu: &Gpu, source: &Source) -> Result<Model, Error> {
         let mut options = LoadOptions::new().progress(progress::bar(shared.quiet));
         if let Some(precision) = self.precision() {
             options = options.precision(precision);
         }
-        pollster::block_on(Model::load(&gpu, &source, options))
+        pollster::block_on(Model::load(gpu, source, options))
     }
 }

@@ -4,12 +4,14 @@ mod adapters;
 mod args;
 mod bench;
 mod bytes;
+mod chat;
 mod classify;
 mod convert;
 mod failure;
 mod fill;
 mod generate;
 mod heads;
+mod hub;
 mod image;
 mod info;
 mod interrupt;
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Generate(args) => generate::run(args, &cli.shared),
+        Command::Chat(args) => chat::run(args, &cli.shared),
         Command::Translate(args) => translate::run(args, &cli.shared),
         Command::Fill(args) => fill::run(args, &cli.shared),
         Command::Classify(args) => classify::run(args, &cli.shared),

@@ -159,14 +159,23 @@ impl Gpu {
         self.0.allocated.load(Ordering::Relaxed)
     }
 
+    /// Bytes that models and sessions may still take, where that is known.
+    pub fn memory_left(&self) -> Option<u64> {
+        self.bounds().into_iter().filter_map(|(have, _)| have).min()
+    }
+
+    /// What bounds the memory, each with its name.
+    fn bounds(&self) -> [(Option<u64>, &'static str); 2] {
+        let limited = self.0.memory_limit.map(|limit| limit.saturating_sub(self.allocated_bytes()));
+        [(limited, "the memory limit"), (self.available_bytes(), "the machine")]
+    }
+
     /// Refuses `what` when its `need` of bytes is known not to fit.
     ///
     /// # Errors
     /// [`Error::TooLarge`] with need and have.
     pub fn plan(&self, what: &str, need: u64) -> Result<()> {
-        let limited = self.0.memory_limit.map(|limit| limit.saturating_sub(self.allocated_bytes()));
-        let bounds = [(limited, "the memory limit"), (self.available_bytes(), "the machine")];
-        for (have, limit) in bounds {
+        for (have, limit) in self.bounds() {
             if let Some(have) = have.filter(|&have| have < need) {
                 return Err(Error::TooLarge { what: what.to_owned(), need, have, limit: limit.to_owned() });
             }

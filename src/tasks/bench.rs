@@ -265,7 +265,7 @@ impl Bencher<'_> {
         let counters = session.counters();
         let times = self
             .rounds(Against::Matmul, async || {
-                session.restart();
+                session.rewind(0, 0);
                 let start = Instant::now();
                 read_prompt(&mut session, &ids).await?;
                 Ok(start.elapsed().as_secs_f64())

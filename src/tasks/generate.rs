@@ -23,7 +23,7 @@ pub struct Generate {
     top_k: Option<u32>,
     top_p: f32,
     seed: u64,
-    stop: Option<Vec<u32>>,
+    pub(super) stop: Option<Vec<u32>>,
     pub(super) routes: bool,
     pub(super) cancel: Cancel,
 }
@@ -252,12 +252,32 @@ impl Model {
             step_tokens: total.min(PREFILL_TOKENS).max(prompts.len()) as u32,
             logit_rows: prompts.len() as u32,
         };
-        let session = Session::new(&self.gpu, &self.transformer, layout)?;
+        let mut session = Session::new(&self.gpu, &self.transformer, layout)?;
         let stop = options.stop.as_ref().unwrap_or(&self.info().eos);
-        let mut run = Run::new(session, options, stop, context, prompts, on_token);
+        let mut run = Run::new(&mut session, options, stop, context, prompts, on_token);
         run.prefill(prompts).await?;
         let shortest = prompts.iter().map(|ids| ids.len()).min().unwrap_or(0);
         run.decode(capacity - shortest).await?;
+        Ok(run.finish())
+    }
+
+    /// Continues `prompt`, whose first tokens `session` has read: as many as its position says, fewer than all.
+    #[cfg(feature = "chat")]
+    pub(super) async fn continue_session(
+        &self,
+        session: &mut Session,
+        capacity: usize,
+        prompt: &[u32],
+        options: &Generate,
+        stop: &[u32],
+        on_token: impl FnMut(&Token) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        options.check()?;
+        let kept = session.position(0) as usize;
+        let rest = [prompt.get(kept..).unwrap_or_default()];
+        let mut run = Run::new(session, options, stop, capacity, &rest, on_token).behind(kept);
+        run.prefill(&rest).await?;
+        run.decode(capacity - prompt.len()).await?;
         Ok(run.finish())
     }
 

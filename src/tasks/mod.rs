@@ -4,6 +4,10 @@
 mod bench;
 #[cfg(not(target_arch = "wasm32"))]
 mod bench_report;
+#[cfg(feature = "chat")]
+mod chat;
+#[cfg(feature = "chat")]
+mod chat_template;
 mod classify;
 #[cfg(not(target_arch = "wasm32"))]
 mod convert;
@@ -37,6 +41,10 @@ pub(crate) mod yardstick;
 pub use bench::Bench;
 #[cfg(not(target_arch = "wasm32"))]
 pub use bench_report::{BenchReport, BenchRow, Limit, Spread};
+#[cfg(feature = "chat")]
+pub use chat::{Chat, Reply};
+#[cfg(feature = "chat")]
+pub use chat_template::{ChatMessage, ChatTemplate};
 pub use classify::{Class, Classification, Image};
 /// The tokenizer of a model folder.
 #[cfg(any(feature = "tokenizer", not(target_arch = "wasm32")))]

@@ -8,7 +8,7 @@ use super::{
     logits::steps,
     session::{PendingTokens, Session},
 };
-use crate::Result;
+use crate::{Result, gpu::Counters};
 
 /// Decode steps submitted ahead of the one whose tokens are being read.
 const STEPS_AHEAD: usize = 3;
@@ -31,7 +31,9 @@ impl Sequence {
 
 /// One call of `generate_ids`.
 pub(super) struct Run<'a, F> {
-    session: Session,
+    session: &'a mut Session,
+    /// What the session had counted before.
+    before: Counters,
     options: &'a Generate,
     stop: &'a [u32],
     context: usize,
@@ -44,7 +46,7 @@ pub(super) struct Run<'a, F> {
 
 impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
     pub fn new(
-        session: Session,
+        session: &'a mut Session,
         options: &'a Generate,
         stop: &'a [u32],
         context: usize,
@@ -52,13 +54,25 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
         on_token: F,
     ) -> Self {
         let sequences = prompts.iter().map(|ids| Sequence::new(ids.len())).collect();
-        Self { session, options, stop, context, pending: VecDeque::new(), sequences, on_token, broken: false }
+        let before = session.counters();
+        let pending = VecDeque::new();
+        Self { session, before, options, stop, context, pending, sequences, on_token, broken: false }
+    }
+
+    /// Counts the `kept` tokens that every sequence of the session has read before these prompts.
+    #[cfg(feature = "chat")]
+    pub fn behind(mut self, kept: usize) -> Self {
+        for sequence in &mut self.sequences {
+            sequence.prompt_len += kept;
+            sequence.prompt_reported += kept;
+        }
+        self
     }
 
     /// What was generated.
     pub fn finish(self) -> Generation {
         Generation {
-            counters: self.session.counters(),
+            counters: self.session.counters() - self.before,
             stopped: self.sequences.iter().map(|s| s.stopped.unwrap_or(StopReason::Cancelled)).collect(),
             ids: self.sequences.into_iter().map(|sequence| sequence.ids).collect(),
         }

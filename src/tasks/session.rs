@@ -95,10 +95,19 @@ impl Session {
         self.recorder.counters()
     }
 
-    /// Forgets every sequence: what comes next starts at position 0 and overwrites the cache.
+    /// Goes back to an earlier position of a sequence: what it has read from there on is forgotten.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn restart(&mut self) {
-        self.positions.fill(0);
+    pub fn rewind(&mut self, sequence: u32, position: u32) {
+        if let Some(now) = self.positions.get_mut(sequence as usize) {
+            // Later keys stay where they are until new ones take their place; no row sees them.
+            *now = position.min(*now);
+        }
+    }
+
+    /// The next position of a sequence.
+    #[cfg(feature = "chat")]
+    pub fn position(&self, sequence: u32) -> u32 {
+        self.positions.get(sequence as usize).copied().unwrap_or(0)
     }
 
     /// Records a step over `runs` of (sequence, ids), each sequence at most once and in order. `logit_rows` are
@@ -257,6 +266,12 @@ impl Session {
         let routes = routes.then(|| Routes::new(&self.transformer.spec.stack, tokens, rest));
         Ok((bytemuck::pod_collect_to_vec(ids), routes))
     }
+}
+
+/// The most positions of a sequence on a device, for a model of this context.
+#[cfg(feature = "chat")]
+pub(super) fn most_positions(gpu: &Gpu, context: u32) -> u32 {
+    if gpu.capabilities().software { context.min(SOFTWARE_CAPACITY) } else { context }
 }
 
 /// Refuses a key/value cache that the device cannot bind, or whose attention a software adapter cannot compute.

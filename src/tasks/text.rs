@@ -40,6 +40,19 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The ids of a text that has its special tokens in it: none are added.
+    #[cfg(feature = "chat")]
+    pub(super) fn encode_as_it_is(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, false).map_err(|error| self.error(&error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The id of a token by its name in the vocabulary.
+    #[cfg(feature = "chat")]
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
     /// The ids of a text as [`Tokenizer::encode`] gives them, each with the part of the text that it stands for.
     /// These parts, one after the other, are the text.
     ///

@@ -18,7 +18,7 @@ pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The most files of one checkpoint; the largest public ones have under 200.
 const MAX_FILES: usize = 512;
 /// The longest index that is read.
-const MAX_INDEX: u64 = 16 << 20;
+pub(super) const MAX_INDEX: u64 = 16 << 20;
 
 /// The headers of all files of a checkpoint.
 pub(crate) struct Checkpoint {
@@ -222,6 +222,12 @@ fn parse_index(json: &[u8], path: &str) -> Result<HashMap<String, String>> {
     let index: Index = serde_json::from_slice(json)
         .map_err(|e| Error::bad_file(path, "weight_map", e, "JSON that maps each tensor to its file"))?;
     Ok(index.weight_map.0)
+}
+
+/// The names of an index's files.
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+pub(super) fn shard_names(json: &[u8], path: &str) -> Result<Vec<String>> {
+    Ok(shards(&parse_index(json, path)?, path)?.into_iter().map(str::to_owned).collect())
 }
 
 /// The files that the index lists, in order of name.

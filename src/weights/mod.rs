@@ -11,6 +11,8 @@ mod folder;
 mod header;
 #[cfg(target_arch = "wasm32")]
 mod http;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+mod hub;
 mod place;
 mod quantize;
 mod reader;
@@ -33,11 +35,15 @@ pub(crate) use fields::shown;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use folder::NewFolder;
 pub(crate) use header::TensorInfo;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+pub use hub::{Hub, HubModel, HubRepo};
 pub(crate) use place::{Layout, Order};
 pub use quantize::pack_rows;
 use reader::Reader;
 pub(crate) use request::{Form, Piece, Request, check_shapes};
 pub use source::Source;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+use source::check_name;
 pub(crate) use stream::Chunk;
 pub(crate) use upload::{Store, upload};
 #[cfg(not(target_arch = "wasm32"))]

@@ -24,6 +24,13 @@ enum Kind {
         name: String,
         files: Vec<(Cow<'static, str>, Cow<'static, [u8]>)>,
     },
+    /// A folder without its weights: `(file name, first bytes, length)` stand for them.
+    #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+    Headers {
+        folder: PathBuf,
+        name: String,
+        files: Vec<(String, Vec<u8>, u64)>,
+    },
     #[cfg(target_arch = "wasm32")]
     Http(String),
 }
@@ -39,6 +46,12 @@ impl Source {
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn file(path: impl AsRef<Path>) -> Self {
         Source(Kind::File(path.as_ref().to_owned()))
+    }
+
+    /// A folder some of whose files are elsewhere, as `(file name, first bytes, length)`; `name` stands for where.
+    #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+    pub(super) fn headers(name: String, folder: PathBuf, files: Vec<(String, Vec<u8>, u64)>) -> Self {
+        Source(Kind::Headers { folder, name, files })
     }
 
     /// Files compiled into the program, as `(file name, bytes)`. `name` stands for the folder in messages.
@@ -116,6 +129,14 @@ impl Source {
                 Some((_, bytes)) => (Bytes::Memory(bytes), Some(bytes.len() as u64)),
                 None => return Ok(None),
             },
+            #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+            Kind::Headers { folder, files, .. } => match files.iter().find(|(file, ..)| file == name) {
+                Some((_, head, len)) => (Bytes::Memory(head), Some(*len)),
+                None => match open_regular(&folder.join(name), &path)? {
+                    Some((file, len)) => (Bytes::File(file), Some(len)),
+                    None => return Ok(None),
+                },
+            },
             #[cfg(target_arch = "wasm32")]
             Kind::Http(_) => match super::http::Body::get(&path).await? {
                 Some(body) => {
@@ -136,6 +157,13 @@ impl Source {
             #[cfg(not(target_arch = "wasm32"))]
             Kind::File(file) => file.display().to_string(),
             Kind::Memory { name: folder, .. } => format!("{folder}/{name}"),
+            #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+            Kind::Headers { folder, name: elsewhere, files } => {
+                match files.iter().any(|(file, ..)| file == name) {
+                    true => format!("{elsewhere}/{name}"),
+                    false => folder.join(name).display().to_string(),
+                }
+            }
             #[cfg(target_arch = "wasm32")]
             Kind::Http(base) => format!("{base}{name}"),
         }

@@ -1,0 +1,158 @@
+//! `headwise chat`
+
+use std::{
+    io::{self, BufRead, IsTerminal, Read, Write},
+    ops::ControlFlow,
+};
+
+use clap::Args;
+use headwise::{Cancel, Chat, ChatMessage, ChatTemplate, Error, Generate, Reply, Source, Token};
+
+use super::{
+    args::{ModelArgs, Shared},
+    failure::{self, Failure},
+    interrupt::Interrupt,
+    output::{self, fit_to_print},
+};
+
+/// The longest line that is read.
+const MAX_LINE: u64 = 1 << 20;
+
+/// Talk with a model that has a chat template
+#[derive(Args)]
+#[command(
+    after_help = "Each line of stdin is a message, answered on stdout as it comes; what was said is kept. Ctrl-C ends \
+        an answer, /reset the conversation, /quit or the end of stdin the command. The built-in models continue texts and \
+        do not chat.\n\n\
+        Example:\n  headwise chat --model jetmoe/jetmoe-8b-chat --system \"Answer in one sentence.\""
+)]
+pub struct ChatArgs {
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Tokens of an answer at the most
+    #[arg(long, value_name = "N", default_value = "512")]
+    max_new: usize,
+    /// Tokens of the conversation at the most [default: the model's context]
+    #[arg(long, value_name = "N")]
+    context: Option<u32>,
+    /// Divide the logits by T; 0 is greedy
+    #[arg(long, value_name = "T", default_value = "0.8")]
+    temperature: f32,
+    /// Sample from the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value = "40")]
+    top_k: u32,
+    /// Sample from the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P", default_value = "0.95")]
+    top_p: f32,
+    /// Same seed, same adapter: same answers
+    #[arg(long, value_name = "S", default_value = "0")]
+    seed: u64,
+    /// Always take the likeliest token, whatever the options above say
+    #[arg(long)]
+    greedy: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
+    let (gpu, source) = args.model.find(shared, Source::demo)?;
+    // A model that cannot chat is refused before it is loaded.
+    let template = pollster::block_on(ChatTemplate::read(&source))?;
+    let model = args.model.load_from(shared, &gpu, &source)?;
+    let mut chat = Chat::new(&model, template, args.context)?;
+    chat.set_messages(start(args));
+    let interrupt = Interrupt::new();
+    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    loop {
+        if terminal {
+            show("> ")?;
+        }
+        let Some(line) = read_line()? else { break };
+        match line.trim() {
+            "" => continue,
+            "/quit" | "/exit" => break,
+            "/reset" => {
+                chat.set_messages(start(args));
+                continue;
+            }
+            _ => {}
+        }
+        let cancel = interrupt.answer();
+        let answered = answer(&mut chat, &line, &options(args, &cancel));
+        interrupt.done();
+        match answered {
+            Ok(reply) if !shared.quiet => remark(&reply),
+            Ok(_) => {}
+            // Somebody is there who can say something else, or start anew.
+            Err(Failure::Failed(error @ (Error::Argument { .. } | Error::BadFile { .. }))) if terminal => {
+                failure::print(&error.to_string());
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    if terminal { output::line("") } else { Ok(()) }
+}
+
+/// What every conversation starts with.
+fn start(args: &ChatArgs) -> Vec<ChatMessage> {
+    args.system.iter().map(|text| ChatMessage::new("system", text.as_str())).collect()
+}
+
+fn options(args: &ChatArgs, cancel: &Cancel) -> Generate {
+    let options = Generate::new()
+        .max_new(args.max_new)
+        .temperature(args.temperature)
+        .top_k((args.top_k > 0).then_some(args.top_k))
+        .top_p(args.top_p)
+        .seed(args.seed)
+        .cancel(cancel);
+    if args.greedy { options.greedy() } else { options }
+}
+
+/// Shows an answer as it comes.
+fn answer(chat: &mut Chat<'_>, text: &str, options: &Generate) -> Result<Reply, Failure> {
+    let terminal = io::stdout().is_terminal();
+    let mut failed = None;
+    let on_token = |token: &Token| match show(&fit_to_print(&token.text, terminal)) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(failure) => {
+            failed = Some(failure);
+            ControlFlow::Break(())
+        }
+    };
+    let reply = pollster::block_on(chat.reply(text, options, on_token))?;
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
+    show("\n")?;
+    Ok(reply)
+}
+
+fn show(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+fn remark(reply: &Reply) {
+    let (prompt, kept, new) = (reply.prompt_tokens, reply.kept_tokens, reply.ids.len());
+    // Losing a remark is no reason to fail.
+    let _ = writeln!(io::stderr(), "({} tokens read, {kept} kept, {new} written)", prompt - kept);
+}
+
+/// The next line of stdin without its end; none at the end of stdin.
+fn read_line() -> Result<Option<String>, Error> {
+    let stdin = |source| Error::Io { path: "stdin".to_owned(), source };
+    let mut line = String::new();
+    io::stdin().lock().take(MAX_LINE + 1).read_line(&mut line).map_err(stdin)?;
+    if line.len() as u64 > MAX_LINE {
+        return Err(stdin(io::Error::other("a line is longer than 1 MiB")));
+    }
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let end = line.trim_end_matches(['\r', '\n']).len();
+    line.truncate(end);
+    Ok(Some(line))
+}

@@ -1,0 +1,167 @@
+//! A conversation with a model that keeps what it has read.
+
+use std::ops::ControlFlow;
+
+use super::{
+    ChatMessage, ChatTemplate, Generate, Model, StopReason, Token,
+    generate::PREFILL_TOKENS,
+    session::{Session, SessionLayout, most_positions},
+};
+use crate::{Error, Result, gpu::Counters};
+
+/// A conversation.
+///
+/// Each turn renders the whole conversation with the model's template, but the model reads only what it has not read: keys
+/// and values of the turns before stay on the GPU.
+pub struct Chat<'a> {
+    model: &'a Model,
+    template: ChatTemplate,
+    messages: Vec<ChatMessage>,
+    session: Session,
+    /// Positions of the session.
+    capacity: usize,
+    /// The ids that the session has read, first to last.
+    read: Vec<u32>,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// What it says; it is the last of the conversation's messages.
+    pub text: String,
+    /// Its tokens, a stop token included.
+    pub ids: Vec<u32>,
+    /// Why it ended.
+    pub stopped: StopReason,
+    /// Tokens of the conversation before the answer.
+    pub prompt_tokens: usize,
+    /// How many of these were in the cache; the others were read.
+    pub kept_tokens: usize,
+    /// Exact counts of this turn's GPU work.
+    pub counters: Counters,
+}
+
+impl<'a> Chat<'a> {
+    /// Starts a conversation of at most `context` tokens, or of the model's context.
+    ///
+    /// # Errors
+    /// A model that does not write, or has no tokenizer, and [`Error::TooLarge`] when the cache does not fit.
+    pub fn new(model: &'a Model, template: ChatTemplate, context: Option<u32>) -> Result<Self> {
+        model.check_generates()?;
+        model.tokenizer()?;
+        let most = most_positions(&model.gpu, model.info().context);
+        let capacity = context.unwrap_or(most);
+        if capacity == 0 || capacity > most {
+            return Err(Error::argument("context", capacity, format!("at least 1, at most {most}")));
+        }
+        let layout = SessionLayout {
+            sequences: 1,
+            capacity,
+            step_tokens: capacity.min(PREFILL_TOKENS as u32),
+            logit_rows: 1,
+        };
+        let session = Session::new(&model.gpu, &model.transformer, layout)?;
+        let (messages, read) = (Vec::new(), Vec::new());
+        Ok(Self { model, template, messages, session, capacity: capacity as usize, read })
+    }
+
+    /// What was said, first to last.
+    pub fn messages(&self) -> &[ChatMessage] {
+        &self.messages
+    }
+
+    /// Replaces what was said: a system message to start with, an earlier conversation to go on with, nothing to start anew.
+    /// What stays the same at the start is not read again.
+    pub fn set_messages(&mut self, messages: impl Into<Vec<ChatMessage>>) {
+        self.messages = messages.into();
+    }
+
+    /// Says `text` and lets the model answer. `on_token` sees each of the answer's tokens as it comes and may end the
+    /// answer, as [`Generate::cancel`] may; what was said until then stays in the conversation.
+    ///
+    /// # Errors
+    /// What the template objects to, a conversation that is longer than the context, and what the GPU reports. The
+    /// conversation is then as it was.
+    pub async fn reply(
+        &mut self,
+        text: &str,
+        options: &Generate,
+        on_token: impl FnMut(&Token) -> ControlFlow<()>,
+    ) -> Result<Reply> {
+        self.messages.push(ChatMessage::new("user", text));
+        let reply = self.answer(options, on_token).await;
+        match &reply {
+            Ok(reply) => self.messages.push(ChatMessage::new("assistant", reply.text.as_str())),
+            Err(_) => drop(self.messages.pop()),
+        }
+        reply
+    }
+
+    /// The answer to the messages.
+    async fn answer(
+        &mut self,
+        options: &Generate,
+        mut on_token: impl FnMut(&Token) -> ControlFlow<()>,
+    ) -> Result<Reply> {
+        let tokenizer = self.model.tokenizer()?;
+        let prompt = tokenizer.encode_as_it_is(&self.template.render(&self.messages, true)?)?;
+        if prompt.is_empty() || prompt.len() >= self.capacity {
+            let expected = format!("at least one and fewer than the {} of the context", self.capacity);
+            return Err(Error::argument("conversation", format!("{} tokens", prompt.len()), expected));
+        }
+        // The last token is read in any case: its logits choose the answer's first.
+        let same = self.read.iter().zip(&prompt).take_while(|(read, wanted)| read == wanted).count();
+        let kept = same.min(prompt.len() - 1);
+        self.session.rewind(0, kept as u32);
+        // Until all went well nothing else is known of the session.
+        self.read.truncate(kept);
+
+        let mut stop = options.stop.clone().unwrap_or_else(|| self.model.info().eos.clone());
+        if options.stop.is_none() {
+            // The end of a message is not always the end of a text.
+            stop.extend(self.template.token("eos_token").and_then(|token| tokenizer.id(token)));
+        }
+        let mut stream = tokenizer.stream();
+        // Without what comes before it, a tokenizer may drop the first token's leading space.
+        for &id in &prompt {
+            stream.push(id)?;
+        }
+        let (mut text, mut failed) = (String::new(), None);
+        let show = |token: &Token| {
+            if token.prompt {
+                return on_token(token);
+            }
+            match stream.push(token.id) {
+                Ok(piece) => {
+                    text += &piece;
+                    on_token(&Token { text: piece, ..token.clone() })
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        let run =
+            self.model.continue_session(&mut self.session, self.capacity, &prompt, options, &stop, show);
+        let mut generation = run.await?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let ids = generation.ids.pop().unwrap_or_default();
+        let stopped = generation.stopped.pop().unwrap_or(StopReason::Cancelled);
+
+        // A few steps may have run past the answer's end; the last position may then hold a token of theirs.
+        let read = (self.session.position(0) as usize).min(self.capacity - 1);
+        self.read = prompt.iter().chain(&ids).copied().take(read).collect();
+        self.session.rewind(0, self.read.len() as u32);
+        Ok(Reply {
+            text,
+            ids,
+            stopped,
+            prompt_tokens: prompt.len(),
+            kept_tokens: kept,
+            counters: generation.counters,
+        })
+    }
+}

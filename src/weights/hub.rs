@@ -1,0 +1,395 @@
+//! Models from a hub: what a repository needs is known before its weights are fetched.
+//!
+//! URLs and the cache's folders are those of hf-hub, so every tool that uses the same cache shares its files. The
+//! transfer is our own: hf-hub's client neither reads a part of a file nor notices an answer that is short or not the part
+//! it asked for, it takes a download whose first retry fails for one that starts anew, and it trusts a redirect.
+
+mod cache;
+mod client;
+mod repo;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Source,
+    checkpoint::{INDEX_FILE, MAX_INDEX, WEIGHTS_FILE, shard_names},
+    header::MAX_HEADER,
+};
+use crate::{Error, Result};
+use cache::RepoCache;
+use client::{Client, FileMeta, Trouble};
+pub use repo::HubRepo;
+
+/// What no model lacks.
+const CONFIG_FILE: &str = "config.json";
+/// What a model may have beside its weights.
+const SMALL_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+/// The longest of these; the largest published tokenizers have some 30 MB.
+const MAX_SMALL: u64 = 128 << 20;
+/// Bytes asked for to see a header; those of most files are shorter.
+const HEAD_BYTES: u64 = 64 << 10;
+
+/// A hub and the folder that keeps what was fetched from it. Its functions block.
+pub struct Hub {
+    client: Client,
+    cache: PathBuf,
+    offline: bool,
+}
+
+impl Hub {
+    /// The hub at an address, with a folder to keep files in and a token for repositories that need one.
+    ///
+    /// # Errors
+    /// An address that is neither `http://…` nor `https://…`.
+    pub fn new(endpoint: &str, cache: impl AsRef<Path>, token: Option<String>) -> Result<Self> {
+        Ok(Self { client: Client::new(endpoint, token)?, cache: cache.as_ref().to_owned(), offline: false })
+    }
+
+    /// The hub and the cache that the environment names, as every tool of the hub does: `HF_ENDPOINT` (otherwise
+    /// <https://huggingface.co>), `HF_HUB_CACHE` or `HF_HOME` (otherwise `~/.cache/huggingface`), `HF_TOKEN` (otherwise
+    /// the token that was left there by a login), and `HF_HUB_OFFLINE`.
+    ///
+    /// # Errors
+    /// As [`Hub::new`], and when there is no home folder.
+    pub fn from_env() -> Result<Self> {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
+        let default = || match set("XDG_CACHE_HOME") {
+            Some(caches) => Some(PathBuf::from(caches).join("huggingface")),
+            None => Some(std::env::home_dir()?.join(".cache/huggingface")),
+        };
+        let home = set("HF_HOME").map(PathBuf::from).or_else(default);
+        let cache = match (set("HF_HUB_CACHE"), home) {
+            (Some(cache), _) => PathBuf::from(cache),
+            (None, Some(home)) => home.join("hub"),
+            (None, None) => {
+                return Err(Error::argument("HF_HOME", "nothing, and no home folder", "a folder for models"));
+            }
+        };
+        let token = set("HF_TOKEN").or_else(|| hf_hub::Cache::new(cache.clone()).token());
+        let offline = set("HF_HUB_OFFLINE").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
+        Ok(Self { offline, ..Self::new(&endpoint, cache, token)? })
+    }
+
+    /// Looks at a repository: fetches its configuration, tokenizer and chat template, and of its weights the headers.
+    ///
+    /// What the cache holds is not fetched again. Where the hub cannot be reached, what the cache knows of the revision
+    /// is taken for the truth.
+    ///
+    /// # Errors
+    /// [`Error::Hub`] with repository, file and status, and what cannot be written.
+    pub fn look(&self, repo: &HubRepo) -> Result<HubModel<'_>> {
+        let cache = RepoCache::new(&self.cache, &repo.id, &repo.revision);
+        let mut model = HubModel {
+            hub: self,
+            repo: repo.clone(),
+            commit: String::new(),
+            cache,
+            unreachable: self
+                .offline
+                .then(|| Trouble::transient("HF_HUB_OFFLINE is set and the cache has no such file")),
+            weights: Vec::new(),
+        };
+        model.commit = model.find_commit()?;
+        if !model.fetch_small(CONFIG_FILE, MAX_SMALL)? {
+            return Err(model.no_such(CONFIG_FILE));
+        }
+        for name in SMALL_FILES {
+            // Without a hub to ask, a file that is not here is taken for one that is not there.
+            if model.unreachable.is_none() {
+                model.fetch_small(name, MAX_SMALL)?;
+            }
+        }
+        model.cache.set_ref(&model.commit)?;
+        model.find_weights()?;
+        Ok(model)
+    }
+}
+
+/// A model in a repository: all that is known before its weights are here.
+pub struct HubModel<'a> {
+    hub: &'a Hub,
+    repo: HubRepo,
+    /// What the revision stands for.
+    commit: String,
+    cache: RepoCache,
+    /// Why the hub is not asked.
+    unreachable: Option<Trouble>,
+    /// Files of weights that are not in the cache, with their headers.
+    weights: Vec<(FileMeta, Vec<u8>)>,
+}
+
+impl HubModel<'_> {
+    /// The model's files with headers in the place of weights: enough for [`crate::ModelInfo::read`].
+    pub fn preview(&self) -> Source {
+        let head = |(file, head): &(FileMeta, Vec<u8>)| (file.name.clone(), head.clone(), file.size);
+        let heads = self.weights.iter().map(head).collect();
+        Source::headers(self.repo.to_string(), self.cache.snapshot(&self.commit), heads)
+    }
+
+    /// Bytes of weights that are to be fetched, less what an earlier download left.
+    pub fn missing_bytes(&self) -> u64 {
+        let missing = |file: &FileMeta| file.size.saturating_sub(self.cache.partial_bytes(&file.etag));
+        self.weights.iter().map(|(file, _)| missing(file)).sum()
+    }
+
+    /// The folder that keeps the files of all repositories.
+    pub fn cache(&self) -> &Path {
+        &self.hub.cache
+    }
+
+    /// Bytes that the disk below it has left, where the system tells.
+    pub fn disk_bytes(&self) -> Option<u64> {
+        fs4::available_space(self.cache.blobs()).ok()
+    }
+
+    /// Fetches the weights that are missing and returns the model's folder. A broken connection is taken up again where
+    /// it broke, and so is a download that ended early, however it ended. `progress` sees the bytes that are here and
+    /// those of all files that were missing.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] before anything is fetched when the disk is too small, [`Error::Hub`], and what cannot be
+    /// written.
+    pub fn download(self, mut progress: impl FnMut(u64, u64)) -> Result<PathBuf> {
+        let (need, have) = (self.missing_bytes(), self.disk_bytes());
+        if let Some(have) = have.filter(|&have| have < need) {
+            let limit = format!("the disk of {}", self.hub.cache.display());
+            return Err(Error::TooLarge {
+                what: format!("the download of {}", self.repo),
+                need,
+                have,
+                limit,
+            });
+        }
+        let total = self.weights.iter().map(|(file, _)| file.size).sum();
+        let mut before = 0;
+        for (file, _) in &self.weights {
+            self.fetch(file, &mut |bytes| progress(before + bytes, total))?;
+            before += file.size;
+        }
+        Ok(self.cache.snapshot(&self.commit))
+    }
+
+    // -- what the repository holds -----------------------------------------------------------------
+
+    /// The commit that the revision stands for now; the last one known where the hub cannot be asked.
+    fn find_commit(&mut self) -> Result<String> {
+        let file = CONFIG_FILE;
+        let known = match cache::is_commit(&self.repo.revision) {
+            // A commit does not change.
+            true => return Ok(self.repo.revision.clone()),
+            false => self.cache.get_ref(),
+        };
+        let url = self.url(&self.repo.revision, file);
+        let tries = if known.is_some() { 1 } else { client::TRIES };
+        let found = match &self.unreachable {
+            Some(trouble) => Err(trouble.clone()),
+            None => client::patiently(tries, || self.hub.client.describe(&url, file)),
+        };
+        match (found, known) {
+            (Ok(Some(meta)), _) => match meta.commit.filter(|commit| cache::is_commit(commit)) {
+                Some(commit) => Ok(commit),
+                None => Err(self.trouble(file, Trouble::wrong("no commit in the answer: not a hub's"))),
+            },
+            (Ok(None), _) => Err(self.no_such(file)),
+            (Err(trouble), Some(commit)) if trouble.transient => {
+                tracing::warn!(%trouble.message, commit, "the hub cannot be asked: using the cache");
+                self.unreachable = Some(trouble);
+                Ok(commit)
+            }
+            (Err(trouble), _) => Err(self.trouble(file, trouble)),
+        }
+    }
+
+    /// Lists the weights that are missing, with their headers.
+    fn find_weights(&mut self) -> Result<()> {
+        let snapshot = self.cache.snapshot(&self.commit);
+        let held = |name: &str| snapshot.join(name).is_file();
+        if held(WEIGHTS_FILE) {
+            return Ok(());
+        }
+        if !held(INDEX_FILE) {
+            if let Some(file) = self.describe(WEIGHTS_FILE)? {
+                return self.add_weights(file);
+            }
+            if !self.fetch_small(INDEX_FILE, MAX_INDEX)? {
+                return Err(self.no_such(&format!("{WEIGHTS_FILE} or {INDEX_FILE}")));
+            }
+        }
+        let path = snapshot.join(INDEX_FILE);
+        let shown = path.display().to_string();
+        let json = fs::read(&path).map_err(|source| Error::Io { path: shown.clone(), source })?;
+        for name in shard_names(&json, &shown)? {
+            if !held(&name) {
+                let file = self.describe(&name)?.ok_or_else(|| self.no_such(&name))?;
+                self.add_weights(file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a file that is missing, unless another revision left its content here.
+    fn add_weights(&mut self, file: FileMeta) -> Result<()> {
+        if self.cache.has_blob(&file) {
+            return self.cache.link(&self.commit, &file);
+        }
+        let head = self.read_head(&file)?;
+        self.weights.push((file, head));
+        Ok(())
+    }
+
+    /// The start of a file of weights: its header and somewhat more.
+    fn read_head(&self, file: &FileMeta) -> Result<Vec<u8>> {
+        let mut head = self.read_range(file, 0, HEAD_BYTES.min(file.size))?;
+        if let Some(length) = head.first_chunk().copied().map(u64::from_le_bytes)
+            && length <= MAX_HEADER
+        {
+            let end = (8 + length).min(file.size);
+            if end > head.len() as u64 {
+                head.extend(self.read_range(file, head.len() as u64, end)?);
+            }
+        }
+        Ok(head)
+    }
+
+    /// Bytes `from..to` of a file.
+    fn read_range(&self, file: &FileMeta, from: u64, to: u64) -> Result<Vec<u8>> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let url = self.url(&self.commit, &file.name);
+        let read = || {
+            let body = self.hub.client.get(&url, file, from, Some(to))?;
+            let mut bytes = Vec::new();
+            body.take(to - from).read_to_end(&mut bytes).map_err(|e| Trouble::transient(&e.to_string()))?;
+            match bytes.len() as u64 == to - from {
+                true => Ok(bytes),
+                false => Err(Trouble::transient("the answer is too short")),
+            }
+        };
+        client::patiently(client::TRIES, read).map_err(|trouble| self.trouble(&file.name, trouble))
+    }
+
+    // -- files -------------------------------------------------------------------------------------
+
+    /// Sees to it that a small file is in the snapshot; false if the repository has none of this name.
+    fn fetch_small(&self, name: &str, most: u64) -> Result<bool> {
+        if self.cache.snapshot(&self.commit).join(name).is_file() {
+            return Ok(true);
+        }
+        let Some(file) = self.describe(name)? else { return Ok(false) };
+        if file.size > most {
+            let message = format!("{} bytes, expected at most {most}", file.size);
+            return Err(self.trouble(name, Trouble::wrong(&message)));
+        }
+        self.fetch(&file, &mut |_| {})?;
+        Ok(true)
+    }
+
+    /// What the hub says of a file; `None` if the repository has none of this name.
+    fn describe(&self, name: &str) -> Result<Option<FileMeta>> {
+        if self.cache.is_known_absent(&self.commit, name) {
+            return Ok(None);
+        }
+        if let Some(trouble) = &self.unreachable {
+            return Err(self.trouble(name, trouble.clone()));
+        }
+        let url = self.url(&self.commit, name);
+        let found = client::patiently(client::TRIES, || self.hub.client.describe(&url, name));
+        let found = found.map_err(|trouble| self.trouble(name, trouble))?;
+        if found.is_none() {
+            self.cache.remember_absent(&self.commit, name)?;
+        }
+        Ok(found)
+    }
+
+    /// Fetches a file into the snapshot; `told` sees the bytes of it that are here.
+    fn fetch(&self, file: &FileMeta, told: &mut dyn FnMut(u64)) -> Result<()> {
+        let _lock = self.cache.lock(&file.etag)?;
+        // Another process may have fetched it while this one waited; another revision may hold the same bytes.
+        if !self.cache.has_blob(file) {
+            let mut partial = self.cache.open_partial(file)?;
+            told(partial.bytes);
+            let mut failures = 0;
+            while partial.bytes < file.size {
+                let before = partial.bytes;
+                let Err(trouble) = self.transfer(file, &mut partial, told)? else { continue };
+                failures = if partial.bytes > before { 1 } else { failures + 1 };
+                if !trouble.transient || failures >= client::TRIES {
+                    return Err(self.trouble(&file.name, trouble));
+                }
+                tracing::warn!(file = file.name, at = partial.bytes, %trouble.message, "trying again");
+                client::wait_before_try(failures);
+            }
+            partial.finish()?;
+        }
+        told(file.size);
+        self.cache.link(&self.commit, file)
+    }
+
+    /// One request for the rest of a file. The outer error is the disk's, the inner one the network's.
+    fn transfer(
+        &self,
+        file: &FileMeta,
+        partial: &mut cache::Partial,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<Result<(), Trouble>> {
+        let url = self.url(&self.commit, &file.name);
+        let mut body = match self.hub.client.get(&url, file, partial.bytes, None) {
+            Ok(body) => body,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        let mut buffer = vec![0; 256 << 10];
+        while partial.bytes < file.size {
+            let room = (file.size - partial.bytes).min(buffer.len() as u64) as usize;
+            match body.read(&mut buffer[..room]) {
+                Ok(0) => return Ok(Err(Trouble::transient("the connection ended early"))),
+                Ok(read) => partial.write_all(&buffer[..read]).map_err(|e| partial.error(e))?,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Ok(Err(Trouble::transient(&e.to_string()))),
+            }
+            told(partial.bytes);
+        }
+        Ok(Ok(()))
+    }
+
+    fn url(&self, revision: &str, name: &str) -> String {
+        let repo =
+            hf_hub::Repo::with_revision(self.repo.id.clone(), hf_hub::RepoType::Model, revision.to_owned());
+        format!("{}/{}/resolve/{}/{name}", self.hub.client.endpoint(), repo.url(), repo.url_revision())
+    }
+
+    // -- errors ------------------------------------------------------------------------------------
+
+    fn no_such(&self, file: &str) -> Error {
+        self.trouble(file, Trouble::status(404, "no such repository, revision or file"))
+    }
+
+    fn trouble(&self, file: &str, trouble: Trouble) -> Error {
+        let hub = self.hub.client.endpoint();
+        let advice = match trouble.status {
+            Some(401) if !self.hub.client.has_token() => {
+                "; the repository does not exist, or HF_TOKEN is needed to read it".to_owned()
+            }
+            Some(401) => {
+                "; the repository does not exist, or HF_TOKEN is not one that may read it".to_owned()
+            }
+            Some(403) => format!(
+                "; HF_TOKEN must be of a user who may read it and has accepted its licence: see {hub}/{}",
+                self.repo.id
+            ),
+            _ => String::new(),
+        };
+        Error::Hub {
+            hub: hub.to_owned(),
+            repo: self.repo.to_string(),
+            file: file.to_owned(),
+            status: trouble.status,
+            message: format!("{}{advice}", trouble.message),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Requests to a hub. Nothing that it answers is believed unseen.
+
+use std::{fmt, io::Read, thread, time::Duration};
+
+use ureq::{Agent, Body, RequestBuilder, http, typestate::WithoutBody};
+
+use crate::{Error, Result, weights::quote};
+
+/// Attempts at a request before its trouble is reported; a download that goes on starts to count anew.
+pub(super) const TRIES: u32 = 4;
+/// Redirects followed for one request.
+const MAX_REDIRECTS: usize = 8;
+/// How long a connection may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Speaks to one hub.
+pub(super) struct Client {
+    agent: Agent,
+    endpoint: String,
+    token: Option<String>,
+}
+
+/// What a hub says of a file without sending it.
+#[derive(Clone, Debug)]
+pub(super) struct FileMeta {
+    pub name: String,
+    /// Names the content; fit for a file name.
+    pub etag: String,
+    pub size: u64,
+    /// What the revision stands for.
+    pub commit: Option<String>,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug)]
+pub(super) struct Trouble {
+    pub status: Option<u16>,
+    pub message: String,
+    /// Whether the next attempt may succeed.
+    pub transient: bool,
+}
+
+impl Trouble {
+    pub fn transient(message: &str) -> Self {
+        Self { status: None, message: message.to_owned(), transient: true }
+    }
+
+    /// An answer that makes no sense.
+    pub fn wrong(message: &str) -> Self {
+        Self { status: None, message: message.to_owned(), transient: false }
+    }
+
+    pub fn status(status: u16, message: &str) -> Self {
+        let transient = matches!(status, 408 | 429 | 500..);
+        Self { status: Some(status), message: format!("HTTP {status}: {message}"), transient }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Tries until it works, or until there is no hope left.
+pub(super) fn patiently<T>(
+    tries: u32,
+    mut attempt: impl FnMut() -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
+    let mut failures = 0;
+    loop {
+        match attempt() {
+            Err(trouble) if trouble.transient && failures + 1 < tries => {
+                failures += 1;
+                wait_before_try(failures);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A quarter of a second, then one, then four.
+pub(super) fn wait_before_try(failures: u32) {
+    thread::sleep(Duration::from_millis(250 << (2 * failures.clamp(1, 3) - 2)));
+}
+
+impl Client {
+    pub fn new(endpoint: &str, token: Option<String>) -> Result<Self> {
+        let endpoint = endpoint.trim_end_matches('/');
+        if origin(endpoint).is_none() {
+            let expected = "an address such as https://huggingface.co";
+            return Err(Error::argument("endpoint of the hub", quote(endpoint), expected));
+        }
+        let config = Agent::config_builder()
+            .user_agent(concat!("headwise/", env!("CARGO_PKG_VERSION")))
+            // Sizes and ranges count the file's own bytes.
+            .accept_encoding("identity")
+            .http_status_as_error(false)
+            // Followed here: what a redirect says and whom it may be told the token matters.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            .build();
+        Ok(Self { agent: config.into(), endpoint: endpoint.to_owned(), token })
+    }
+
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// What the hub says of a file; `None` if there is no such file.
+    pub fn describe(&self, url: &str, name: &str) -> Result<Option<FileMeta>, Trouble> {
+        let answer = self.send(url, |agent, url| agent.head(url), true)?;
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let status = answer.status().as_u16();
+        if status == 404 && !matches!(header("x-error-code"), Some("RepoNotFound" | "RevisionNotFound")) {
+            return Ok(None);
+        }
+        // A large file is elsewhere; the redirect to it has what is to be known, under other names.
+        if !(200..400).contains(&status) {
+            return Err(refused(&answer));
+        }
+        let etag = header("x-linked-etag").or(header("etag")).unwrap_or_default();
+        let etag = etag.trim_start_matches("W/").trim_matches('"');
+        if crate::weights::check_name(etag).is_err() {
+            return Err(Trouble::wrong(&format!("etag {}, expected a plain name", quote(etag))));
+        }
+        // A redirect has a length of its own.
+        let length = header("content-length").filter(|_| answer.status().is_success());
+        let size = header("x-linked-size").or(length).and_then(|size| size.parse().ok());
+        let size = size.ok_or_else(|| Trouble::wrong("an answer without the file's size"))?;
+        let commit = header("x-repo-commit").map(str::to_owned);
+        Ok(Some(FileMeta { name: name.to_owned(), etag: etag.to_owned(), size, commit }))
+    }
+
+    /// Bytes `from..to` of a file, or from `from` to its end, as they arrive; possibly more of them than wanted.
+    pub fn get(
+        &self,
+        url: &str,
+        file: &FileMeta,
+        from: u64,
+        to: Option<u64>,
+    ) -> Result<impl Read + use<>, Trouble> {
+        let range = match to {
+            Some(to) => Some(format!("bytes={from}-{}", to.saturating_sub(1))),
+            None => (from > 0).then(|| format!("bytes={from}-")),
+        };
+        let request = |agent: &Agent, url: &str| match &range {
+            Some(range) => agent.get(url).header("range", range),
+            None => agent.get(url),
+        };
+        let answer = self.send(url, request, false)?;
+        let stated = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let size: Option<u64> = match answer.status().as_u16() {
+            206 => {
+                // "bytes 100-199/1000"
+                let range = stated("content-range").unwrap_or_default();
+                let (start, size) = range
+                    .strip_prefix("bytes ")
+                    .and_then(|range| range.split_once('-'))
+                    .and_then(|(start, rest)| Some((start, rest.split_once('/')?.1)))
+                    .unwrap_or_default();
+                if start.parse() != Ok(from) {
+                    let message = format!("content-range {}, expected bytes from {from}", quote(range));
+                    return Err(Trouble::wrong(&message));
+                }
+                size.parse().ok()
+            }
+            // The hub does not know ranges: the start can be had all the same, a rest cannot.
+            200 if from == 0 => stated("content-length").and_then(|size| size.parse().ok()),
+            200 => return Err(Trouble::wrong("the whole file where its rest was asked for")),
+            _ => return Err(refused(&answer)),
+        };
+        match size {
+            Some(size) if size != file.size => {
+                Err(Trouble::wrong(&format!("a file of {size} bytes, expected {}", file.size)))
+            }
+            _ => Ok(answer.into_body().into_reader()),
+        }
+    }
+
+    /// Sends a request and follows redirects; only those within one host with `describing`.
+    fn send(
+        &self,
+        url: &str,
+        request: impl Fn(&Agent, &str) -> RequestBuilder<WithoutBody>,
+        describing: bool,
+    ) -> Result<http::Response<Body>, Trouble> {
+        let mut url = url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = request(&self.agent, &url);
+            if let Some(token) = self.token.as_ref().filter(|_| origin(&url) == origin(&self.endpoint)) {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let answer = request.call().map_err(|error| failed(&error))?;
+            let location = answer.headers().get("location").and_then(|value| value.to_str().ok());
+            let Some(location) = location.filter(|_| answer.status().is_redirection()) else {
+                return Ok(answer);
+            };
+            let next = redirected(&url, location)
+                .ok_or_else(|| Trouble::wrong(&format!("a redirect to {}", quote(location))))?;
+            if describing && origin(&next) != origin(&url) {
+                return Ok(answer);
+            }
+            url = next;
+        }
+        Err(Trouble::wrong("too many redirects"))
+    }
+}
+
+/// `https://host:port` of an address.
+fn origin(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
+    let start = url.len() - rest.len();
+    let host = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let plain = rest[..host].chars().all(|c| c.is_ascii_graphic() && c != '@');
+    (host > 0 && plain).then(|| &url[..start + host])
+}
+
+/// Where a redirect leads; never from https to http.
+fn redirected(url: &str, location: &str) -> Option<String> {
+    if location.starts_with('/') && !location.starts_with("//") {
+        return Some(format!("{}{location}", origin(url)?));
+    }
+    let secure = !url.starts_with("https://") || location.starts_with("https://");
+    (secure && origin(location).is_some()).then(|| location.to_owned())
+}
+
+/// The trouble of a status that is no success, in the hub's own words where it has some.
+fn refused(answer: &http::Response<Body>) -> Trouble {
+    let status = answer.status();
+    let reason = status.canonical_reason().unwrap_or("no success");
+    match answer.headers().get("x-error-message").and_then(|value| value.to_str().ok()) {
+        Some(message) => Trouble::status(status.as_u16(), &format!("{reason}: {}", quote(message))),
+        None => Trouble::status(status.as_u16(), reason),
+    }
+}
+
+/// The trouble of a request without an answer.
+fn failed(error: &ureq::Error) -> Trouble {
+    let hopeless = matches!(error, ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Rustls(_));
+    Trouble { status: None, message: error.to_string(), transient: !hopeless }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_stay_safe() {
+        let from = "https://hub.org/a/b";
+        for (location, to) in [
+            ("/c/d?e=1", Some("https://hub.org/c/d?e=1")),
+            ("https://cdn.org/x", Some("https://cdn.org/x")),
+            ("http://cdn.org/x", None),
+            ("//cdn.org/x", None),
+            ("file:///etc/passwd", None),
+            ("https://", None),
+            ("https://user@host/", None),
+            ("", None),
+        ] {
+            assert_eq!(redirected(from, location).as_deref(), to, "{location}");
+        }
+        assert_eq!(redirected("http://a:1/b", "http://c/").as_deref(), Some("http://c/"));
+        assert_eq!(origin("http://127.0.0.1:8000"), Some("http://127.0.0.1:8000"));
+        assert_eq!(origin("ftp://a"), None);
+    }
+}

@@ -1,0 +1,96 @@
+//! `headwise chat`
+
+use std::{
+    fs,
+    io::{Read, Write},
+    ops::ControlFlow,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use headwise::{Chat, ChatMessage, Generate, block_on};
+
+use super::{PLAY, PROSE, folder, load};
+
+fn start(folder: &Path, args: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headwise"));
+    command.args(["chat", "--model", folder.to_str().unwrap()]).args(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Exit code, stdout and stderr of a conversation with these lines.
+fn talk(folder: &Path, args: &[&str], lines: &str) -> (i32, String, String) {
+    let mut child = start(folder, args);
+    // A command that refuses its model does not read.
+    let _ = child.stdin.take().unwrap().write_all(lines.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn lines_are_answered_as_the_library_answers_them() {
+    let (model, template) = load("command");
+    let folder = folder("command", PLAY);
+    let greedy = Generate::new().greedy().max_new(12);
+    let mut chat = Chat::new(&model, template(), None).unwrap();
+    let system = [ChatMessage::new("system", "Speak of kings.")];
+    let (mut text, mut remarks) = (String::new(), String::new());
+    let mut say = |chat: &mut Chat<'_>, line: &str| {
+        let reply = block_on(chat.reply(line, &greedy, |_| ControlFlow::Continue(()))).unwrap();
+        text += &format!("{}\n", reply.text);
+        let (kept, read) = (reply.kept_tokens, reply.prompt_tokens - reply.kept_tokens);
+        remarks += &format!("({read} tokens read, {kept} kept, 12 written)\n");
+    };
+    chat.set_messages(system.clone());
+    say(&mut chat, "Who art thou?");
+    say(&mut chat, "And I?");
+    chat.set_messages(system);
+    say(&mut chat, "And he?");
+
+    let args = ["--greedy", "--max-new", "12", "--system", "Speak of kings."];
+    let lines = "Who art thou?\n\nAnd I?\r\n/reset\nAnd he?\n/quit\nnever read\n";
+    assert_eq!(talk(&folder, &args, lines), (0, text.clone(), remarks));
+    // The end of stdin ends it too; nothing is said of it when quiet.
+    let quiet = [&args[..], &["-q"]].concat();
+    let (code, found, error) = talk(&folder, &quiet, "Who art thou?\nAnd I?");
+    assert!(text.starts_with(&found) && found.len() > 20);
+    assert_eq!((code, error.as_str()), (0, ""));
+}
+
+#[test]
+fn a_model_without_a_template_is_refused() {
+    let (code, text, error) = talk(Path::new(PROSE), &[], "Hello\n");
+    assert_eq!((code, text.as_str(), error.lines().count()), (1, "", 1));
+    for part in ["models/prose/tokenizer_config.json", "chat_template", "it continues texts"] {
+        assert!(error.contains(part), "no {part:?} in {error}");
+    }
+    let (code, _, error) = talk(&folder("small", PLAY), &["--context", "12"], &"word ".repeat(20));
+    assert!(code == 1 && error.starts_with("error: conversation: found "), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_an_answer_and_not_the_conversation() {
+    let folder = folder("interrupt", PLAY);
+    let mut child = start(&folder, &["--greedy", "--max-new", "200", "-q"]);
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"Tell me all.\n").unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 4]).unwrap();
+    let interrupt = |child: &Child| {
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    };
+    interrupt(&child);
+    // To the answer's end: another answer follows, so the conversation goes on.
+    let mut byte = [0];
+    while byte != *b"\n" {
+        child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    }
+    stdin.write_all(b"Go on.\n").unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    interrupt(&child);
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    fs::remove_dir_all(folder).unwrap();
+}
