@@ -7,31 +7,34 @@
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let quad = group.x * LANES + lane;
-    let row = group.y;
+    let work = work_of(group, LANES);
+    if is_idle(work) {
+        return;
+    }
+    let quad = work.quad + lane;
     var sum = vec4<f32>(0.0);
     for (var slot = 0u; slot < params.slots; slot++) {
-        let assignment = row * params.slots + slot;
+        let assignment = work.row * params.slots + slot;
         let expert = expert_of(assignment);
-        let start = assignment / params.src_div * params.in_blocks * 2u;
-        var value = dot4(lane, expert, 0u, 4u * quad, start);
+        let start = src_start(work, assignment);
+        var value = dot4(lane, work, expert, 0u, 4u * quad, start);
         if SWIGLU {
-            value = silu(value) * dot4(lane, expert, 1u, 4u * quad, start);
+            value = silu(value) * dot4(lane, work, expert, 1u, 4u * quad, start);
         }
         sum += gate_of(assignment) * value;
     }
     // All lanes stay to the end: broadcasts want them.
-    if quad < params.part_quads {
-        store(row, quad, sum);
+    if quad < quads_of(work) {
+        store(work, quad, sum);
     }
 }
 
 // Rows row … row + 3 of an expert's half, times the src row at vec4 index `start`.
-fn dot4(lane: u32, expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
-    let r0 = row_start(expert, half, row);
-    let r1 = row_start(expert, half, row + 1u);
-    let r2 = row_start(expert, half, row + 2u);
-    let r3 = row_start(expert, half, row + 3u);
+fn dot4(lane: u32, work: Work, expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
+    let r0 = row_start(work, expert, half, row);
+    let r1 = row_start(work, expert, half, row + 1u);
+    let r2 = row_start(work, expert, half, row + 2u);
+    let r3 = row_start(work, expert, half, row + 3u);
     var sum = vec4<f32>(0.0);
     let groups = params.in_blocks / 4u;
     for (var i = 0u; i < groups; i++) {

@@ -4,11 +4,11 @@
 //!include "shared/routed_matvec.wgsl"
 
 // Rows row … row + 3 of an expert's half, times src row at vec4 index `from`.
-fn dot4(expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
-    let r0 = row_start(expert, half, row);
-    let r1 = row_start(expert, half, row + 1u);
-    let r2 = row_start(expert, half, row + 2u);
-    let r3 = row_start(expert, half, row + 3u);
+fn dot4(work: Work, expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
+    let r0 = row_start(work, expert, half, row);
+    let r1 = row_start(work, expert, half, row + 1u);
+    let r2 = row_start(work, expert, half, row + 2u);
+    let r3 = row_start(work, expert, half, row + 3u);
     var sum = vec4<f32>(0.0);
     for (var block = 0u; block < params.in_blocks; block++) {
         let lo = src[start + 2u * block];
@@ -23,22 +23,22 @@ fn dot4(expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
 }
 
 @compute @workgroup_size(8)
-fn main(@builtin(global_invocation_id) at: vec3<u32>) {
-    let quad = at.x;
-    let row = at.y;
-    if row >= params.rows || quad >= params.part_quads {
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let work = work_of(group, 8u);
+    let quad = work.quad + lane;
+    if is_idle(work) || quad >= quads_of(work) {
         return;
     }
     var sum = vec4<f32>(0.0);
     for (var slot = 0u; slot < params.slots; slot++) {
-        let assignment = row * params.slots + slot;
+        let assignment = work.row * params.slots + slot;
         let expert = expert_of(assignment);
-        let start = assignment / params.src_div * params.in_blocks * 2u;
-        var value = dot4(expert, 0u, 4u * quad, start);
+        let start = src_start(work, assignment);
+        var value = dot4(work, expert, 0u, 4u * quad, start);
         if SWIGLU {
-            value = silu(value) * dot4(expert, 1u, 4u * quad, start);
+            value = silu(value) * dot4(work, expert, 1u, 4u * quad, start);
         }
         sum += gate_of(assignment) * value;
     }
-    store(row, quad, sum);
+    store(work, quad, sum);
 }

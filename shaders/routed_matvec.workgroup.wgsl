@@ -22,8 +22,12 @@ fn group_sum(lane: u32, value: vec4<f32>) -> vec4<f32> {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let sum = group_row(lane, group.y, group.x);
+    let work = work_of(group, 1u);
+    if is_idle(work) {
+        return;
+    }
+    let sum = group_row(lane, work);
     if lane == 0u {
-        store(group.y, group.x, sum);
+        store(work, work.quad, sum);
     }
 }

@@ -120,6 +120,7 @@ impl Linear {
         let (bias, activation) = (Bias::None, Activation::None);
         time(recorder, iterations, |recorder| match form {
             Form::Matvec => RoutedMatvec {
+                beside: None,
                 src,
                 matrix,
                 routes: Some(routes),

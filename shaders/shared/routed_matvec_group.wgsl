@@ -2,11 +2,11 @@
 
 const LANES: u32 = 64u;
 
-fn lane_dot4(lane: u32, expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
-    let r0 = row_start(expert, half, row);
-    let r1 = row_start(expert, half, row + 1u);
-    let r2 = row_start(expert, half, row + 2u);
-    let r3 = row_start(expert, half, row + 3u);
+fn lane_dot4(lane: u32, work: Work, expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
+    let r0 = row_start(work, expert, half, row);
+    let r1 = row_start(work, expert, half, row + 1u);
+    let r2 = row_start(work, expert, half, row + 2u);
+    let r3 = row_start(work, expert, half, row + 3u);
     var sum = vec4<f32>(0.0);
     for (var block = lane; block < params.in_blocks; block += LANES) {
         let lo = src[start + 2u * block];
@@ -20,18 +20,18 @@ fn lane_dot4(lane: u32, expert: u32, half: u32, row: u32, start: u32) -> vec4<f3
     return sum;
 }
 
-// Four outputs of one row, the same in every lane. SwiGLU needs whole sums before its product, so each slot
+// Four outputs of the row at work, the same in every lane. SwiGLU needs whole sums before its product, so each slot
 // is summed over the lanes on its own; without it, the lanes add up their slots first.
-fn group_row(lane: u32, row: u32, quad: u32) -> vec4<f32> {
+fn group_row(lane: u32, work: Work) -> vec4<f32> {
     var sum = vec4<f32>(0.0);
     for (var slot = 0u; slot < params.slots; slot++) {
-        let assignment = row * params.slots + slot;
+        let assignment = work.row * params.slots + slot;
         let expert = expert_of(assignment);
-        let start = assignment / params.src_div * params.in_blocks * 2u;
+        let start = src_start(work, assignment);
         let gate = gate_of(assignment);
-        let value = lane_dot4(lane, expert, 0u, 4u * quad, start);
+        let value = lane_dot4(lane, work, expert, 0u, 4u * work.quad, start);
         if SWIGLU {
-            let up = lane_dot4(lane, expert, 1u, 4u * quad, start);
+            let up = lane_dot4(lane, work, expert, 1u, 4u * work.quad, start);
             sum += gate * silu(group_sum(lane, value)) * group_sum(lane, up);
         } else {
             sum += gate * value;

@@ -4,9 +4,16 @@ use std::sync::Arc;
 
 use super::Gpu;
 
-/// A GPU storage buffer. Clones share it; the memory is freed with the last clone.
+/// Where parts of a buffer may start: WebGPU's default `minStorageBufferOffsetAlignment`.
+pub const PART_ALIGNMENT: u64 = 256;
+
+/// A GPU storage buffer, or a part of one. Clones and parts share the memory, which is freed with the last of them.
 #[derive(Clone)]
-pub struct Buffer(Arc<Inner>);
+pub struct Buffer {
+    inner: Arc<Inner>,
+    first: u64,
+    bytes: u64,
+}
 
 struct Inner {
     raw: wgpu::Buffer,
@@ -48,29 +55,59 @@ impl Buffer {
             wgpu::BufferDescriptor { label: Some(&label), size: bytes, usage, mapped_at_creation: false };
         let raw = gpu.device().create_buffer(&descriptor);
         let id = gpu.account(bytes);
-        Self(Arc::new(Inner { raw, id, bytes, gpu: gpu.clone() }))
+        Self { inner: Arc::new(Inner { raw, id, bytes, gpu: gpu.clone() }), first: 0, bytes }
     }
 
     /// Writes `data` at byte `offset` before whatever is submitted next. Both are multiples of 4.
     pub fn write<T: bytemuck::NoUninit>(&self, offset: u64, data: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         if !bytes.is_empty() {
-            self.0.gpu.queue().write_buffer(&self.0.raw, offset, bytes);
+            self.inner.gpu.queue().write_buffer(&self.inner.raw, self.first + offset, bytes);
         }
+    }
+
+    /// `bytes` bytes from byte `first` on. `first` is a multiple of [`PART_ALIGNMENT`], `bytes` of 16.
+    pub fn part(&self, first: u64, bytes: u64) -> Self {
+        Self { inner: self.inner.clone(), first: self.first + first, bytes }
+    }
+
+    /// All of the memory that this is a part of.
+    pub fn whole(&self) -> Self {
+        Self { inner: self.inner.clone(), first: 0, bytes: self.inner.bytes }
+    }
+
+    /// Where this part starts in the whole.
+    pub fn first_byte(&self) -> u64 {
+        self.first
+    }
+
+    /// Whether both are parts of one buffer.
+    pub fn shares(&self, other: &Self) -> bool {
+        self.inner.id == other.inner.id
     }
 
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
-        self.0.bytes
+        self.bytes
     }
 
-    /// A number no other buffer of this device has.
+    /// A number no other buffer of this device has; parts of one buffer have the same.
     pub(super) fn id(&self) -> u64 {
-        self.0.id
+        self.inner.id
+    }
+
+    /// What tells this part from every other.
+    pub(super) fn key(&self) -> (u64, u64, u64) {
+        (self.inner.id, self.first, self.bytes)
     }
 
     pub(super) fn raw(&self) -> &wgpu::Buffer {
-        &self.0.raw
+        &self.inner.raw
+    }
+
+    pub(super) fn binding(&self) -> wgpu::BufferBinding<'_> {
+        let size = std::num::NonZeroU64::new(self.bytes);
+        wgpu::BufferBinding { buffer: &self.inner.raw, offset: self.first, size }
     }
 }
 

@@ -12,7 +12,7 @@ mod recorder;
 pub use adapter::{AdapterReport, AdapterSelection, Capabilities};
 pub use device::{Gpu, GpuOptions, KernelChoice};
 
-pub use buffer::Buffer;
+pub use buffer::{Buffer, PART_ALIGNMENT};
 pub use kernel::{Access, Constants, Kernel};
 pub use readback::Pending;
 pub use recorder::{Counters, Dispatch, Recorder};

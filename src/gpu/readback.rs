@@ -30,7 +30,8 @@ impl Recorder {
         let submission = self.submit_with(|encoder| {
             let mut at = 0;
             for (buffer, offset, bytes) in ranges.iter().filter(|(_, _, bytes)| *bytes > 0) {
-                encoder.copy_buffer_to_buffer(buffer.raw(), *offset, &staging, at, *bytes);
+                let from = buffer.first_byte() + *offset;
+                encoder.copy_buffer_to_buffer(buffer.raw(), from, &staging, at, *bytes);
                 at += bytes;
             }
         });

@@ -84,6 +84,7 @@ pub struct Recorder {
     /// Buffers of recorded dispatches: dropped before they are submitted, they would be destroyed under them.
     used: Vec<Buffer>,
     counters: Counters,
+    spare: Buffer,
 }
 
 struct Recorded {
@@ -103,7 +104,7 @@ struct Arena {
 struct BindGroupKey {
     pipeline: usize,
     arena: usize,
-    buffers: Vec<u64>,
+    buffers: Vec<(u64, u64, u64)>,
 }
 
 const ARENA_SLOTS: usize = 256;
@@ -119,11 +120,17 @@ impl Recorder {
             bind_groups: HashMap::new(),
             used: Vec::new(),
             counters: Counters::default(),
+            spare: Buffer::new(gpu, "spare", 0),
         }
     }
 
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// A small buffer to bind in place of an output that a kernel does not write.
+    pub fn spare(&self) -> Buffer {
+        self.spare.clone()
     }
 
     /// Counts of everything recorded so far.
@@ -207,7 +214,7 @@ impl Recorder {
 
     fn bind_group(&mut self, pipeline: &Pipeline, arena: usize, buffers: &[&Buffer]) -> wgpu::BindGroup {
         let key =
-            BindGroupKey { pipeline: pipeline.id, arena, buffers: buffers.iter().map(|b| b.id()).collect() };
+            BindGroupKey { pipeline: pipeline.id, arena, buffers: buffers.iter().map(|b| b.key()).collect() };
         let (gpu, params, slot) = (&self.gpu, &self.arenas[arena].buffer, self.slot_bytes as u64);
         let make = || {
             let params = wgpu::BufferBinding {
@@ -215,7 +222,7 @@ impl Recorder {
                 offset: 0,
                 size: std::num::NonZeroU64::new(slot),
             };
-            let storage = buffers.iter().map(|buffer| buffer.raw().as_entire_buffer_binding());
+            let storage = buffers.iter().map(|buffer| buffer.binding());
             let entries: Vec<_> = std::iter::once(params)
                 .chain(storage)
                 .zip(0..)

@@ -133,6 +133,7 @@ impl ExpertMlp {
     ) {
         let active = self.spec.active();
         RoutedMatvec {
+            beside: None,
             src: self.norm.input(workspace),
             matrix: &self.weights.up,
             routes,
@@ -147,6 +148,7 @@ impl ExpertMlp {
         }
         .record(recorder);
         RoutedMatvec {
+            beside: None,
             src: &workspace.hidden,
             matrix: &self.weights.down,
             routes,

@@ -20,7 +20,7 @@ use crate::{
         Router, Step, Visible, Workspace, linear::dense,
     },
     ops::{
-        Activation, AttentionShape, Bias, CacheAppend, Combine, DecodeAttention, Group, Matrix,
+        Activation, AttentionShape, Beside, Bias, CacheAppend, Combine, DecodeAttention, Group, Matrix,
         PrefillAttention, Queries, RelativePositions, RopeAttentionDecode, RopeCache, RoutedMatmul,
         RoutedMatvec, Routes, StickBreaking, head_stride, tile_rows,
     },
@@ -159,6 +159,7 @@ impl HeadMixture {
         match call.routes.filter(|_| !self.spec.dense_queries()) {
             None => dense(recorder, src, matrix, Bias::of_all(bias), Activation::None, dst, step.tokens),
             Some(routes) if call.few => RoutedMatvec {
+                beside: self.beside(call),
                 src,
                 matrix,
                 routes: Some(routes),
@@ -187,11 +188,20 @@ impl HeadMixture {
         if self.spec.kv == KvProjection::Memory {
             return;
         }
-        if let Some((matrix, bias)) = &self.weights.kv {
+        if let (Some((matrix, bias)), None) = (&self.weights.kv, self.beside(call)) {
             let bias = Bias::of_all(bias.as_ref());
             dense(recorder, src, matrix, bias, Activation::None, &workspace.kv, step.tokens);
         }
         self.mix_values(recorder, call);
+    }
+
+    /// The key/value projection, where the kernel of a few routed queries can do it by the way.
+    fn beside<'a>(&'a self, call: &Call<'a>) -> Option<Beside<'a>> {
+        let (matrix, bias) = self.weights.kv.as_ref()?;
+        let routed = call.few && call.routes.is_some() && !self.spec.dense_queries();
+        let here = self.spec.kv != KvProjection::Memory && bias.is_none();
+        let paired = self.weights.query.is_paired_with(matrix);
+        (routed && here && paired).then_some(Beside { matrix, dst: &call.workspace.kv })
     }
 
     /// The values of each head from its value experts (SwitchHead, arXiv 2312.07987):
@@ -206,6 +216,7 @@ impl HeadMixture {
         let rows = step.tokens * self.spec.kv_heads;
         if call.few {
             RoutedMatvec {
+                beside: None,
                 src,
                 matrix,
                 routes: Some(routes),
@@ -388,6 +399,7 @@ impl HeadMixture {
         if call.few {
             debug_assert!(matches!(of_expert, Bias::None), "an output bias of each expert needs a cut");
             RoutedMatvec {
+                beside: None,
                 src,
                 matrix,
                 routes,

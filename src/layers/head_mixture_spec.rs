@@ -274,7 +274,7 @@ impl HeadMixtureSpec {
     }
 
     /// Whether one matrix makes the queries of all heads, for every token.
-    pub(super) fn dense_queries(&self) -> bool {
+    pub fn dense_queries(&self) -> bool {
         self.routes_after_queries() || self.query_share > 1 || !self.router.routes()
     }
 

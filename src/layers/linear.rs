@@ -18,6 +18,7 @@ pub(super) fn dense(
 ) {
     if rows <= FEW_TOKENS {
         RoutedMatvec {
+            beside: None,
             src,
             matrix,
             routes: None,

@@ -8,8 +8,8 @@ use crate::{
     gpu::Recorder,
     layers::{
         ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, HeadMixture, HeadMixtureSpec, HeadMixtureWeights,
-        LayerCache, Norm, NormSpec, OutputBias, PositionEncoding, RouteCursor, Router, RouterNet, RouterSpec,
-        RouterWeights, Step, Workspace,
+        KvProjection, LayerCache, Norm, NormSpec, OutputBias, PositionEncoding, RouteCursor, Router,
+        RouterNet, RouterSpec, RouterWeights, Step, Workspace,
     },
     ops::{MatrixShape, head_stride},
     weights::{Form, Layout, Order, Piece, Request, Store},
@@ -195,7 +195,14 @@ fn attention_requests(spec: &HeadMixtureSpec, names: &AttentionNames) -> Vec<Req
     }
     if let Some(shape) = spec.kv_shape() {
         let layout = Layout { output_heads: heads, ..Layout::default() };
-        requests.push(Request::stacked(&names.kv, Form::Matrix(shape, layout)));
+        let kv = Request::stacked(&names.kv, Form::Matrix(shape, layout));
+        // Decoding projects routed queries, keys and values at once.
+        let with_queries =
+            names.kv_bias.is_empty() && !spec.dense_queries() && spec.kv == KvProjection::Projected;
+        requests.push(match names.query.first().filter(|_| with_queries) {
+            Some(query) => kv.behind(query.key()),
+            None => kv,
+        });
         if !names.kv_bias.is_empty() {
             let form = Form::Heads { width: shape.outputs, head_dim: dim };
             requests.push(Request::stacked(&names.kv_bias, form));

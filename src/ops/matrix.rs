@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    gpu::{Buffer, Gpu},
+    gpu::{Buffer, Gpu, PART_ALIGNMENT},
     ops::padded,
 };
 
@@ -237,6 +237,45 @@ impl Matrix {
             })
             .collect();
         Ok(Self { shape, precision, parts })
+    }
+
+    /// Allocates a matrix and a dense one of as many inputs behind it, in one buffer where they fit one binding, so that
+    /// one dispatch can read both.
+    ///
+    /// # Errors
+    /// As [`Matrix::new`].
+    pub fn pair(
+        gpu: &Gpu,
+        names: [&str; 2],
+        shapes: [MatrixShape; 2],
+        precision: Precision,
+    ) -> Result<[Self; 2]> {
+        let capabilities = gpu.capabilities();
+        let max = capabilities.max_binding.min(capabilities.max_buffer);
+        let [first, second] = shapes;
+        let start = first.bytes(precision).next_multiple_of(PART_ALIGNMENT);
+        let bytes = start + second.bytes(precision);
+        let small = [first, second].iter().all(|shape| shape.outputs <= MAX_PART_ROWS);
+        if bytes > max || !small || !precision.holds(first.inputs) {
+            return Ok([
+                Self::new(gpu, names[0], first, precision)?,
+                Self::new(gpu, names[1], second, precision)?,
+            ]);
+        }
+        let whole = Buffer::new(gpu, names[0], bytes);
+        let of = |shape: MatrixShape, from| {
+            let buffer = whole.part(from, shape.bytes(precision).max(16));
+            Self { shape, precision, parts: vec![Part { buffer, first_row: 0, rows: shape.outputs }] }
+        };
+        Ok([of(first, 0), of(second, start)])
+    }
+
+    /// Whether [`Matrix::pair`] put `second` into the same buffer.
+    pub fn is_paired_with(&self, second: &Self) -> bool {
+        match (&self.parts[..], &second.parts[..]) {
+            ([own], [behind]) => own.buffer.shares(&behind.buffer),
+            _ => false,
+        }
     }
 
     /// Bytes of one output row of one expert.

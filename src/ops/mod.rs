@@ -56,7 +56,7 @@ pub use query_norm::QueryNorm;
 pub use rope_attention_decode::RopeAttentionDecode;
 pub use rope_cache::{RopeCache, rope_angles};
 pub use routed_matmul::{RoutedMatmul, least_tile_rows, tile_rows};
-pub use routed_matvec::RoutedMatvec;
+pub use routed_matvec::{Beside, RoutedMatvec};
 pub use sample::{Argmax, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;

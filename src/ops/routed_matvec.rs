@@ -4,7 +4,7 @@ use super::{Access, Activation, Bias, Kernel, Matrix, Routes, Shape, padded, sha
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 const BINDINGS: &[Access] =
-    &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
+    &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
 
 pub static PLAIN: Kernel =
     Kernel { name: "routed_matvec", source: shaders::ROUTED_MATVEC, bindings: BINDINGS };
@@ -30,6 +30,10 @@ uniform! {
         part_quads: u32,
         experts: u32,
         first: u32,
+        own_groups: u32,
+        beside_first: u32,
+        beside_rows: u32,
+        beside_quads: u32,
     }
 }
 
@@ -54,6 +58,16 @@ pub struct RoutedMatvec<'a> {
     pub slots: u32,
     /// Assignments that share one row of `src`.
     pub src_div: u32,
+    /// A second product in the same dispatch; then `slots` is 1.
+    pub beside: Option<Beside<'a>>,
+}
+
+/// `dst[t] = W · src[t]` for every row of `src`, beside a routed product.
+#[derive(Clone, Copy)]
+pub struct Beside<'a> {
+    /// Dense, made by [`Matrix::pair`] together with the routed matrix.
+    pub matrix: &'a Matrix,
+    pub dst: &'a Buffer,
 }
 
 impl RoutedMatvec<'_> {
@@ -76,10 +90,28 @@ impl RoutedMatvec<'_> {
             ("ACTIVATION", self.activation.code()),
             ("SWIGLU", f64::from(u8::from(shape.halves == 2))),
             ("RESIDUAL", f64::from(u8::from(self.residual))),
+            ("BESIDE", f64::from(u8::from(self.beside.is_some()))),
         ];
         constants.extend(shape_of.lanes());
+        let spare = recorder.spare();
         for part in &self.matrix.parts {
-            let (quads, macs) = part.quads_and_macs(&shape);
+            let (quads, mut macs) = part.quads_and_macs(&shape);
+            macs *= u64::from(self.rows) * u64::from(self.slots);
+            let mut weight_bytes =
+                self.matrix.expert_bytes(part) * u64::from(self.rows) * u64::from(self.slots);
+            let own_groups = quads.div_ceil(quads_each);
+            let (mut weights, mut beside_dst) = (part.buffer.clone(), &spare);
+            let (mut beside_first, mut beside_rows, mut beside_quads) = (0, 1, 0);
+            if let Some(Beside { matrix, dst }) = self.beside {
+                let rows = u64::from(self.rows / self.src_div);
+                macs += rows * matrix.shape.macs();
+                weight_bytes += rows * matrix.row_bytes() * u64::from(matrix.shape.outputs);
+                for behind in &matrix.parts {
+                    beside_first = (behind.buffer.first_byte() / 16) as u32;
+                }
+                (beside_rows, beside_quads) = (matrix.shape.outputs, padded(matrix.shape.outputs) / 4);
+                (weights, beside_dst) = (weights.whole(), dst);
+            }
             let params = Params {
                 rows: self.rows,
                 slots: self.slots,
@@ -91,6 +123,10 @@ impl RoutedMatvec<'_> {
                 part_quads: quads,
                 experts: shape.experts,
                 first: self.routes.map_or(0, |routes| routes.first),
+                own_groups,
+                beside_first,
+                beside_rows,
+                beside_quads,
             };
             let (chosen, gates) =
                 self.routes.map_or((self.src, self.src), |routes| (routes.chosen, routes.gates));
@@ -101,17 +137,16 @@ impl RoutedMatvec<'_> {
                     constants: &constants,
                     buffers: &[
                         self.src,
-                        &part.buffer,
+                        &weights,
                         chosen,
                         gates,
                         self.bias.buffer().unwrap_or(self.src),
                         self.dst,
+                        beside_dst,
                     ],
-                    groups: [quads.div_ceil(quads_each), self.rows, 1],
-                    macs: macs * u64::from(self.rows) * u64::from(self.slots),
-                    weight_bytes: self.matrix.expert_bytes(part)
-                        * u64::from(self.rows)
-                        * u64::from(self.slots),
+                    groups: [own_groups + beside_quads.div_ceil(quads_each), self.rows, 1],
+                    macs,
+                    weight_bytes,
                     cache_bytes: 0,
                 },
             );

@@ -133,21 +133,28 @@ pub(crate) struct Request {
     pub finite: bool,
     /// Whether a matrix may be quantised.
     quantize: bool,
+    /// The key of another matrix, in whose buffer this one is to lie behind it.
+    pub behind: Option<String>,
 }
 
 impl Request {
     pub fn new(piece: impl Into<Piece>, form: Form) -> Self {
-        Self { pieces: vec![piece.into()], form, finite: false, quantize: true }
+        Self { pieces: vec![piece.into()], form, finite: false, quantize: true, behind: None }
     }
 
     /// One thing of several tensors, the first on top.
     pub fn stacked(pieces: &[Piece], form: Form) -> Self {
-        Self { pieces: pieces.to_vec(), form, finite: false, quantize: true }
+        Self { pieces: pieces.to_vec(), form, finite: false, quantize: true, behind: None }
     }
 
     /// Refuses values that are not finite.
     pub fn finite(self) -> Self {
         Self { finite: true, ..self }
+    }
+
+    /// Lies behind the matrix that goes by `key`, where [`Matrix::pair`](crate::ops::Matrix::pair) can do it.
+    pub fn behind(self, key: String) -> Self {
+        Self { behind: Some(key), ..self }
     }
 
     /// Stays f16 when matrices are quantised: embeddings, which are often the output head too, and routers, which are

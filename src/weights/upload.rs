@@ -75,7 +75,7 @@ pub(crate) async fn upload(
 ) -> Result<Store> {
     let mut targets: HashMap<&str, Vec<Target<'_>>> = HashMap::new();
     let mut wanted: Vec<&TensorInfo> = Vec::new();
-    let mut store = Store { matrices: HashMap::new(), rows: HashMap::new() };
+    let store = allocate(gpu, requests, precision)?;
     for request in requests {
         let mut before = 0;
         for piece in &request.pieces {
@@ -89,17 +89,6 @@ pub(crate) async fn upload(
                 wanted.push(tensor);
             }
             others.push(target);
-        }
-        let key = request.key();
-        match request.form {
-            Form::Matrix(shape, _) => {
-                let matrix = Matrix::new(gpu, &key, shape, request.precision(precision))?;
-                store.matrices.insert(key, matrix);
-            }
-            form => {
-                let buffer = Buffer::new(gpu, &key, form.bytes(precision));
-                store.rows.insert(key, buffer);
-            }
         }
     }
     gpu.check("allocating the model")?;
@@ -137,6 +126,40 @@ pub(super) fn pack(
         let expected = format!("finite numbers that {} reaches with scales in f16", precision.name());
         Error::bad_file(chunk.file, format!("tensor {}", quote(&chunk.tensor.name)), value, expected)
     })
+}
+
+/// Room for everything that was requested.
+fn allocate(gpu: &Gpu, requests: &[Request], precision: Precision) -> Result<Store> {
+    let mut store = Store { matrices: HashMap::new(), rows: HashMap::new() };
+    let behind: HashMap<&str, &Request> =
+        requests.iter().filter_map(|request| Some((request.behind.as_deref()?, request))).collect();
+    for request in requests {
+        let (key, stored) = (request.key(), request.precision(precision));
+        let Form::Matrix(shape, _) = request.form else {
+            let buffer = Buffer::new(gpu, &key, request.form.bytes(precision));
+            store.rows.insert(key, buffer);
+            continue;
+        };
+        if store.matrices.contains_key(&key) {
+            // It lies behind another one.
+            continue;
+        }
+        match behind.get(key.as_str()).map(|second| (second.key(), second.form, second.precision(precision)))
+        {
+            Some((second, Form::Matrix(other, _), same))
+                if same == stored && other.inputs == shape.inputs =>
+            {
+                let [one, two] = Matrix::pair(gpu, [&key, &second], [shape, other], stored)?;
+                store.matrices.insert(key, one);
+                store.matrices.insert(second, two);
+            }
+            _ => {
+                let matrix = Matrix::new(gpu, &key, shape, stored)?;
+                store.matrices.insert(key, matrix);
+            }
+        }
+    }
+    Ok(store)
 }
 
 /// Where one tensor, or a part of it, goes.

@@ -251,6 +251,7 @@ impl Linear {
         let routes = self.as_routes(&chosen, &gates);
         let counters = run(gpu, |recorder| {
             RoutedMatvec {
+                beside: None,
                 src: &src,
                 matrix: &matrix,
                 routes: self.used.map(|_| routes),
