@@ -386,7 +386,9 @@ fn usage_errors_have_code_2() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["generate", "translate", "fill", "classify", "routes", "logits", "info", "adapters"] {
+    for command in
+        ["generate", "chat", "translate", "fill", "classify", "routes", "logits", "info", "adapters"]
+    {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains(&format!("Example:\n  headwise {command}")), "{help}");
         assert!(help.contains("--adapter") && help.lines().count() < 45, "{help}");

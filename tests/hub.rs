@@ -242,7 +242,7 @@ fn a_long_header_is_read_to_its_end() {
     let end = 8 + length + 100_000 - 1;
     assert_eq!(
         ranges,
-        [format!("bytes=0-65535"), format!("bytes=65536-{end}")]
+        ["bytes=0-65535".to_owned(), format!("bytes=65536-{end}")]
             .map(|range| format!("storage: GET model.safetensors@{FIRST} {range}"))
     );
     assert_eq!(block_on(ModelInfo::read(&model.preview())).unwrap().layers, 2);

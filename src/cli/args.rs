@@ -56,8 +56,7 @@ pub struct Shared {
 #[derive(Args)]
 #[command(next_help_heading = COMMON)]
 pub struct ModelArgs {
-    /// Model folder: config.json, safetensors, tokenizer.json; or owner/name[@revision] on a hub [default: the command's
-    /// built-in demo model]
+    /// Model folder, or owner/name[@revision] on a hub [default: the command's built-in demo model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// How the weights are stored on the GPU [default: as in the files, bf16 as f16]
