@@ -1,12 +1,12 @@
 //! Compares a downloaded JetMoE-8B with the logits and the texts that transformers' own tests expect of it.
 //!
-//! `cargo run --release --example check_jetmoe_8b -- FOLDER`
+//! `cargo run --release --example check_jetmoe_8b -- FOLDER`, or `jetmoe/jetmoe-8b` to fetch it (17 GB)
 //!
 //! The expectations are in `examples/jetmoe_8b.json`; a second argument names another file of that form.
 
-use std::{error::Error, ops::ControlFlow, process::ExitCode};
+use std::{error::Error, ops::ControlFlow, path::Path, process::ExitCode};
 
-use headwise::{Generate, Gpu, GpuOptions, LoadOptions, Model, Source, block_on};
+use headwise::{Generate, Gpu, GpuOptions, Hub, LoadOptions, Model, Source, block_on};
 use serde::Deserialize;
 
 /// What a model is expected to compute.
@@ -85,11 +85,15 @@ fn compare_texts(model: &Model, greedy: &Greedy) -> headwise::Result<Vec<String>
 
 fn run() -> Result<Vec<String>, Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("usage: check_jetmoe_8b FOLDER [EXPECTED.json]")?;
+    let name = arguments.next().ok_or("usage: check_jetmoe_8b FOLDER|OWNER/NAME [EXPECTED.json]")?;
     let file = arguments
         .next()
         .unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/examples/jetmoe_8b.json").to_owned());
     let expected: Expected = serde_json::from_slice(&std::fs::read(&file)?)?;
+    let folder = match Path::new(&name).is_dir() {
+        true => name.into(),
+        false => Hub::from_env()?.look(&name.parse()?)?.download(|_, _| {})?,
+    };
     let gpu = block_on(Gpu::new(GpuOptions::new()))?;
     let model = block_on(Model::load(&gpu, &Source::folder(folder), LoadOptions::new()))?;
     Ok(differences(&model, &expected)?)

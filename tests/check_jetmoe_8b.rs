@@ -1,6 +1,6 @@
 //! The promise: `examples/check_jetmoe_8b.rs` passes a model that computes what is expected of it, and names each
 //! number and text that differs. JetMoE-8B is too large for a test; its expectations have the form of these.
-#![cfg(feature = "tokenizer")]
+#![cfg(all(feature = "hub", feature = "tokenizer"))]
 
 #[allow(dead_code)] // its `main` runs elsewhere
 #[path = "../examples/check_jetmoe_8b.rs"]

@@ -389,7 +389,7 @@ fn usage_errors_have_code_2() {
 #[test]
 fn every_command_has_help_with_an_example() {
     for command in
-        ["generate", "translate", "fill", "classify", "routes", "logits", "info", "bench", "adapters"]
+        ["generate", "chat", "translate", "fill", "classify", "routes", "logits", "info", "bench", "adapters"]
     {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains(&format!("Example:\n  headwise {command}")), "{help}");

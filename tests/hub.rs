@@ -242,7 +242,7 @@ fn a_long_header_is_read_to_its_end() {
     let end = 8 + length + 100_000 - 1;
     assert_eq!(
         ranges,
-        [format!("bytes=0-65535"), format!("bytes=65536-{end}")]
+        ["bytes=0-65535".to_owned(), format!("bytes=65536-{end}")]
             .map(|range| format!("storage: GET model.safetensors@{FIRST} {range}"))
     );
     assert_eq!(block_on(ModelInfo::read(&model.preview())).unwrap().layers, 2);
@@ -481,6 +481,11 @@ fn every_command_takes_a_repository_for_a_model() {
         assert_eq!(code, 0, "{remark}");
         (fs::read(out).unwrap(), remark)
     };
+    // Nor does what cannot chat.
+    let (code, _, error) = headwise(&hub, home, &["chat", "--model", "tiny/jetmoe"]);
+    assert!(code == 1 && error.contains(": chat_template: found nothing"), "{error}");
+    assert!(hub.sent() <= 65536);
+
     let (fetched, remark) = logits("tiny/jetmoe");
     let here = home.join("hub").display().to_string();
     for part in ["tiny/jetmoe: 130.2 KiB to download into ", &here, ", free ", " on the GPU as f32, free "] {

@@ -57,8 +57,7 @@ pub struct Shared {
 #[derive(Args)]
 #[command(next_help_heading = COMMON)]
 pub struct ModelArgs {
-    /// Model folder: config.json, safetensors, tokenizer.json; or owner/name[@revision] on a hub [default: the command's
-    /// built-in demo model]
+    /// Model folder, or owner/name[@revision] on a hub [default: the command's built-in demo model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// How the weights are stored on the GPU [default: as in the files, bf16 as f16]
@@ -261,29 +260,23 @@ impl ModelArgs {
         pollster::block_on(Gpu::new(options))
     }
 
-    /// Opens the GPU and loads the model, or the command's own.
+    /// Opens the GPU and loads the model, or the command's own; fetches it first where it is on a hub.
     pub fn load(&self, shared: &Shared, built_in: fn() -> Source) -> Result<Model, Error> {
-        let (gpu, source) = self.find(shared, built_in)?;
-        self.load_from(shared, &gpu, &source)
-    }
-
-    /// Opens the GPU and finds the model's files, fetching them where they are on a hub.
-    pub fn find(&self, shared: &Shared, built_in: fn() -> Source) -> Result<(Gpu, Source), Error> {
-        if let Some(repository) = self.model.as_deref().and_then(hub::repository) {
-            let gpu = self.open(shared)?;
-            let source = hub::fetch(&repository, &gpu, self.precision(), shared.quiet)?;
-            return Ok((gpu, source));
-        }
-        let source = self.source(built_in)?;
-        Ok((self.open(shared)?, source))
-    }
-
-    /// Loads the model.
-    pub fn load_from(&self, shared: &Shared, gpu: &Gpu, source: &Source) -> Result<Model, Error> {
+        let (gpu, source) = match self.model.as_deref().and_then(hub::repository) {
+            Some(repository) => {
+                let gpu = self.open(shared)?;
+                let source = hub::fetch(&repository, &gpu, self.precision(), shared.quiet)?;
+                (gpu, source)
+            }
+            None => {
+                let source = self.source(built_in)?;
+                (self.open(shared)?, source)
+            }
+        };
         let mut options = LoadOptions::new().progress(progress::bar(shared.quiet));
         if let Some(precision) = self.precision() {
             options = options.precision(precision);
         }
-        pollster::block_on(Model::load(gpu, source, options))
+        pollster::block_on(Model::load(&gpu, &source, options))
     }
 }

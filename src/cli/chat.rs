@@ -56,10 +56,9 @@ pub struct ChatArgs {
 }
 
 pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
-    let (gpu, source) = args.model.find(shared, Source::demo)?;
-    // A model that cannot chat is refused before it is loaded.
-    let template = pollster::block_on(ChatTemplate::read(&source))?;
-    let model = args.model.load_from(shared, &gpu, &source)?;
+    // A model that cannot chat is refused before it is loaded, and before its weights are fetched.
+    let template = pollster::block_on(ChatTemplate::read(&args.model.source(Source::demo)?))?;
+    let model = args.model.load(shared, Source::demo)?;
     let mut chat = Chat::new(&model, template, args.context)?;
     chat.set_messages(start(args));
     let interrupt = Interrupt::new();

@@ -59,9 +59,9 @@ pub fn fetch(
 /// A name on a hub may have been meant for a folder.
 fn not_a_folder(error: Error) -> Error {
     match error {
-        Error::Hub { hub, repo, file, status: Some(status @ (401 | 404)), message } => {
+        Error::Hub { hub, repo, file, status: status @ (None | Some(401 | 404)), message } => {
             let message = format!("{message}; nor is there a folder {repo}");
-            Error::Hub { hub, repo, file, status: Some(status), message }
+            Error::Hub { hub, repo, file, status, message }
         }
         error => error,
     }

@@ -71,15 +71,18 @@ fn template(text: &str) -> ChatTemplate {
     .unwrap()
 }
 
-fn talk(roles: &[(&str, &str)]) -> Vec<ChatMessage> {
+fn talk(roles: Roles) -> Vec<ChatMessage> {
     roles.iter().map(|(role, content)| ChatMessage::new(*role, *content)).collect()
 }
+
+/// Messages, each with its role.
+type Roles<'a> = &'a [(&'a str, &'a str)];
 
 #[test]
 fn conversations_are_written_as_their_templates_say() {
     let two = [("user", " Hi there "), ("assistant", " Hello! "), ("user", "How & <why>?")];
     let three = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye")];
-    let cases: [(&str, &[(&str, &str)], bool, &str); 7] = [
+    let cases: [(&str, Roles, bool, &str); 7] = [
         (LLAMA_2, &two, true, "<s>[INST] Hi there [/INST] Hello! </s><s>[INST] How & <why>? [/INST]"),
         (
             LLAMA_2,

@@ -91,7 +91,13 @@ impl Client {
             let expected = "an address such as https://huggingface.co";
             return Err(Error::argument("endpoint of the hub", quote(endpoint), expected));
         }
-        let config = Agent::config_builder()
+        let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
+        let mut config = Agent::config_builder();
+        if local.iter().any(|local| endpoint.starts_with(local)) {
+            // A proxy of this machine's network is no way to the machine itself.
+            config = config.proxy(None);
+        }
+        let config = config
             .user_agent(concat!("headwise/", env!("CARGO_PKG_VERSION")))
             // Sizes and ranges count the file's own bytes.
             .accept_encoding("identity")
