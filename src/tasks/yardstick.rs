@@ -11,8 +11,9 @@ use crate::{
 /// Bytes that are copied: more than the caches of CPUs hold, and half a binding of WebGPU's default limits.
 const COPY_BYTES: u64 = 64 << 20;
 
-/// Quads of 16 bytes that one invocation copies, to choose from.
-const COPY_EACH: [u32; 4] = [1, 4, 16, 64];
+/// Quads of 16 bytes that one invocation copies and whether they stand side by side, to choose from. GPUs want lanes that
+/// read neighbours; software adapters want each lane to stream.
+const COPIES: [(u32, bool); 6] = [(4, false), (16, false), (4, true), (64, true), (256, true), (1024, true)];
 
 /// Rows, inputs and outputs of the dense products to choose from.
 const MATMUL_SIZES: [u32; 2] = [512, 1024];
@@ -68,15 +69,16 @@ impl Yardstick {
         let bytes = COPY_BYTES.min(gpu.capabilities().max_binding).min(gpu.capabilities().max_buffer);
         gpu.plan("the buffers of the copy", 2 * bytes)?;
         let (src, dst) = (Buffer::new(gpu, "copy.src", bytes), Buffer::new(gpu, "copy.dst", bytes));
-        let copy = |each| {
+        let copy = |(each, runs)| {
             let (src, dst) = (src.clone(), dst.clone());
-            let name = format!("copy of {} MiB, {each} × 16 bytes for each invocation", bytes >> 20);
+            let place = if runs { "side by side" } else { "apart" };
+            let name = format!("copy of {} MiB, {each} × 16 bytes {place} an invocation", bytes >> 20);
             Self::new(gpu, name, 2.0 * bytes as f64, move |recorder| {
-                Copy { src: &src, dst: &dst, quads: (bytes / 16) as u32, each }.record(recorder);
+                Copy { src: &src, dst: &dst, quads: (bytes / 16) as u32, each, runs }.record(recorder);
             })
         };
-        let [first, others @ ..] = COPY_EACH;
-        others.into_iter().try_fold(copy(first)?, |best, each| Ok(best.faster(copy(each)?)))
+        let [first, others @ ..] = COPIES;
+        others.into_iter().try_fold(copy(first)?, |best, other| Ok(best.faster(copy(other)?)))
     }
 
     /// A dense product of square f32 matrices, with the kernel and the size that are fastest here. A multiply-accumulate

@@ -17,7 +17,7 @@ const prelude = (name) => (name.endsWith('.subgroup.wgsl') ? 'enable subgroups;\
 const entryPoints = (source) => [...source.matchAll(/@compute\b[^{};]*?\bfn\s+(\w+)/g)].map(([, name]) => name);
 
 /** Values of the overrides that are numbers. One that is not here fails the test. */
-const NUMBERS = { SHARED: [0, 2], GROUPS: [1, 2], UNSCORED: [0, 2], RENORM_EPS: [0, 1e-6], SCALE: [1, 2.5], EACH: [1, 16] };
+const NUMBERS = { SHARED: [0, 2], GROUPS: [1, 2], UNSCORED: [0, 2], RENORM_EPS: [0, 1e-6], SCALE: [1, 2.5], EACH: [4, 16] };
 
 /**
  * Values to try for each `override`: both of a bool; for an enumeration, that is a u32 that starts as one of the
