@@ -76,8 +76,9 @@ fn prompts_against_a_dense_product() {
         for (stored, precision) in PRECISIONS {
             let linears =
                 gpus.each_ref().map(|(_, gpu)| Linear::new(gpu, square(width), precision, ROWS / TOP, TOP));
-            let denses =
-                gpus.each_ref().map(|(_, gpu)| Yardstick::dense(gpu, ROWS, width).expect("a product"));
+            let denses = gpus
+                .each_ref()
+                .map(|(_, gpu)| Yardstick::dense(gpu, ROWS, width, precision).expect("a product"));
             let mut measures: Vec<Box<dyn FnMut() -> f64>> = Vec::new();
             for mut linear in linears {
                 let (_, operations) = linear.work(Form::Matmul);

@@ -24,7 +24,7 @@ const JETMOE: AttentionShape = AttentionShape {
     kv_heads: 16,
     group: 1,
     head_dim: 128,
-    capacity: 1024,
+    capacity: 512,
     sequences: 1,
     head_spans: false,
     cache: CachePrecision::F32,
@@ -142,9 +142,9 @@ fn main() {
     let mut matmul = block_on(Yardstick::matmul(&gpu)).expect("a product");
     let all = [
         ("JetMoE, 1 token", Kernel::Decode, JETMOE, 1),
-        ("JetMoE, 128 tokens", Kernel::Prefill, JETMOE, 128),
+        ("JetMoE, 64 tokens", Kernel::Prefill, JETMOE, 64),
         ("MoLM, 1 token", Kernel::StickBreaking, MOLM, 1),
-        ("MoLM, 128 tokens", Kernel::StickBreaking, MOLM, 128),
+        ("MoLM, 64 tokens", Kernel::StickBreaking, MOLM, 64),
     ];
     let mut attentions = all.map(|(_, kernel, shape, tokens)| Attention::new(&gpu, kernel, shape, tokens));
     for ((name, kernel, ..), attention) in all.iter().zip(&mut attentions) {

@@ -26,6 +26,7 @@
 //!   [`Model::logits`] returns logits and the experts each token chose.
 //! - [`Model::translate`], [`Model::fill`] and [`Model::classify`] are for models of other tasks; each has a model to try
 //!   it with, [`Source::demo_translate`] and so on.
+//! - [`Model::bench`] measures a model beside what its adapter does at best; [`Counters`] are exact.
 //! - [`Error`] is the one error type; GPU errors, lost devices and hostile files come back as values.
 //!
 //! # Features

@@ -19,7 +19,7 @@ use super::{
   decode                bytes of weights that its tokens need, in its time, against a plain copy,
                         whose bytes read and bytes written both count
   prefill, first token  floating-point operations of the prompt, in its time, against the best
-                        dense f32 product
+                        dense product
 Times are medians of rounds that alternate with the limit; docs/performance.md says more.\n\n\
         Example:\n  headwise bench --json")]
 pub struct BenchArgs {

@@ -9,36 +9,32 @@ pub static KERNEL: Kernel =
 /// Lanes of the kernel's workgroup.
 const LANES: u32 = 64;
 
-/// Workgroups in a row of the grid at the most.
-const MOST_GROUPS: u32 = 32_768;
-
 uniform! {
     struct Params {
         quads: u32,
-        groups_x: u32,
     }
 }
 
-/// `dst = src`, in 16-byte quads.
+/// `dst = src`, in 16-byte quads; at most 65,535 · 64 · `each` of them.
 pub struct Copy<'a> {
     pub src: &'a Buffer,
     pub dst: &'a Buffer,
     pub quads: u32,
-    /// Quads that one invocation copies.
+    /// Quads that one invocation copies, a multiple of 4.
     pub each: u32,
+    /// Whether they stand side by side.
+    pub runs: bool,
 }
 
 impl Copy<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
-        let groups = self.quads.div_ceil(LANES * self.each);
-        let groups_x = groups.min(MOST_GROUPS);
         recorder.dispatch(
-            &Params { quads: self.quads, groups_x },
+            &Params { quads: self.quads },
             Dispatch {
                 kernel: &KERNEL,
-                constants: &[("EACH", f64::from(self.each))],
+                constants: &[("EACH", f64::from(self.each)), ("RUNS", f64::from(u8::from(self.runs)))],
                 buffers: &[self.src, self.dst],
-                groups: [groups_x, groups.div_ceil(groups_x.max(1)), 1],
+                groups: [self.quads.div_ceil(LANES * self.each), 1, 1],
                 macs: 0,
                 weight_bytes: 0,
                 cache_bytes: 0,

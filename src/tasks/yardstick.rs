@@ -11,8 +11,9 @@ use crate::{
 /// Bytes that are copied: more than the caches of CPUs hold, and half a binding of WebGPU's default limits.
 const COPY_BYTES: u64 = 64 << 20;
 
-/// Quads of 16 bytes that one invocation copies, to choose from.
-const COPY_EACH: [u32; 4] = [1, 4, 16, 64];
+/// Quads of 16 bytes that one invocation copies and whether they stand side by side, to choose from. GPUs want lanes that
+/// read neighbours; software adapters want each lane to stream.
+const COPIES: [(u32, bool); 6] = [(4, false), (16, false), (4, true), (64, true), (256, true), (1024, true)];
 
 /// Rows, inputs and outputs of the dense products to choose from.
 const MATMUL_SIZES: [u32; 2] = [512, 1024];
@@ -68,49 +69,58 @@ impl Yardstick {
         let bytes = COPY_BYTES.min(gpu.capabilities().max_binding).min(gpu.capabilities().max_buffer);
         gpu.plan("the buffers of the copy", 2 * bytes)?;
         let (src, dst) = (Buffer::new(gpu, "copy.src", bytes), Buffer::new(gpu, "copy.dst", bytes));
-        let copy = |each| {
+        let copy = |(each, runs)| {
             let (src, dst) = (src.clone(), dst.clone());
-            let name = format!("copy of {} MiB, {each} × 16 bytes for each invocation", bytes >> 20);
+            let place = if runs { "side by side" } else { "apart" };
+            let name = format!("copy of {} MiB, {each} × 16 bytes {place} an invocation", bytes >> 20);
             Self::new(gpu, name, 2.0 * bytes as f64, move |recorder| {
-                Copy { src: &src, dst: &dst, quads: (bytes / 16) as u32, each }.record(recorder);
+                Copy { src: &src, dst: &dst, quads: (bytes / 16) as u32, each, runs }.record(recorder);
             })
         };
-        let [first, others @ ..] = COPY_EACH;
-        others.into_iter().try_fold(copy(first)?, |best, each| Ok(best.faster(copy(each)?)))
+        let [first, others @ ..] = COPIES;
+        others.into_iter().try_fold(copy(first)?, |best, other| Ok(best.faster(copy(other)?)))
     }
 
-    /// A dense product of square f32 matrices, with the kernel and the size that are fastest here. A multiply-accumulate
-    /// counts as two operations.
+    /// A dense product of square matrices in f32 arithmetic, with the kernel, the storage of the weights and the size that
+    /// are fastest here. A multiply-accumulate counts as two operations.
     ///
     /// # Errors
     /// What the GPU reports.
     pub async fn matmul(gpu: &Gpu) -> Result<Self> {
         let [small, large] = MATMUL_SIZES;
-        let mut best = Self::dense(gpu, small, small)?;
+        let product = |gpu: &Gpu| -> Result<Self> {
+            let stored = |precision| Self::dense(gpu, small, small, precision);
+            Ok(stored(Precision::F32)?.faster(stored(Precision::F16)?))
+        };
+        let mut best = product(gpu)?;
         for kernels in [KernelChoice::Plain, KernelChoice::Workgroup] {
             let adapter = AdapterSelection::Name(gpu.capabilities().name.clone());
             // An adapter may refuse another device: then its kernels are no candidates.
             if let Ok(gpu) = Gpu::new(GpuOptions::new().adapter(adapter).kernels(kernels)).await {
-                best = best.faster(Self::dense(&gpu, small, small)?);
+                best = best.faster(product(&gpu)?);
             }
         }
-        let larger = Self::dense(best.recorder.gpu(), large, large)?;
-        Ok(best.faster(larger))
+        for precision in [Precision::F32, Precision::F16] {
+            let larger = Self::dense(best.recorder.gpu(), large, large, precision)?;
+            best = best.faster(larger);
+        }
+        Ok(best)
     }
 
-    /// A dense f32 product of `rows` rows with a square matrix.
+    /// A dense product of `rows` rows with a square matrix, in f32 arithmetic.
     ///
     /// # Errors
     /// What the GPU reports.
-    pub fn dense(gpu: &Gpu, rows: u32, width: u32) -> Result<Self> {
-        let matrix = Matrix::new(gpu, "matmul.weights", MatrixShape::dense(width, width), Precision::F32)?;
+    pub fn dense(gpu: &Gpu, rows: u32, width: u32, precision: Precision) -> Result<Self> {
+        let matrix = Matrix::new(gpu, "matmul.weights", MatrixShape::dense(width, width), precision)?;
         let activations = || Buffer::new(gpu, "matmul.rows", 4 * u64::from(rows) * u64::from(width));
         let (src, dst) = (activations(), activations());
         let operations = 2.0 * f64::from(rows) * f64::from(width) * f64::from(width);
         let variants = variants(gpu.kernel_choice(), gpu.capabilities());
         let variant = variants.iter().find(|(kernel, _)| *kernel == "routed_matmul");
         let variant = variant.map_or("plain", |(_, variant)| variant);
-        let name = format!("dense f32 product {rows} × {width} × {width}, {variant} kernel");
+        let stored = format!("{precision:?}").to_lowercase();
+        let name = format!("dense product {rows} × {width} × {width}, weights as {stored}, {variant} kernel");
         Self::new(gpu, name, operations, move |recorder| {
             RoutedMatmul {
                 src: &src,
