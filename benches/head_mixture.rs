@@ -9,10 +9,10 @@ mod support;
 use headwise::{
     Gpu, Precision,
     internal::{
-        AttentionKernel, Buffer, CacheUse, Dimensions, ExpertChoice, HeadMixture, HeadMixtureSpec,
-        HeadMixtureWeights, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind, NormSpec, OutputBias,
-        PositionEncoding, Recorder, Router, RouterNet, RouterSpec, RouterWeights, Span, Step, Weighting,
-        Workspace, padded,
+        AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, Dimensions, ExpertChoice, HeadMixture,
+        HeadMixtureSpec, HeadMixtureWeights, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind,
+        NormSpec, OutputBias, PositionEncoding, Recorder, Router, RouterNet, RouterSpec, RouterWeights, Span,
+        Step, Weighting, Workspace, padded,
     },
 };
 use support::{in_turns, open_and_announce, time};
@@ -105,7 +105,8 @@ impl Setup {
         let x: Vec<f32> = (0..TOKENS * padded(WIDTH)).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
         workspace.x.write(0, &x);
         let step = workspace.begin(&spans, &[[0, TOKENS]]);
-        let cache = KvCache::new(gpu, std::iter::once(&layer.spec), 1, TOKENS, CacheUse::OneStep);
+        let size = CacheSize { sequences: 1, capacity: TOKENS, precision: CachePrecision::F32 };
+        let cache = KvCache::new(gpu, std::iter::once(&layer.spec), size, CacheUse::OneStep);
         Self { recorder: Recorder::new(gpu), layer, workspace, cache, step }
     }
 

@@ -1,115 +1,106 @@
-//! The row attention kernels with JetMoE's heads (two experts of 16 heads of 128 channels, key/value heads shared) and
-//! MoLM's (stick-breaking, two experts of one head of 1,024 channels), on this machine's adapter.
+//! Row attention in both shapes on this machine's adapter: one workgroup of 64 lanes for each row or tile, against one subgroup
+//! for a tile (which only software adapters run by themselves); and a cache of f16 against one of f32.
 //!
-//! `cargo bench --bench row_attention` prints a time for each and then, from rounds of one run that take turns: the bytes of
-//! keys and values that decoding reads in a second, against a plain copy (read and written), and the operations of a prompt
-//! in a second, against the best dense product.
+//! `cargo bench --bench row_attention` prints a time for each and, at the end, the ratios of one run. On Linux these are of
+//! processor time, which other work on the machine changes less.
 
-mod support;
+use std::time::{Duration, Instant};
 
-use criterion::Criterion;
+use criterion::{BenchmarkId, Criterion};
 use headwise::{
-    Gpu, block_on,
+    Gpu, GpuOptions, KernelChoice, block_on,
     internal::{
-        AttentionShape, Buffer, CachePrecision, Counters, DecodeAttention, PrefillAttention, Queries,
-        Recorder, Routes, Span, StickBreaking, Yardstick,
+        AttentionShape, Buffer, CachePrecision, DecodeAttention, PrefillAttention, Queries, Recorder, Span,
+        padded,
     },
 };
-use support::{in_turns, open_and_announce, time};
 
-const JETMOE: AttentionShape = AttentionShape {
-    queries: Queries::BySlot,
-    slots: 2,
-    heads: 16,
-    kv_heads: 16,
-    group: 1,
-    head_dim: 128,
-    capacity: 512,
-    sequences: 1,
-    head_spans: false,
-    cache: CachePrecision::F32,
-};
-const MOLM: AttentionShape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 1024, ..JETMOE };
-const ROUNDS: usize = 7;
+/// The name of a layout, and its slots, heads of a slot, key/value heads, head size.
+const LAYOUTS: [(&str, u32, u32, u32, u32); 4] = [
+    ("JetMoE, 2 experts of 3 heads of 64", 2, 3, 3, 64),
+    ("JetMoE-8B, 2 experts of 16 heads of 128", 2, 16, 16, 128),
+    ("MoA, 8 heads of 64, shared keys", 8, 1, 1, 64),
+    ("dense, 12 heads of 64", 1, 12, 12, 64),
+];
 
-#[derive(Clone, Copy, Debug)]
-enum Kernel {
-    Decode,
-    Prefill,
-    StickBreaking,
-}
+/// Keys a decoded token sees; tokens of a prompt.
+const DECODE: [u32; 3] = [64, 256, 1024];
+const PREFILL: [u32; 2] = [128, 512];
 
-/// The last `tokens` tokens of a sequence of `shape.capacity`.
-struct Attention {
+struct Setup {
     recorder: Recorder,
-    kernel: Kernel,
     shape: AttentionShape,
+    keys: u32,
     tokens: u32,
-    keys: u64,
     spans: Buffer,
     ranges: Buffer,
     q: Buffer,
-    k_cache: Buffer,
-    v_cache: Buffer,
+    cache: [Buffer; 2],
     partial: Buffer,
     stats: Buffer,
-    chosen: Buffer,
     out: Buffer,
 }
 
-impl Attention {
-    fn new(gpu: &Gpu, kernel: Kernel, shape: AttentionShape, tokens: u32) -> Self {
-        let spans: Vec<Span> =
-            (shape.capacity - tokens..shape.capacity).map(|position| Span::causal(position, 0)).collect();
-        let floats = |name, count: u32| Buffer::new(gpu, name, 4 * u64::from(count));
-        let rows = tokens * shape.slots;
-        let splits = rows * shape.heads * AttentionShape::splits(shape.capacity);
+impl Setup {
+    /// `tokens` tokens, the last of which sees `keys` keys.
+    fn new(gpu: &Gpu, layout: usize, cache: CachePrecision, tokens: u32, keys: u32) -> Self {
+        let (_, slots, heads, kv_heads, head_dim) = LAYOUTS[layout];
+        let shape = AttentionShape {
+            queries: Queries::BySlot,
+            slots,
+            heads,
+            kv_heads,
+            group: 1,
+            head_dim,
+            capacity: keys,
+            sequences: 1,
+            head_spans: false,
+            cache,
+        };
+        let spans: Vec<Span> = (keys - tokens..keys).map(|position| Span::causal(position, 0)).collect();
+        let floats = |count: u32| Buffer::new(gpu, "bench", 4 * u64::from(count));
+        let rows = slots * heads * AttentionShape::splits(keys);
         Self {
             recorder: Recorder::new(gpu),
-            kernel,
-            shape,
+            keys,
             tokens,
-            keys: spans.iter().map(|span| u64::from(span.keys)).sum(),
             spans: Buffer::with_data(gpu, "spans", &Span::words(&spans)),
             ranges: Buffer::with_data(gpu, "ranges", &[[0, tokens]]),
-            q: floats("q", rows * shape.q_row()),
-            k_cache: Buffer::new(gpu, "k", shape.cache_bytes()),
-            v_cache: Buffer::new(gpu, "v", shape.cache_bytes()),
-            partial: floats("partial", splits * shape.head_stride()),
-            stats: floats("stats", 2 * splits),
-            chosen: floats("chosen", rows),
-            out: floats("out", rows * shape.out_row()),
+            q: floats(tokens * slots * padded(heads * head_dim)),
+            cache: [(); 2].map(|()| Buffer::new(gpu, "cache", shape.cache_bytes())),
+            partial: floats(rows * head_dim),
+            stats: floats(2 * rows),
+            out: floats(tokens * slots * padded(heads * head_dim)),
+            shape,
         }
     }
 
-    fn time(&mut self, iterations: u64) -> std::time::Duration {
-        let Self { recorder, kernel, shape, tokens, keys, .. } = self;
-        let (kernel, shape, tokens, keys) = (*kernel, *shape, *tokens, *keys);
-        let (spans, q, k_cache, v_cache) = (&self.spans, &self.q, &self.k_cache, &self.v_cache);
-        let (chosen, out) = (&self.chosen, &self.out);
-        let routes = Some(Routes { chosen, gates: chosen, first: 0, scores: chosen, first_score: 0 });
-        time(recorder, iterations, |recorder| match kernel {
-            Kernel::Decode => DecodeAttention {
+    fn record(&mut self) {
+        let Self { shape, spans, ranges, q, cache: [k_cache, v_cache], partial, stats, out, .. } = self;
+        let (shape, tokens) = (*shape, self.tokens);
+        if tokens == 1 {
+            DecodeAttention {
                 shape,
                 spans,
                 q,
                 k_cache,
                 v_cache,
-                partial: &self.partial,
-                stats: &self.stats,
-                routes,
+                partial,
+                stats,
+                routes: None,
                 out,
                 tokens,
-                most_keys: shape.capacity,
+                most_keys: self.keys,
                 relative: None,
                 split: true,
-                keys,
+                keys: 0,
             }
-            .record(recorder),
-            Kernel::Prefill => PrefillAttention {
+            .record(&mut self.recorder);
+        } else {
+            PrefillAttention {
                 shape,
                 spans,
-                ranges: &self.ranges,
+                ranges,
                 q,
                 k_cache,
                 v_cache,
@@ -117,56 +108,88 @@ impl Attention {
                 tokens,
                 longest: tokens,
                 ranges_len: 1,
-                most_keys: shape.capacity,
-                keys,
+                most_keys: self.keys,
+                keys: 0,
             }
-            .record(recorder),
-            Kernel::StickBreaking => {
-                StickBreaking { shape, spans, q, k_cache, v_cache, routes, out, tokens, keys }
-                    .record(recorder);
-            }
-        })
+            .record(&mut self.recorder);
+        }
     }
 
-    fn work(&mut self) -> Counters {
-        let before = self.recorder.counters();
-        self.time(1);
-        self.recorder.counters() - before
+    /// Wall and processor time of `iterations` submissions of one attention each, for decoding of 16.
+    fn time(&mut self, iterations: u64) -> (Duration, Duration) {
+        let each = if self.tokens == 1 { 16 } else { 1 };
+        let (start, processor) = (Instant::now(), processor_time());
+        for _ in 0..iterations {
+            (0..each).for_each(|_| self.record());
+            self.recorder.submit();
+        }
+        self.recorder.gpu().settle().expect("the GPU finishes");
+        let wall = start.elapsed();
+        let used = processor_time().zip(processor).map(|(now, then)| now - then);
+        (wall, used.unwrap_or(wall))
     }
 }
 
+/// What all threads of this process used, where the system says so: in hundredths of a second.
+fn processor_time() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    Some(Duration::from_millis(10 * ticks))
+}
+
+fn open(kernels: KernelChoice) -> Gpu {
+    block_on(Gpu::new(GpuOptions::new().kernels(kernels))).expect("a GPU adapter")
+}
+
 fn main() {
-    let gpu = open_and_announce();
-    let mut criterion = Criterion::default().configure_from_args().sample_size(10);
-    let mut copy = Yardstick::copy(&gpu).expect("a copy");
-    let mut matmul = block_on(Yardstick::matmul(&gpu)).expect("a product");
-    let all = [
-        ("JetMoE, 1 token", Kernel::Decode, JETMOE, 1),
-        ("JetMoE, 64 tokens", Kernel::Prefill, JETMOE, 64),
-        ("MoLM, 1 token", Kernel::StickBreaking, MOLM, 1),
-        ("MoLM, 64 tokens", Kernel::StickBreaking, MOLM, 64),
+    let gpus = [KernelChoice::Workgroup, KernelChoice::Subgroup].map(open);
+    println!("adapter: {} ({})", gpus[0].capabilities().name, gpus[0].capabilities().driver);
+    let variants = [
+        ("workgroup, f32", &gpus[0], CachePrecision::F32),
+        ("subgroup, f32", &gpus[1], CachePrecision::F32),
+        ("subgroup, f16", &gpus[1], CachePrecision::F16),
     ];
-    let mut attentions = all.map(|(_, kernel, shape, tokens)| Attention::new(&gpu, kernel, shape, tokens));
-    for ((name, kernel, ..), attention) in all.iter().zip(&mut attentions) {
-        criterion.bench_function(&format!("{kernel:?}, {name}"), |bencher| {
-            bencher.iter_custom(|iterations| attention.time(iterations));
-        });
+    let mut criterion = Criterion::default().configure_from_args().sample_size(10);
+    let forms = DECODE.map(|keys| (1, keys)).into_iter().chain(PREFILL.map(|tokens| (tokens, tokens)));
+    for (tokens, keys) in forms {
+        let form =
+            if tokens == 1 { format!("decode, {keys} keys") } else { format!("prefill, {tokens} tokens") };
+        let mut group = criterion.benchmark_group(&form);
+        let (name, ..) = LAYOUTS[0];
+        for (variant, gpu, cache) in variants {
+            let mut setup = Setup::new(gpu, 0, cache, tokens, keys);
+            group.bench_function(BenchmarkId::new(variant, name), |bencher| {
+                bencher.iter_custom(|n| setup.time(n).0);
+            });
+        }
+        group.finish();
+        for (layout, (name, ..)) in LAYOUTS.iter().enumerate() {
+            let ratios = ratios(&variants, layout, tokens, keys);
+            let [plain, subgroup, half] = ratios;
+            println!(
+                "{form}, {name}: by subgroup {:.2} of the time by workgroup, with f16 {:.2}",
+                subgroup / plain,
+                half / plain
+            );
+        }
     }
-    for ((name, kernel, shape, tokens), attention) in all.iter().zip(&mut attentions) {
-        let counters = attention.work();
-        let decodes = *tokens == 1;
-        let work = if decodes { counters.bytes as f64 } else { 2.0 * counters.macs as f64 };
-        let mut attends = || work / attention.time(1).as_secs_f64();
-        let mut limits = || if decodes { copy.rate() } else { matmul.rate() }.expect("a limit");
-        let rates = in_turns(ROUNDS, &mut [&mut attends, &mut limits]);
-        let (unit, limit) =
-            if decodes { ("GB/s", "a copy's") } else { ("GFLOP/s", "the best dense product's") };
-        println!(
-            "{kernel:?}, {name}, {} keys: {:.2} {unit}, {:.2} of {limit} {:.2}",
-            shape.capacity,
-            rates[0] / 1e9,
-            rates[0] / rates[1],
-            rates[1] / 1e9
-        );
+}
+
+/// Processor times from interleaved rounds of one run, in seconds.
+fn ratios(variants: &[(&str, &Gpu, CachePrecision); 3], layout: usize, tokens: u32, keys: u32) -> [f64; 3] {
+    let mut setups = variants.map(|(_, gpu, cache)| Setup::new(gpu, layout, cache, tokens, keys));
+    // As many as the slowest does in a tenth of a second, so that ticks do not matter.
+    for setup in &mut setups {
+        setup.time(1);
     }
+    let one = setups[0].time(2).0.as_secs_f64() / 2.0;
+    let rounds = (0.1 / one).ceil().clamp(1.0, 400.0) as u64;
+    let mut sums = [0.0; 3];
+    for _ in 0..5 {
+        for (setup, sum) in setups.iter_mut().zip(&mut sums) {
+            *sum += setup.time(rounds).1.as_secs_f64();
+        }
+    }
+    sums
 }

@@ -46,12 +46,6 @@ fn main(@builtin(subgroup_invocation_id) lane: u32, @builtin(workgroup_id) group
             sums2 = own_column(lane, 2u);
             sums3 = own_column(lane, 3u);
         }
-        if COLUMNS > 4u {
-            sums4 = own_column(lane, 4u);
-            sums5 = own_column(lane, 5u);
-            sums6 = own_column(lane, 6u);
-            sums7 = own_column(lane, 7u);
-        }
         if tile.first == 0u {
             for (var i = lane; i < (params.head_quads + 1u) / 2u; i += LANES) {
                 append(tile.token, tile.kv_head, i, span);

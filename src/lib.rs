@@ -57,7 +57,7 @@ mod weights;
 
 pub use error::{Error, Result};
 pub use gpu::{AdapterReport, AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelChoice};
-pub use ops::Precision;
+pub use ops::{CachePrecision, Precision};
 pub use tasks::*;
 pub use weights::Source;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]

@@ -5,10 +5,10 @@ mod reference;
 mod support;
 
 use headwise::internal::{
-    AttentionKernel, Buffer, CacheUse, Dimensions, ExpertChoice, HeadMixture, HeadMixtureSpec,
-    HeadMixtureWeights, KernelChoice, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind,
-    NormPlacement, NormSpec, OutputBias, PositionEncoding, Precision, Router, RouterNet, RouterSpec,
-    RouterWeights, Span, Weighting, Workspace,
+    AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, Dimensions, ExpertChoice, HeadMixture,
+    HeadMixtureSpec, HeadMixtureWeights, KernelChoice, KvCache, KvProjection, Matrix, MatrixShape, Norm,
+    NormKind, NormPlacement, NormSpec, OutputBias, PositionEncoding, Precision, Router, RouterNet,
+    RouterSpec, RouterWeights, Span, Weighting, Workspace,
 };
 use headwise::{Choice, RouterShape, RouterUse};
 use reference::{
@@ -55,7 +55,8 @@ fn run_layer(
     let mut dimensions = Dimensions::new(tokens, 2, length, 1);
     dimensions.attention(spec);
     let workspace = Workspace::new(gpu, &dimensions);
-    let cache = KvCache::new(gpu, std::iter::once(spec), 2, length, CacheUse::Kept);
+    let size = CacheSize { sequences: 2, capacity: length, precision: CachePrecision::F32 };
+    let cache = KvCache::new(gpu, std::iter::once(spec), size, CacheUse::Kept);
     let spans: Vec<Span> = (0..tokens)
         .map(|token| {
             let (sequence, position) = (token / length, token % length);

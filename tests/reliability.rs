@@ -3,8 +3,8 @@
 use std::{ops::ControlFlow, path::Path};
 
 use headwise::{
-    Cancel, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision, Source,
-    StopReason, block_on,
+    CachePrecision, Cancel, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision,
+    Source, StopReason, block_on,
 };
 
 fn gpu(options: GpuOptions) -> Gpu {
@@ -288,4 +288,133 @@ fn f32_and_f16_storage_write_the_same_text() {
     };
     // The file is f16, so f32 holds the same numbers.
     assert_eq!(text(Precision::F32), text(Precision::F16));
+}
+
+/// The fixture with room for 1,000 positions. The caller removes the folder.
+fn tiny_with_a_long_context(name: &str) -> std::path::PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jetmoe_tiny");
+    let config = std::fs::read_to_string(fixture.join("config.json")).unwrap().replace(": 64,", ": 1000,");
+    std::fs::write(folder.join("config.json"), config).unwrap();
+    std::fs::copy(fixture.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
+    folder
+}
+
+/// Alone, a short prompt's cache starts with one page and grows; beside a long prompt there is room from the start. Both
+/// stay below the keys that are split.
+#[test]
+fn a_cache_that_grew_gives_the_same_bits() {
+    let folder = tiny_with_a_long_context("a-cache-that-grew");
+    for cache in [CachePrecision::F32, CachePrecision::F16] {
+        let options = LoadOptions::new().cache_precision(cache);
+        let model = block_on(Model::load(&plain_gpu(), &Source::folder(&folder), options)).unwrap();
+        let long: Vec<u32> = (0..130).map(|i| (i * 37 + 11) % 101).collect();
+        let run = |prompts: &[&[u32]], count: usize| {
+            let mut gates = Vec::new();
+            let options = Generate::new().greedy().stop_at([]).with_routes().max_new(count);
+            let generation = block_on(model.generate_ids(prompts, &options, |token| {
+                if token.sequence == 0 && !token.prompt {
+                    let routes = token.routes.iter().flat_map(|routes| &routes.layers);
+                    let choices = routes.flat_map(|layer| layer.attention.iter().chain(&layer.mlp));
+                    gates.extend(choices.map(|choice| choice.gate.to_bits()));
+                }
+                ControlFlow::Continue(())
+            }));
+            (generation.unwrap().ids[0].clone(), gates)
+        };
+        let ungrown = run(&[&long[..10], &long], 110);
+        assert_eq!((ungrown.0.len(), ungrown.1.is_empty()), (110, false));
+        assert!(run(&[&long[..10]], 110) == ungrown, "{cache:?}: the grown cache differs");
+        assert!(run(&[&long[..10], &long[5..20]], 110) == ungrown, "{cache:?}: the grown batch differs");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Bytes on the GPU beyond the weights when the `at`-th token is told, of a generation of at most `max_new`.
+fn bytes_at(gpu: &Gpu, model: &Model, at: usize, max_new: usize) -> u64 {
+    let weights = gpu.allocated_bytes();
+    let (mut seen, mut bytes) = (0, 0);
+    let options = Generate::new().greedy().stop_at([]).max_new(max_new);
+    block_on(model.generate_ids(&[&[1, 7, 42]], &options, |_| {
+        seen += 1;
+        if seen == at {
+            bytes = gpu.allocated_bytes() - weights;
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }))
+    .unwrap();
+    bytes
+}
+
+#[test]
+fn a_cache_takes_the_pages_it_needs_not_the_whole_context() {
+    let folder = tiny_with_a_long_context("pages");
+    for (cache, bytes) in [(CachePrecision::F32, 4), (CachePrecision::F16, 2)] {
+        let gpu = plain_gpu();
+        let options = LoadOptions::new().cache_precision(cache);
+        let model = block_on(Model::load(&gpu, &Source::folder(&folder), options)).unwrap();
+        let of_token = model.info().cache_bytes(cache);
+        assert_eq!(of_token, model.info().cache_bytes_per_token / 4 * bytes);
+        // The same layout, so the same scratch: only what has been written differs.
+        let [one, two, four] = [1, 80, 200].map(|at| bytes_at(&gpu, &model, at, 900));
+        // One table of (cos, sin) for half of a head's channels.
+        let angles = 8 * u64::from(model.info().attention.head_dim / 2);
+        assert_eq!(two - one, 64 * (of_token + angles), "{cache:?}: from 64 to 128 positions");
+        assert_eq!(four - two, 128 * (of_token + angles), "{cache:?}: from 128 to 256 positions");
+        // With all pages, 903 positions would take more than the whole session does.
+        assert!(one < 903 * of_token, "{cache:?}: {one} bytes, {of_token} a token");
+        // Nothing is left of any of it.
+        gpu.settle().unwrap();
+        drop(model);
+        assert_eq!(gpu.allocated_bytes(), 0);
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_cache_that_cannot_grow_is_an_error_after_the_text_so_far() {
+    let folder = tiny_with_a_long_context("no-room-to-grow");
+    let free = plain_gpu();
+    let model = load(&free, &Source::folder(&folder)).unwrap();
+    // Room for the first page and not for the second.
+    let limit = free.allocated_bytes() + bytes_at(&free, &model, 1, 900);
+    let gpu = gpu(GpuOptions::new().default_limits(true).memory_limit(limit));
+    let model = load(&gpu, &Source::folder(&folder)).unwrap();
+    let mut told = Vec::new();
+    let options = Generate::new().greedy().stop_at([]).max_new(900);
+    let result = block_on(model.generate_ids(&[&[1, 7, 42]], &options, |token| {
+        told.push(token.id);
+        ControlFlow::Continue(())
+    }));
+    match result {
+        Err(Error::TooLarge { what, .. }) => assert_eq!(what, "growing the cache from 64 to 128 positions"),
+        other => panic!("expected TooLarge, got {other:?}"),
+    }
+    // 64 positions are read; the last of them chose one more token.
+    assert_eq!(told.len(), 64 - 3 + 1);
+    // The model still works.
+    assert_eq!(ids(&model, &[1, 7, 42], &Generate::new().greedy().max_new(20)).unwrap(), told[..20]);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Twice the rounding of f16, 2⁻¹¹, in keys and values, through all layers.
+#[test]
+fn a_cache_of_f16_changes_logits_by_less_than_5e_3() {
+    let prompt: Vec<u32> = (0..60).map(|i| (i * 37 + 11) % 101).collect();
+    for kernels in [KernelChoice::Plain, KernelChoice::Subgroup] {
+        let gpu = gpu(GpuOptions::new().default_limits(true).kernels(kernels));
+        let logits = |cache| {
+            let options = LoadOptions::new().cache_precision(cache);
+            let model = block_on(Model::load(&gpu, &tiny(), options)).unwrap();
+            block_on(model.logits(&[&prompt])).unwrap().remove(0).values
+        };
+        let (exact, half) = (logits(CachePrecision::F32), logits(CachePrecision::F16));
+        assert_ne!(exact, half, "f16 rounds");
+        let largest = exact.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        for (exact, half) in exact.iter().zip(half) {
+            assert!((exact - half).abs() <= 5e-3 * largest, "{half} instead of {exact}, {largest} at most");
+        }
+    }
 }

@@ -34,7 +34,8 @@ fn values(scalar: Scalar, name: &str) -> &'static [f64] {
         (Scalar::F32, "SCALE") => &[2.5],
         // shaders/shared/broadcast.wgsl, row_tile.wgsl
         (Scalar::U32, "LANES") => &[4.0, 8.0, 16.0],
-        (Scalar::U32, "ROWS" | "COLUMNS") => &[1.0, 2.0, 8.0],
+        (Scalar::U32, "ROWS") => &[1.0, 2.0, 8.0],
+        (Scalar::U32, "COLUMNS") => &[1.0, 4.0],
         // shaders/copy.wgsl
         (Scalar::U32, "EACH") => &[4.0, 16.0],
         // shaders/norm_router.wgsl

@@ -6,15 +6,15 @@
 // Both keys and values are loaded once for all rows of the tile.
 //
 // The including file has `query_quad`, vec4 i of the query of this lane's row, and `store`. A block of 4·LANES keys takes
-// 5 turns and one for each 8 channels of a head: of llvmpipe's 65,535 (see row_attention_prefill), 50,000 keys with heads of
+// 5 to 9 turns and one for each 8 channels of a head: of llvmpipe's 65,535 (see row_attention_prefill), 50,000 keys with heads of
 // 128 and subgroups of 4.
 
 // Invocations of a subgroup: 4, 8 or 16.
 override LANES: u32 = 8u;
 // Rows of a tile: 1, 2, 4 or 8, at most LANES.
 override ROWS: u32 = 8u;
-// Vec4s of a head that a lane takes: 1, 2, 4 or 8.
-override COLUMNS: u32 = 8u;
+// Vec4s of a head that a lane takes: 1, 2 or 4.
+override COLUMNS: u32 = 4u;
 
 // A vec4 of each row.
 struct Rows {
@@ -38,8 +38,10 @@ struct Visible {
 // in this lane's columns.
 var<private> highest: PerRow;
 var<private> total: PerRow;
-var<private> sums0: Rows; var<private> sums1: Rows; var<private> sums2: Rows; var<private> sums3: Rows;
-var<private> sums4: Rows; var<private> sums5: Rows; var<private> sums6: Rows; var<private> sums7: Rows;
+var<private> sums0: Rows;
+var<private> sums1: Rows;
+var<private> sums2: Rows;
+var<private> sums3: Rows;
 
 // Query heads that read key/value head c are h = c·group + i (i < group), repeated every kv_heads·group heads.
 fn head_of(kv_head: u32, i: u32) -> u32 {
@@ -49,8 +51,10 @@ fn head_of(kv_head: u32, i: u32) -> u32 {
 fn rows_see_nothing() {
     highest = PerRow(vec4<f32>(LOWEST), vec4<f32>(LOWEST));
     total = PerRow();
-    sums0 = Rows(); sums1 = Rows(); sums2 = Rows(); sums3 = Rows();
-    sums4 = Rows(); sums5 = Rows(); sums6 = Rows(); sums7 = Rows();
+    sums0 = Rows();
+    sums1 = Rows();
+    sums2 = Rows();
+    sums3 = Rows();
 }
 
 // Scores of one row for this lane's four keys.
@@ -140,38 +144,41 @@ fn attend(lane: u32, sequence: u32, kv_head: u32, first: u32, end: u32, visible:
         total.b = total.b * rescale.b + vec4<f32>(sum4(s.r4), sum4(s.r5), sum4(s.r6), sum4(s.r7));
         rescale_columns(rescale);
 
-        for (var m = 0u; m < 4u; m++) {
-            let key = start + m * LANES;
+        // Keys in turns of at most eight.
+        let each = min(LANES, 8u);
+        for (var turn = 0u; turn < 4u * LANES / each; turn++) {
+            let key = start + turn * each;
             if key >= end {
                 break;
             }
-            let a = vec4<f32>(s.r0[m], s.r1[m], s.r2[m], s.r3[m]);
-            let b = vec4<f32>(s.r4[m], s.r5[m], s.r6[m], s.r7[m]);
+            let m = turn * each / LANES;
+            var a = vec4<f32>(s.r0[m], s.r1[m], s.r2[m], s.r3[m]);
+            var b = vec4<f32>(s.r4[m], s.r5[m], s.r6[m], s.r7[m]);
+            if LANES > 8u {
+                // The weights of this turn's keys go to the first eight lanes.
+                let holder = (lane + turn * each) % LANES;
+                a = subgroupShuffle(a, holder);
+                b = subgroupShuffle(b, holder);
+            }
             let from0 = cache_start(sequence, key, kv_head);
             // Keys past the last weigh nothing; their place may be anyone's, so the last one's is read.
             let left = last - key;
-            take(lane, from0, 0u, left, subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
-            take(lane, from0, 1u, left, subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
-            take(lane, from0, 2u, left, subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
-            take(lane, from0, 3u, left, subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
+            take(lane, from0, subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
+            take(lane, next(from0, 1u, left), subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
+            take(lane, next(from0, 2u, left), subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
+            take(lane, next(from0, 3u, left), subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
             if LANES > 4u {
-                take(lane, from0, 4u, left, subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
-                take(lane, from0, 5u, left, subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
-                take(lane, from0, 6u, left, subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
-                take(lane, from0, 7u, left, subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
-            }
-            if LANES > 8u {
-                take(lane, from0, 8u, left, subgroupBroadcast(a, 8u), subgroupBroadcast(b, 8u));
-                take(lane, from0, 9u, left, subgroupBroadcast(a, 9u), subgroupBroadcast(b, 9u));
-                take(lane, from0, 10u, left, subgroupBroadcast(a, 10u), subgroupBroadcast(b, 10u));
-                take(lane, from0, 11u, left, subgroupBroadcast(a, 11u), subgroupBroadcast(b, 11u));
-                take(lane, from0, 12u, left, subgroupBroadcast(a, 12u), subgroupBroadcast(b, 12u));
-                take(lane, from0, 13u, left, subgroupBroadcast(a, 13u), subgroupBroadcast(b, 13u));
-                take(lane, from0, 14u, left, subgroupBroadcast(a, 14u), subgroupBroadcast(b, 14u));
-                take(lane, from0, 15u, left, subgroupBroadcast(a, 15u), subgroupBroadcast(b, 15u));
+                take(lane, next(from0, 4u, left), subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
+                take(lane, next(from0, 5u, left), subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
+                take(lane, next(from0, 6u, left), subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
+                take(lane, next(from0, 7u, left), subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
             }
         }
     }
+}
+
+fn next(from0: u32, keys: u32, left: u32) -> u32 {
+    return from0 + min(keys, left) * params.cache_quads;
 }
 
 // This lane's column c, clamped to the head.
@@ -179,9 +186,8 @@ fn column(lane: u32, c: u32) -> u32 {
     return min(lane + c * LANES, params.head_quads - 1u);
 }
 
-// Adds the weighted value of one key, `next` keys after the one at `from0`.
-fn take(lane: u32, from0: u32, next: u32, left: u32, a: vec4<f32>, b: vec4<f32>) {
-    let at = from0 + min(next, left) * params.cache_quads;
+// Adds the weighted value of the key at `at`.
+fn take(lane: u32, at: u32, a: vec4<f32>, b: vec4<f32>) {
     add(&sums0, value_quad(at + column(lane, 0u)), a, b);
     if COLUMNS > 1u {
         add(&sums1, value_quad(at + column(lane, 1u)), a, b);
@@ -189,12 +195,6 @@ fn take(lane: u32, from0: u32, next: u32, left: u32, a: vec4<f32>, b: vec4<f32>)
     if COLUMNS > 2u {
         add(&sums2, value_quad(at + column(lane, 2u)), a, b);
         add(&sums3, value_quad(at + column(lane, 3u)), a, b);
-    }
-    if COLUMNS > 4u {
-        add(&sums4, value_quad(at + column(lane, 4u)), a, b);
-        add(&sums5, value_quad(at + column(lane, 5u)), a, b);
-        add(&sums6, value_quad(at + column(lane, 6u)), a, b);
-        add(&sums7, value_quad(at + column(lane, 7u)), a, b);
     }
 }
 
@@ -223,12 +223,6 @@ fn rescale_columns(by: PerRow) {
     if COLUMNS > 2u {
         scale(&sums2, by);
         scale(&sums3, by);
-    }
-    if COLUMNS > 4u {
-        scale(&sums4, by);
-        scale(&sums5, by);
-        scale(&sums6, by);
-        scale(&sums7, by);
     }
 }
 
@@ -262,12 +256,6 @@ fn finish(lane: u32) {
     if COLUMNS > 2u {
         store_column(lane + 2u * LANES, &sums2);
         store_column(lane + 3u * LANES, &sums3);
-    }
-    if COLUMNS > 4u {
-        store_column(lane + 4u * LANES, &sums4);
-        store_column(lane + 5u * LANES, &sums5);
-        store_column(lane + 6u * LANES, &sums6);
-        store_column(lane + 7u * LANES, &sums7);
     }
 }
 

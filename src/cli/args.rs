@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use headwise::{
-    AdapterSelection, Error, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision, Source,
+    AdapterSelection, CachePrecision, Error, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision,
+    Source,
 };
 
 use super::{bytes, hub, progress};
@@ -63,6 +64,9 @@ pub struct ModelArgs {
     /// How the weights are stored on the GPU [default: as in the files, bf16 as f16]
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
+    /// How the key/value cache holds its numbers; f16 takes half the memory
+    #[arg(long, value_enum, default_value = "f32")]
+    kv_cache: KvCacheArg,
     /// Shape of the hot kernels
     #[arg(long, value_enum, default_value = "auto")]
     kernels: KernelsArg,
@@ -77,6 +81,12 @@ enum PrecisionArg {
     F16,
     Q8,
     Q4,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum KvCacheArg {
+    F32,
+    F16,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -244,6 +254,14 @@ impl ModelArgs {
         })
     }
 
+    /// How the key/value cache holds its numbers.
+    pub fn kv_cache(&self) -> CachePrecision {
+        match self.kv_cache {
+            KvCacheArg::F32 => CachePrecision::F32,
+            KvCacheArg::F16 => CachePrecision::F16,
+        }
+    }
+
     /// Opens the GPU.
     pub fn open(&self, shared: &Shared) -> Result<Gpu, Error> {
         let kernels = match self.kernels {
@@ -273,7 +291,8 @@ impl ModelArgs {
                 (self.open(shared)?, source)
             }
         };
-        let mut options = LoadOptions::new().progress(progress::bar(shared.quiet));
+        let mut options =
+            LoadOptions::new().progress(progress::bar(shared.quiet)).cache_precision(self.kv_cache());
         if let Some(precision) = self.precision() {
             options = options.precision(precision);
         }

@@ -29,7 +29,8 @@ struct Fit {
 }
 
 pub fn run(args: &InfoArgs, shared: &Shared) -> Result<(), Failure> {
-    let model = pollster::block_on(ModelInfo::read(&args.model.source(Source::demo)?))?;
+    let mut model = pollster::block_on(ModelInfo::read(&args.model.source(Source::demo)?))?;
+    model.cache_bytes_per_token = model.cache_bytes(args.model.kv_cache());
     let asked = shared.adapter.is_some() || args.model.memory_limit.is_some();
     let fit = if asked { Some(fit(args, shared, &model)?) } else { None };
     let info = Info { model, fit };

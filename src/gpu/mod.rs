@@ -15,4 +15,4 @@ pub use device::{Gpu, GpuOptions, KernelChoice};
 pub use buffer::{Buffer, PART_ALIGNMENT};
 pub use kernel::{Access, Constants, Kernel};
 pub use readback::Pending;
-pub use recorder::{Counters, Dispatch, Recorder};
+pub use recorder::{BufferCopy, Counters, Dispatch, Recorder};

@@ -61,6 +61,15 @@ pub struct Dispatch<'a> {
     pub cache_bytes: u64,
 }
 
+/// Bytes to copy from one buffer to another. Offsets and lengths are multiples of 4.
+pub struct BufferCopy<'a> {
+    pub from: &'a Buffer,
+    pub from_offset: u64,
+    pub to: &'a Buffer,
+    pub to_offset: u64,
+    pub bytes: u64,
+}
+
 impl Dispatch<'_> {
     /// Whether no written buffer is bound a second time, which browsers refuse.
     fn writes_alone(&self) -> bool {
@@ -164,6 +173,20 @@ impl Recorder {
     /// Submits what was recorded as one compute pass.
     pub fn submit(&mut self) {
         self.submit_with(|_| {});
+    }
+
+    /// Submits what was recorded, then copies. Made for buffers that replace others, so nothing stays cached of those.
+    pub fn copy(&mut self, copies: &[BufferCopy<'_>]) {
+        if !self.dispatches.is_empty() {
+            self.submit();
+        }
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        for copy in copies {
+            let (from, to) = (copy.from.raw(), copy.to.raw());
+            encoder.copy_buffer_to_buffer(from, copy.from_offset, to, copy.to_offset, copy.bytes);
+        }
+        self.gpu.queue().submit([encoder.finish()]);
+        self.bind_groups.clear();
     }
 
     /// Submits what was recorded as one compute pass, followed by what `then` encodes.

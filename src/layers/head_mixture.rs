@@ -91,7 +91,7 @@ impl HeadMixture {
             input: self.norm.input(workspace),
             routes: self.router.as_ref().map(|router| routes.next(&router.spec)),
             value_routes: self.weights.values.as_ref().map(|(_, router)| routes.next(&router.spec)),
-            shape: self.spec.attention_shape(cache.sequences, cache.capacity),
+            shape: cache.size.shape(&self.spec),
             few: step.few() && !self.spec.router.whole_sequences(),
         };
         match (&self.router, call.routes) {
@@ -131,7 +131,7 @@ impl HeadMixture {
         let Some((matrix, bias)) = &self.weights.kv else { return };
         let bias = Bias::of_all(bias.as_ref());
         dense(recorder, memory, matrix, bias, Activation::None, &workspace.kv, tokens);
-        let shape = self.spec.attention_shape(cache.sequences, cache.capacity);
+        let shape = cache.size.shape(&self.spec);
         append_projected(recorder, &workspace.spans, &workspace.kv, shape, cache, tokens);
     }
 

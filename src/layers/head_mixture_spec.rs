@@ -350,10 +350,4 @@ impl HeadMixtureSpec {
         let shape = self.attention_shape(1, 1);
         if self.dense_queries() { shape.q_row() } else { shape.q_row() * shape.slots }
     }
-
-    /// Bytes of the key/value cache.
-    pub fn cache_bytes(&self, sequences: u32, capacity: u32) -> u64 {
-        let copies = if self.kv == KvProjection::Identity { 1 } else { 2 };
-        copies * self.attention_shape(sequences, capacity).cache_bytes()
-    }
 }

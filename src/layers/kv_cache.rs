@@ -1,21 +1,42 @@
 //! The key/value cache of a session.
 
 use crate::{
-    gpu::{Buffer, Gpu, Recorder},
+    gpu::{Buffer, BufferCopy, Gpu, Recorder},
     layers::{HeadMixtureSpec, KvProjection, PositionEncoding},
-    ops::{CacheReorder, rope_angles},
+    ops::{AttentionShape, CachePrecision, CacheReorder, rope_angles},
 };
 
-/// Keys and values of one layer, both `[sequences, capacity, kv_heads · head_dim]` f32; one buffer where they are
-/// the same.
+/// The room a cache has, and how it holds its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSize {
+    pub sequences: u32,
+    /// Positions of each sequence.
+    pub capacity: u32,
+    pub precision: CachePrecision,
+}
+
+impl CacheSize {
+    /// The attention of a layer over a cache of this size.
+    pub fn shape(&self, spec: &HeadMixtureSpec) -> AttentionShape {
+        AttentionShape { cache: self.precision, ..spec.attention_shape(self.sequences, self.capacity) }
+    }
+
+    /// Bytes of a layer's keys and values.
+    fn bytes(&self, spec: &HeadMixtureSpec) -> u64 {
+        let copies = if one_buffer(spec) { 1 } else { 2 };
+        copies * self.shape(spec).cache_bytes()
+    }
+}
+
+/// Keys and values of one layer, both `[sequences, capacity, kv_heads · head_dim]`, heads padded to whole eights; one
+/// buffer where they are the same.
 #[derive(Clone)]
 pub struct LayerCache {
     pub k: Buffer,
     pub v: Buffer,
     /// `[capacity, rotated / 2]` of (cos, sin), shared by the layers that rotate alike.
     pub angles: Buffer,
-    pub capacity: u32,
-    pub sequences: u32,
+    pub size: CacheSize,
 }
 
 /// How long keys and values are wanted.
@@ -27,10 +48,42 @@ pub enum CacheUse {
     OneStep,
 }
 
+/// Whether keys are values.
+fn one_buffer(spec: &HeadMixtureSpec) -> bool {
+    spec.kv == KvProjection::Identity
+}
+
 /// What a layer's cache takes: bytes in all, and whether keys and values are one buffer. Where they are wanted within one
 /// step, layers that take the same share it.
-fn memory_of(spec: &HeadMixtureSpec, sequences: u32, capacity: u32) -> (u64, bool) {
-    (spec.cache_bytes(sequences, capacity), spec.kv == KvProjection::Identity)
+fn memory_of(spec: &HeadMixtureSpec, size: CacheSize) -> (u64, bool) {
+    (size.bytes(spec), one_buffer(spec))
+}
+
+/// Tables of angles by what they depend on: channels that turn and the base.
+#[derive(Default)]
+struct Tables(Vec<(u32, f64, Buffer)>);
+
+impl Tables {
+    fn of(&mut self, gpu: &Gpu, spec: &HeadMixtureSpec, positions: u32) -> Buffer {
+        let PositionEncoding::Rope { theta, channels } = spec.position else {
+            return Buffer::new(gpu, "no angles", 0);
+        };
+        let known = self.0.iter().find(|(dim, base, _)| (*dim, *base) == (channels, theta));
+        if let Some((_, _, table)) = known {
+            return table.clone();
+        }
+        let table = rope_angles(gpu, positions, channels, theta);
+        self.0.push((channels, theta, table.clone()));
+        table
+    }
+}
+
+/// Empty keys and values of one layer.
+fn empty(gpu: &Gpu, spec: &HeadMixtureSpec, size: CacheSize) -> (Buffer, Buffer) {
+    let bytes = size.shape(spec).cache_bytes();
+    let k = Buffer::new(gpu, "cache.k", bytes);
+    let v = if one_buffer(spec) { k.clone() } else { Buffer::new(gpu, "cache.v", bytes) };
+    (k, v)
 }
 
 /// The cache of every layer.
@@ -39,14 +92,13 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Bytes for `layers` with room for `capacity` positions in each of `sequences`.
+    /// Bytes for `layers` with this room.
     pub fn bytes<'a>(
         layers: impl Iterator<Item = &'a HeadMixtureSpec>,
-        sequences: u32,
-        capacity: u32,
+        size: CacheSize,
         use_: CacheUse,
     ) -> u64 {
-        let memory = layers.map(|spec| memory_of(spec, sequences, capacity));
+        let memory = layers.map(|spec| memory_of(spec, size));
         match use_ {
             CacheUse::Kept => memory.map(|(bytes, _)| bytes).sum(),
             CacheUse::OneStep => {
@@ -60,43 +112,77 @@ impl KvCache {
     pub fn new<'a>(
         gpu: &Gpu,
         layers: impl Iterator<Item = &'a HeadMixtureSpec>,
-        sequences: u32,
-        capacity: u32,
+        size: CacheSize,
         use_: CacheUse,
     ) -> Self {
-        let mut tables: Vec<(u32, f64, Buffer)> = Vec::new();
-        let mut angles = |spec: &HeadMixtureSpec| {
-            let PositionEncoding::Rope { theta, channels } = spec.position else {
-                return Buffer::new(gpu, "no angles", 0);
-            };
-            let known = tables.iter().find(|(dim, base, _)| (*dim, *base) == (channels, theta));
-            if let Some((_, _, table)) = known {
-                return table.clone();
-            }
-            let table = rope_angles(gpu, capacity, channels, theta);
-            tables.push((channels, theta, table.clone()));
-            table
-        };
+        let mut tables = Tables::default();
         let mut made: Vec<((u64, bool), LayerCache)> = Vec::new();
         let layers = layers
             .map(|spec| {
-                let memory = memory_of(spec, sequences, capacity);
+                let memory = memory_of(spec, size);
                 let same = made.iter().find(|(other, _)| use_ == CacheUse::OneStep && *other == memory);
                 let (k, v) = match same {
                     Some((_, cache)) => (cache.k.clone(), cache.v.clone()),
-                    None => {
-                        let bytes = spec.attention_shape(sequences, capacity).cache_bytes();
-                        let k = Buffer::new(gpu, "cache.k", bytes);
-                        let v = if memory.1 { k.clone() } else { Buffer::new(gpu, "cache.v", bytes) };
-                        (k, v)
-                    }
+                    None => empty(gpu, spec, size),
                 };
-                let cache = LayerCache { k, v, angles: angles(spec), capacity, sequences };
+                let cache = LayerCache { k, v, angles: tables.of(gpu, spec, size.capacity), size };
                 made.push((memory, cache.clone()));
                 cache
             })
             .collect();
         Self { layers }
+    }
+
+    /// Positions it has room for, in each sequence.
+    pub fn capacity(&self) -> u32 {
+        self.layers.first().map_or(0, |layer| layer.size.capacity)
+    }
+
+    /// Bytes that [`KvCache::grow`] takes on top of what there is: layers grow one after the other, so the last one has
+    /// both its buffers at once.
+    pub fn bytes_to_grow<'a>(&self, layers: impl Iterator<Item = &'a HeadMixtureSpec>, capacity: u32) -> u64 {
+        let sizes =
+            self.layers.iter().zip(layers).map(|(layer, spec)| {
+                (layer.size.bytes(spec), CacheSize { capacity, ..layer.size }.bytes(spec))
+            });
+        let (more, largest) = sizes
+            .fold((0, 0), |(more, largest), (now, then)| (more + then.saturating_sub(now), now.max(largest)));
+        more + largest
+    }
+
+    /// Makes room for `capacity` positions, at least as many as there are: larger buffers with what the present ones hold
+    /// after all that was recorded. The cache is [`CacheUse::Kept`].
+    pub fn grow<'a>(
+        &mut self,
+        recorder: &mut Recorder,
+        layers: impl Iterator<Item = &'a HeadMixtureSpec>,
+        capacity: u32,
+    ) {
+        let gpu = recorder.gpu().clone();
+        let mut tables = Tables::default();
+        for (layer, spec) in self.layers.iter_mut().zip(layers) {
+            let (old, size) = (layer.size, CacheSize { capacity, ..layer.size });
+            let (k, v) = empty(&gpu, spec, size);
+            let bytes = |size: CacheSize| size.shape(spec).cache_bytes() / u64::from(size.sequences.max(1));
+            let (from, to) = (bytes(old), bytes(size));
+            let mut copies = Vec::new();
+            for sequence in 0..u64::from(old.sequences) {
+                let place = |from_buffer, to_buffer| BufferCopy {
+                    from: from_buffer,
+                    from_offset: sequence * from,
+                    to: to_buffer,
+                    to_offset: sequence * to,
+                    bytes: from,
+                };
+                copies.push(place(&layer.k, &k));
+                if !one_buffer(spec) {
+                    copies.push(place(&layer.v, &v));
+                }
+            }
+            recorder.copy(&copies);
+            // The old buffers go with the old value.
+            *layer = LayerCache { k, v, angles: tables.of(&gpu, spec, capacity), size };
+        }
     }
 
     /// Makes each sequence go on from another's first `positions` positions: `parents` `[sequences]` u32. The result
@@ -110,10 +196,10 @@ impl KvCache {
         spare: &mut Self,
     ) {
         for ((from, to), spec) in self.layers.iter().zip(&spare.layers).zip(specs) {
-            let shape = spec.attention_shape(from.sequences, from.capacity);
+            let shape = from.size.shape(spec);
             let mut copy = |from, to| CacheReorder { shape, parents, from, to, positions }.record(recorder);
             copy(&from.k, &to.k);
-            if spec.kv != KvProjection::Identity {
+            if !one_buffer(spec) {
                 copy(&from.v, &to.v);
             }
         }

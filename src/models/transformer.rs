@@ -8,10 +8,10 @@ use crate::{
     Error, Result,
     gpu::{Buffer, Gpu, Recorder},
     layers::{
-        AttentionKernel, CacheUse, Dimensions, HeadMixtureSpec, KvCache, Norm, NormSpec, OutputHead,
-        PatchEmbedding, Scope, Step, TokenEmbedding, Workspace,
+        AttentionKernel, CacheSize, CacheUse, Dimensions, HeadMixtureSpec, KvCache, Norm, NormSpec,
+        OutputHead, PatchEmbedding, Scope, Step, TokenEmbedding, Workspace,
     },
-    ops::{MatrixShape, Precision, padded, sinusoidal_positions},
+    ops::{CachePrecision, MatrixShape, Precision, padded, sinusoidal_positions},
     weights::{Form, Piece, Request, Store},
 };
 
@@ -224,10 +224,11 @@ impl TransformerSpec {
     }
 
     /// Bytes of key/value cache for each position.
-    pub fn cache_bytes_per_token(&self) -> u64 {
-        let own = KvCache::bytes(self.stack.attentions(), 1, 1, self.stack.cache_use());
+    pub fn cache_bytes_per_token(&self, precision: CachePrecision) -> u64 {
+        let size = CacheSize { sequences: 1, capacity: 1, precision };
+        let own = KvCache::bytes(self.stack.attentions(), size, self.stack.cache_use());
         // What a token of a translation's source takes.
-        own + KvCache::bytes(self.stack.cross_attentions(), 1, 1, CacheUse::Kept)
+        own + KvCache::bytes(self.stack.cross_attentions(), size, CacheUse::Kept)
     }
 
     /// The largest sizes over all layers, for a workspace.
@@ -246,6 +247,7 @@ impl TransformerSpec {
 pub(crate) struct Transformer {
     pub spec: TransformerSpec,
     pub precision: Precision,
+    pub cache_precision: CachePrecision,
     input: Input,
     encoder: Option<Stack>,
     stack: Stack,
@@ -271,7 +273,7 @@ impl Transformer {
         gpu: &Gpu,
         spec: TransformerSpec,
         names: &TransformerNames,
-        precision: Precision,
+        (precision, cache_precision): (Precision, CachePrecision),
         mut store: Store,
     ) -> Result<Self> {
         let (input, table) = input(gpu, &spec, &names.input, &mut store)?;
@@ -288,7 +290,7 @@ impl Transformer {
             _ => None,
         };
         let stack = Stack::new(&spec.stack, &names.stack, &mut store)?;
-        Ok(Self { spec, precision, input, encoder, stack, head })
+        Ok(Self { spec, precision, cache_precision, input, encoder, stack, head })
     }
 
     /// Records one step: `ids` to logits of the rows in `workspace.logit_rows`. `memory` holds what the stack attends
@@ -338,10 +340,9 @@ impl Transformer {
         }
     }
 
-    /// Allocates a cache for the stack that makes logits.
-    pub fn cache(&self, gpu: &Gpu, sequences: u32, capacity: u32) -> KvCache {
-        let stack = &self.spec.stack;
-        KvCache::new(gpu, stack.attentions(), sequences, capacity, stack.cache_use())
+    /// The size of a cache that holds its numbers as this model's do.
+    pub fn cache_size(&self, sequences: u32, capacity: u32) -> CacheSize {
+        CacheSize { sequences, capacity, precision: self.cache_precision }
     }
 }
 

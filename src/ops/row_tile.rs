@@ -6,6 +6,9 @@ use crate::gpu::Gpu;
 /// Rows of a tile at the most.
 const MOST_ROWS: u32 = 8;
 
+/// Vec4s of a head that a lane has room for.
+const MOST_COLUMNS: u32 = 4;
+
 /// The constants of `shaders/shared/row_tile.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RowTile {
@@ -17,13 +20,15 @@ pub(super) struct RowTile {
 }
 
 impl RowTile {
-    /// The tile for `rows` query rows that read one key/value head; none where other kernels are faster.
+    /// The tile for `rows` query rows that read one key/value head; none where the device runs the other kernels.
     pub fn choose(gpu: &Gpu, shape: &AttentionShape, rows: u32) -> Option<Self> {
         let lanes = attention_lanes(gpu.kernel_choice(), gpu.capabilities())?;
-        Some(Self {
+        let columns = (shape.head_stride() / 4).div_ceil(lanes).next_power_of_two();
+        // Heads too large for subgroups of 4 take the other kernels.
+        (columns <= MOST_COLUMNS).then_some(Self {
             lanes,
             rows: rows.next_power_of_two().min(MOST_ROWS).min(lanes),
-            columns: (shape.head_stride() / 4).div_ceil(lanes).next_power_of_two(),
+            columns,
         })
     }
 

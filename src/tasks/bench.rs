@@ -171,7 +171,7 @@ impl Model {
     /// A session for one sequence, which starts with a prompt of `prompt` tokens.
     fn one_sequence(&self, prompt: usize, capacity: usize) -> Result<Session> {
         let (capacity, step_tokens) = (capacity as u32, prompt as u32);
-        let layout = SessionLayout { sequences: 1, capacity, step_tokens, logit_rows: 1 };
+        let layout = SessionLayout { sequences: 1, capacity, first: step_tokens, step_tokens, logit_rows: 1 };
         Session::new(&self.gpu, &self.transformer, layout)
     }
 

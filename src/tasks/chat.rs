@@ -57,6 +57,8 @@ impl<'a> Chat<'a> {
         let layout = SessionLayout {
             sequences: 1,
             capacity,
+            // It grows with the conversation.
+            first: 1,
             step_tokens: capacity.min(PREFILL_TOKENS as u32),
             logit_rows: 1,
         };

@@ -145,6 +145,7 @@ impl Model {
             let layout = SessionLayout {
                 sequences: count,
                 capacity: each,
+                first: each,
                 step_tokens: count * each,
                 logit_rows: count,
             };

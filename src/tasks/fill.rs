@@ -96,6 +96,7 @@ impl Model {
             let layout = SessionLayout {
                 sequences: batch.len() as u32,
                 capacity: batch.iter().map(|ids| ids.len()).max().unwrap_or(0) as u32,
+                first: batch.iter().map(|ids| ids.len()).max().unwrap_or(0) as u32,
                 step_tokens: batch.iter().map(|ids| ids.len()).sum::<usize>() as u32,
                 logit_rows: rows.len() as u32,
             };

@@ -249,6 +249,7 @@ impl Model {
         let layout = SessionLayout {
             sequences: prompts.len() as u32,
             capacity: capacity as u32,
+            first: longest as u32,
             step_tokens: total.min(PREFILL_TOKENS).max(prompts.len()) as u32,
             logit_rows: prompts.len() as u32,
         };

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     Result,
     models::{Blueprint, Task},
-    ops::Precision,
+    ops::{CachePrecision, Precision},
     weights::{Checkpoint, Dtype, Source},
 };
 
@@ -36,7 +36,7 @@ pub struct ModelInfo {
     pub active_parameters: u64,
     /// Bytes on the GPU for each way to store the weights.
     pub memory: Vec<PrecisionMemory>,
-    /// Bytes of key/value cache for each position of a sequence; for a translator, of a target and of its source.
+    /// Bytes of key/value cache of f32 for each position of a sequence; for a translator, of a target and of its source.
     pub cache_bytes_per_token: u64,
     /// The precision that loading chooses by itself: that of the files, bf16 becoming f16.
     pub default_precision: Precision,
@@ -134,7 +134,7 @@ impl ModelInfo {
                     PrecisionMemory { precision, bytes: weights + spec.position_bytes() }
                 })
                 .to_vec(),
-            cache_bytes_per_token: spec.cache_bytes_per_token(),
+            cache_bytes_per_token: spec.cache_bytes_per_token(CachePrecision::F32),
             default_precision: if all_f32 { Precision::F32 } else { Precision::F16 },
             eos: spec.eos.clone(),
             bos: spec.bos,
@@ -143,6 +143,11 @@ impl ModelInfo {
                 _ => None,
             },
         }
+    }
+
+    /// Bytes of key/value cache for each position, in a cache that holds `precision`.
+    pub fn cache_bytes(&self, precision: CachePrecision) -> u64 {
+        self.cache_bytes_per_token / CachePrecision::F32.bytes() * precision.bytes()
     }
 
     /// Bytes of all weights on the GPU at `precision`.

@@ -92,6 +92,7 @@ impl Model {
         let layout = SessionLayout {
             sequences: sequences.len() as u32,
             capacity: longest as u32,
+            first: longest as u32,
             step_tokens,
             logit_rows: step_tokens,
         };
@@ -164,6 +165,7 @@ impl Model {
             let layout = SessionLayout {
                 sequences: 1,
                 capacity: piece.len() as u32,
+                first: piece.len() as u32,
                 step_tokens: step_tokens as u32,
                 logit_rows: 1,
             };

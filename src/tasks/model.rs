@@ -7,7 +7,7 @@ use crate::{
     Result,
     gpu::Gpu,
     models::{Blueprint, Task, Transformer},
-    ops::Precision,
+    ops::{CachePrecision, Precision},
     weights::{Source, upload},
 };
 
@@ -15,11 +15,12 @@ use crate::{
 #[derive(Default)]
 pub struct LoadOptions<'a> {
     precision: Option<Precision>,
+    cache_precision: CachePrecision,
     progress: Option<Box<dyn FnMut(u64, u64) + 'a>>,
 }
 
 impl<'a> LoadOptions<'a> {
-    /// The files' own precision (bf16 becomes f16), no progress reports.
+    /// The files' own precision (bf16 becomes f16), a cache of f32, no progress reports.
     pub fn new() -> Self {
         Self::default()
     }
@@ -27,6 +28,12 @@ impl<'a> LoadOptions<'a> {
     /// How to store the weights on the GPU.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = Some(precision);
+        self
+    }
+
+    /// How key/value caches hold their numbers: f32, or f16 in half the memory.
+    pub fn cache_precision(mut self, precision: CachePrecision) -> Self {
+        self.cache_precision = precision;
         self
     }
 
@@ -73,7 +80,7 @@ impl Model {
         let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
         let store = upload(gpu, source, &checkpoint, &requests, precision, &mut *progress).await?;
         let Blueprint { spec, names, task, .. } = blueprint;
-        let transformer = Transformer::new(gpu, spec, &names, precision, store)?;
+        let transformer = Transformer::new(gpu, spec, &names, (precision, options.cache_precision), store)?;
         tracing::info!(family = info.family, parameters = info.parameters, ?precision, "loaded model");
         Ok(Self {
             gpu: gpu.clone(),

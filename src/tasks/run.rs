@@ -137,12 +137,17 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
     /// positions the shortest prompt leaves.
     pub async fn decode(&mut self, room: usize) -> Result<()> {
         let mut recorded = 0;
+        let mut failed = None;
         loop {
             // The first token came with the prompt. With routes, each needs one more step that reads it in.
             let wanted = self.options.max_new.min(room).saturating_sub(usize::from(!self.options.routes));
-            let more = !self.done() && recorded < wanted && !self.broken;
+            let more = !self.done() && recorded < wanted && !self.broken && failed.is_none();
             if more && self.pending.len() <= STEPS_AHEAD {
-                self.session.decode()?;
+                if let Err(error) = self.session.decode() {
+                    // What is under way still arrives.
+                    failed = Some(error);
+                    continue;
+                }
                 self.session.sample(&self.options.sampling());
                 let pending = self.session.read_tokens(self.options.routes);
                 self.pending.push_back(pending);
@@ -164,7 +169,7 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
         }
         // With routes, the last token of a full context was never read in by a step.
         self.report(None);
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn done(&self) -> bool {

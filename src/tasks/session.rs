@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     gpu::{Counters, Gpu, Pending, Recorder},
-    layers::{HeadMixtureSpec, KvCache, Step, Workspace},
+    layers::{CacheSize, HeadMixtureSpec, KvCache, Step, Workspace},
     models::Transformer,
     ops::{Argmax, Sample, Span},
 };
@@ -23,12 +23,24 @@ const SOFTWARE_CAPACITY: u32 = 12_288;
 pub(crate) struct SessionLayout {
     /// Sequences worked on side by side.
     pub sequences: u32,
-    /// Positions of each sequence.
+    /// Positions of each sequence at the most.
     pub capacity: u32,
+    /// Positions that are wanted for sure; the cache grows where there are more.
+    pub first: u32,
     /// Tokens of one step, over all sequences.
     pub step_tokens: u32,
     /// Rows of logits of one step.
     pub logit_rows: u32,
+}
+
+/// Positions by which a cache grows.
+const PAGE: u32 = 64;
+
+impl SessionLayout {
+    /// Positions to start with: whole pages.
+    fn first_capacity(&self) -> u32 {
+        self.first.next_multiple_of(PAGE).min(self.capacity)
+    }
 }
 
 /// How the next token is chosen.
@@ -68,19 +80,20 @@ impl Session {
     /// # Errors
     /// [`Error::TooLarge`] before anything is allocated, [`Error::Gpu`] when the device refuses.
     pub fn new(gpu: &Gpu, transformer: &Arc<Transformer>, layout: SessionLayout) -> Result<Self> {
-        let SessionLayout { sequences, capacity, step_tokens, logit_rows } = layout;
+        let SessionLayout { sequences, capacity, step_tokens, logit_rows, .. } = layout;
         let spec = &transformer.spec;
-        check_cache(gpu, spec.stack.attentions(), sequences, capacity)?;
+        check_cache(gpu, spec.stack.attentions(), transformer.cache_size(sequences, capacity))?;
         let dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
         dimensions.check(gpu)?;
-        let need = dimensions.bytes(gpu)
-            + KvCache::bytes(spec.stack.attentions(), sequences, capacity, spec.stack.cache_use());
-        gpu.plan(&format!("a session of {sequences} × {capacity} positions"), need)?;
+        let size = transformer.cache_size(sequences, layout.first_capacity());
+        let (attentions, cache_use) = (|| spec.stack.attentions(), spec.stack.cache_use());
+        let need = dimensions.bytes(gpu) + KvCache::bytes(attentions(), size, cache_use);
+        gpu.plan(&format!("a session of {sequences} × {} positions", size.capacity), need)?;
 
         let session = Self {
             recorder: Recorder::new(gpu),
             workspace: Workspace::new(gpu, &dimensions),
-            cache: transformer.cache(gpu, sequences, capacity),
+            cache: KvCache::new(gpu, attentions(), size, cache_use),
             transformer: Arc::clone(transformer),
             layout,
             positions: vec![0; sequences as usize],
@@ -114,7 +127,7 @@ impl Session {
     /// the tokens of the step whose logits are wanted.
     ///
     /// # Errors
-    /// An id outside the vocabulary, or a sequence longer than its room.
+    /// An id outside the vocabulary, a sequence longer than its room, or [`Error::TooLarge`] where the cache cannot grow.
     pub fn forward(&mut self, runs: &[(u32, &[u32])], logit_rows: &[u32]) -> Result<()> {
         let vocab = self.transformer.spec.outputs;
         let ids: Vec<u32> = runs.iter().flat_map(|(_, ids)| ids.iter().copied()).collect();
@@ -152,7 +165,7 @@ impl Session {
     /// last position: it has ended, and what it computes is not read.
     ///
     /// # Errors
-    /// None that a session of valid positions can meet.
+    /// [`Error::TooLarge`] where the cache cannot grow; what was recorded before stands.
     pub fn decode(&mut self) -> Result<()> {
         for position in &mut self.positions {
             *position = (*position).min(self.layout.capacity - 1);
@@ -162,8 +175,27 @@ impl Session {
         self.step(&lengths, Ids::Sampled, &rows)
     }
 
+    /// Makes room for the first `positions` positions, twice as many as there was room for or more: what has been written is
+    /// copied on the GPU after everything recorded so far.
+    fn reserve(&mut self, positions: u32) -> Result<()> {
+        let now = self.cache.capacity();
+        if positions <= now {
+            return Ok(());
+        }
+        let capacity = positions.max(now.saturating_mul(2)).next_multiple_of(PAGE).min(self.layout.capacity);
+        let attentions = || self.transformer.spec.stack.attentions();
+        let need = self.cache.bytes_to_grow(attentions(), capacity);
+        let gpu = self.recorder.gpu();
+        gpu.plan(&format!("growing the cache from {now} to {capacity} positions"), need)?;
+        self.cache.grow(&mut self.recorder, attentions(), capacity);
+        self.recorder.gpu().check("growing the cache")
+    }
+
     fn step(&mut self, lengths: &[(u32, u32)], ids: Ids<'_>, logit_rows: &[u32]) -> Result<()> {
         let capacity = self.layout.capacity;
+        let ends =
+            lengths.iter().map(|&(sequence, count)| self.positions[sequence as usize].saturating_add(count));
+        self.reserve(ends.max().unwrap_or(0).min(capacity))?;
         let mut spans = Vec::new();
         let mut ranges = Vec::new();
         for &(sequence, count) in lengths {
@@ -278,14 +310,14 @@ pub(super) fn most_positions(gpu: &Gpu, context: u32) -> u32 {
 pub(super) fn check_cache<'a>(
     gpu: &Gpu,
     attentions: impl Iterator<Item = &'a HeadMixtureSpec>,
-    sequences: u32,
-    capacity: u32,
+    size: CacheSize,
 ) -> Result<()> {
+    let CacheSize { sequences, capacity, .. } = size;
     if gpu.capabilities().software && capacity > SOFTWARE_CAPACITY {
         let expected = format!("at most {SOFTWARE_CAPACITY} on a software adapter");
         return Err(Error::argument("context", capacity, expected));
     }
-    let largest = attentions.map(|spec| spec.attention_shape(sequences, capacity).cache_bytes()).max();
+    let largest = attentions.map(|spec| size.shape(spec).cache_bytes()).max();
     let what = format!("the key cache of one layer for {sequences} × {capacity} positions");
     gpu.fits(&what, largest.unwrap_or(0))
 }

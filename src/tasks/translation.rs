@@ -82,24 +82,23 @@ impl TranslationSession {
         let steps = rows.max(step_tokens);
         let dimensions = spec.dimensions(tokens.max(steps), rows, longest.max(capacity), steps);
         dimensions.check(gpu)?;
-        check_cache(gpu, encoder.attentions(), count, longest)?;
-        check_cache(gpu, spec.stack.cross_attentions(), count, longest)?;
-        check_cache(gpu, spec.stack.attentions(), rows, capacity)?;
-        let kept = |sequences, capacity| {
-            KvCache::bytes(spec.stack.attentions(), sequences, capacity, CacheUse::Kept)
-        };
+        let (sources_size, own_size) =
+            (transformer.cache_size(count, longest), transformer.cache_size(rows, capacity));
+        check_cache(gpu, encoder.attentions(), sources_size)?;
+        check_cache(gpu, spec.stack.cross_attentions(), sources_size)?;
+        check_cache(gpu, spec.stack.attentions(), own_size)?;
         let copies = if beams > 1 { 2 } else { 1 };
         let need = dimensions.bytes(gpu)
-            + KvCache::bytes(encoder.attentions(), count, longest, CacheUse::OneStep)
-            + KvCache::bytes(spec.stack.cross_attentions(), count, longest, CacheUse::Kept)
-            + copies * kept(rows, capacity);
+            + KvCache::bytes(encoder.attentions(), sources_size, CacheUse::OneStep)
+            + KvCache::bytes(spec.stack.cross_attentions(), sources_size, CacheUse::Kept)
+            + copies * KvCache::bytes(spec.stack.attentions(), own_size, CacheUse::Kept);
         gpu.plan(&format!("translating {count} texts at once"), need)?;
-        let own = || KvCache::new(gpu, spec.stack.attentions(), rows, capacity, CacheUse::Kept);
+        let own = || KvCache::new(gpu, spec.stack.attentions(), own_size, CacheUse::Kept);
         let mut session = Self {
             recorder: Recorder::new(gpu),
             workspace: Workspace::new(gpu, &dimensions),
-            reading: KvCache::new(gpu, encoder.attentions(), count, longest, CacheUse::OneStep),
-            memory: KvCache::new(gpu, spec.stack.cross_attentions(), count, longest, CacheUse::Kept),
+            reading: KvCache::new(gpu, encoder.attentions(), sources_size, CacheUse::OneStep),
+            memory: KvCache::new(gpu, spec.stack.cross_attentions(), sources_size, CacheUse::Kept),
             cache: own(),
             spare: (beams > 1).then(own),
             transformer: Arc::clone(transformer),

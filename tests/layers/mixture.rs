@@ -1,10 +1,10 @@
 //! One head mixture twice, from the same numbers: on a GPU, and as its f64 oracle.
 
 use headwise::internal::{
-    Activation, AttentionKernel, Buffer, CacheUse, Counters, Dimensions, ExpertChoice, Gpu, HeadMixture,
-    HeadMixtureSpec, HeadMixtureWeights, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind,
-    NormPlacement, OutputBias, PositionEncoding, Precision, Router, RouterNet, RouterSpec, RouterWeights,
-    Scope, Span, Step, Visible, Weighting, Workspace, head_stride, padded,
+    Activation, AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, Counters, Dimensions,
+    ExpertChoice, Gpu, HeadMixture, HeadMixtureSpec, HeadMixtureWeights, KvCache, KvProjection, Matrix,
+    MatrixShape, Norm, NormKind, NormPlacement, OutputBias, PositionEncoding, Precision, Router, RouterNet,
+    RouterSpec, RouterWeights, Scope, Span, Step, Visible, Weighting, Workspace, head_stride, padded,
 };
 
 use super::drawn::{Drawn, OutputBiased, Use};
@@ -302,7 +302,8 @@ pub fn run_layer(drawn: &Drawn, tensors: &Tensors) -> (Vec<Ran>, Vec<Counters>) 
         }
         false => (use_.sequences(), use_.capacity()),
     };
-    let cache = KvCache::new(gpu, [spec].into_iter(), sequences, capacity.max(1), CacheUse::Kept);
+    let size = CacheSize { sequences, capacity: capacity.max(1), precision: CachePrecision::F32 };
+    let cache = KvCache::new(gpu, [spec].into_iter(), size, CacheUse::Kept);
     let cache = &cache.layers[0];
     // Nobody may look where nothing was written.
     for buffer in [&cache.k, &cache.v] {
