@@ -143,12 +143,12 @@ fn open(kernels: KernelChoice) -> Gpu {
 }
 
 fn main() {
-    let gpus = [KernelChoice::Workgroup, KernelChoice::Subgroup].map(open);
+    let gpus = [KernelChoice::Workgroup, KernelChoice::Broadcast].map(open);
     println!("adapter: {} ({})", gpus[0].capabilities().name, gpus[0].capabilities().driver);
     let variants = [
         ("workgroup, f32", &gpus[0], CachePrecision::F32),
-        ("subgroup, f32", &gpus[1], CachePrecision::F32),
-        ("subgroup, f16", &gpus[1], CachePrecision::F16),
+        ("broadcast, f32", &gpus[1], CachePrecision::F32),
+        ("broadcast, f16", &gpus[1], CachePrecision::F16),
     ];
     let mut criterion = Criterion::default().configure_from_args().sample_size(10);
     let forms = DECODE.map(|keys| (1, keys)).into_iter().chain(PREFILL.map(|tokens| (tokens, tokens)));
@@ -166,10 +166,10 @@ fn main() {
         group.finish();
         for (layout, (name, ..)) in LAYOUTS.iter().enumerate() {
             let ratios = ratios(&variants, layout, tokens, keys);
-            let [plain, subgroup, half] = ratios;
+            let [plain, broadcast, half] = ratios;
             println!(
-                "{form}, {name}: by subgroup {:.2} of the time by workgroup, with f16 {:.2}",
-                subgroup / plain,
+                "{form}, {name}: by broadcast {:.2} of the time by workgroup, with f16 {:.2}",
+                broadcast / plain,
                 half / plain
             );
         }

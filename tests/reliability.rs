@@ -263,7 +263,7 @@ fn the_plan_is_what_is_allocated() {
 }
 
 #[test]
-fn a_decoded_token_takes_at_most_eight_dispatches_per_layer_and_one_pass() {
+fn a_decoded_token_takes_at_most_seven_dispatches_per_layer_and_one_pass() {
     let model = load(&plain_gpu(), &Source::demo()).unwrap();
     let counters = |max_new| {
         let options = Generate::new().greedy().max_new(max_new);
@@ -275,7 +275,7 @@ fn a_decoded_token_takes_at_most_eight_dispatches_per_layer_and_one_pass() {
     let per_token = (long.dispatches - short.dispatches) as f64 / tokens as f64;
     // Embedding, final norm, output head and argmax come once.
     let per_layer = (per_token - 4.0) / f64::from(model.info().layers);
-    assert!(per_layer <= 8.0, "{per_layer} dispatches per layer and token");
+    assert!(per_layer <= 7.0, "{per_layer} dispatches per layer and token");
     assert_eq!(per_layer.fract(), 0.0, "{per_token} dispatches per token");
 }
 
@@ -403,7 +403,7 @@ fn a_cache_that_cannot_grow_is_an_error_after_the_text_so_far() {
 #[test]
 fn a_cache_of_f16_changes_logits_by_less_than_5e_3() {
     let prompt: Vec<u32> = (0..60).map(|i| (i * 37 + 11) % 101).collect();
-    for kernels in [KernelChoice::Plain, KernelChoice::Subgroup] {
+    for kernels in [KernelChoice::Plain, KernelChoice::Broadcast] {
         let gpu = gpu(GpuOptions::new().default_limits(true).kernels(kernels));
         let logits = |cache| {
             let options = LoadOptions::new().cache_precision(cache);

@@ -21,9 +21,9 @@ pub static DECODE: Kernel = Kernel {
     ],
 };
 
-pub static DECODE_SUBGROUP: Kernel = Kernel {
-    name: "row_attention_decode.subgroup",
-    source: shaders::ROW_ATTENTION_DECODE_SUBGROUP,
+pub static DECODE_BROADCAST: Kernel = Kernel {
+    name: "row_attention_decode.broadcast",
+    source: shaders::ROW_ATTENTION_DECODE_BROADCAST,
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
 };
 
@@ -45,9 +45,9 @@ pub static PREFILL: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
 };
 
-pub static PREFILL_SUBGROUP: Kernel = Kernel {
-    name: "row_attention_prefill.subgroup",
-    source: shaders::ROW_ATTENTION_PREFILL_SUBGROUP,
+pub static PREFILL_BROADCAST: Kernel = Kernel {
+    name: "row_attention_prefill.broadcast",
+    source: shaders::ROW_ATTENTION_PREFILL_BROADCAST,
     bindings: PREFILL.bindings,
 };
 
@@ -111,7 +111,7 @@ impl DecodeAttention<'_> {
             recorder.dispatch(
                 &shape.params(self.tokens, splits, split_keys, 0),
                 Dispatch {
-                    kernel: &DECODE_SUBGROUP,
+                    kernel: &DECODE_BROADCAST,
                     constants: &[
                         tile.lanes(),
                         tile.rows(),
@@ -265,7 +265,7 @@ impl PrefillAttention<'_> {
             None => (&PREFILL, plain.to_vec(), PREFILL_ROWS),
             Some(tile) => {
                 let own = [tile.lanes(), tile.rows(), tile.columns()];
-                (&PREFILL_SUBGROUP, [&plain[..], &own[..]].concat(), tile.rows)
+                (&PREFILL_BROADCAST, [&plain[..], &own[..]].concat(), tile.rows)
             }
         };
         recorder.dispatch(

@@ -72,10 +72,10 @@ mod shaders {
 pub static KERNELS: &[&Kernel] = &[
     &add_positions::KERNEL,
     &attention::DECODE,
-    &attention::DECODE_SUBGROUP,
+    &attention::DECODE_BROADCAST,
     &attention::MERGE,
     &attention::PREFILL,
-    &attention::PREFILL_SUBGROUP,
+    &attention::PREFILL_BROADCAST,
     &cache_reorder::KERNEL,
     &combine::KERNEL,
     &copy::KERNEL,
@@ -91,7 +91,7 @@ pub static KERNELS: &[&Kernel] = &[
     &cache_append::KERNEL,
     &attention::STICK_BREAKING,
     &rope_attention_decode::PLAIN,
-    &rope_attention_decode::SUBGROUP,
+    &rope_attention_decode::BROADCAST,
     &rope_cache::KERNEL,
     &routed_matmul::PLAIN,
     &routed_matmul::BROADCAST,
@@ -111,10 +111,10 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
     vec![
         (&add_positions::KERNEL, add_positions::Params::layout()),
         (&attention::DECODE, attention_shape::Params::layout()),
-        (&attention::DECODE_SUBGROUP, attention_shape::Params::layout()),
+        (&attention::DECODE_BROADCAST, attention_shape::Params::layout()),
         (&attention::MERGE, attention::MergeParams::layout()),
         (&attention::PREFILL, attention_shape::Params::layout()),
-        (&attention::PREFILL_SUBGROUP, attention_shape::Params::layout()),
+        (&attention::PREFILL_BROADCAST, attention_shape::Params::layout()),
         (&cache_reorder::KERNEL, cache_reorder::Params::layout()),
         (&combine::KERNEL, combine::Params::layout()),
         (&copy::KERNEL, copy::Params::layout()),
@@ -130,7 +130,7 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&cache_append::KERNEL, cache_append::Params::layout()),
         (&attention::STICK_BREAKING, attention_shape::Params::layout()),
         (&rope_attention_decode::PLAIN, attention_shape::Params::layout()),
-        (&rope_attention_decode::SUBGROUP, attention_shape::Params::layout()),
+        (&rope_attention_decode::BROADCAST, attention_shape::Params::layout()),
         (&rope_cache::KERNEL, rope_cache::Params::layout()),
         (&routed_matmul::PLAIN, routed_matmul::Params::layout()),
         (&routed_matmul::BROADCAST, routed_matmul::Params::layout()),
@@ -217,9 +217,7 @@ impl Shape {
     /// Where every subgroup has the same size, and one that the kernels are written for.
     fn broadcast(capabilities: &Capabilities) -> Self {
         match capabilities.subgroups {
-            Some((lanes, most)) if lanes == most && matches!(lanes, 4 | 8 | 16 | 32) => {
-                Self::Broadcast { lanes }
-            }
+            Some((lanes, most)) if lanes == most && matches!(lanes, 4 | 8 | 16) => Self::Broadcast { lanes },
             _ => Self::Plain,
         }
     }
@@ -246,24 +244,13 @@ impl Shape {
     }
 }
 
-/// Lanes of a subgroup where attention runs the kernels whose workgroup is one subgroup: on software adapters whose
-/// subgroups have one size, which pay for barriers and for every buffer load of every lane.
-fn attention_lanes(choice: KernelChoice, capabilities: &Capabilities) -> Option<u32> {
-    let wanted = matches!(choice, KernelChoice::Auto | KernelChoice::Broadcast | KernelChoice::Subgroup)
-        && capabilities.software;
-    match capabilities.subgroups {
-        Some((low, high)) if wanted && low == high && [4, 8, 16].contains(&low) => Some(low),
-        _ => None,
-    }
-}
-
 /// The variant of each kernel that has more than one.
 pub fn variants(choice: KernelChoice, capabilities: &Capabilities) -> Vec<(&'static str, &'static str)> {
     let shape = Shape::choose(choice, capabilities);
     let matmul = if shape == Shape::Subgroup { Shape::Workgroup } else { shape };
-    let attention = match attention_lanes(choice, capabilities) {
-        Some(_) => Shape::Subgroup,
-        None => Shape::Workgroup,
+    let attention = match shape {
+        Shape::Broadcast { .. } => shape,
+        Shape::Plain | Shape::Workgroup | Shape::Subgroup => Shape::Workgroup,
     };
     vec![
         ("routed_matvec", shape.name()),

@@ -11,9 +11,9 @@ use crate::gpu::{Buffer, Dispatch, Recorder};
 pub static PLAIN: Kernel =
     Kernel { name: "rope_attention_decode", source: shaders::ROPE_ATTENTION_DECODE, bindings: &BINDINGS };
 
-pub static SUBGROUP: Kernel = Kernel {
-    name: "rope_attention_decode.subgroup",
-    source: shaders::ROPE_ATTENTION_DECODE_SUBGROUP,
+pub static BROADCAST: Kernel = Kernel {
+    name: "rope_attention_decode.broadcast",
+    source: shaders::ROPE_ATTENTION_DECODE_BROADCAST,
     bindings: &BINDINGS,
 };
 
@@ -78,7 +78,7 @@ impl RopeAttentionDecode<'_> {
                 None => (&PLAIN, vec![shape.cache_format()], shape.slots * shape.heads),
                 Some(tile) => {
                     let constants = vec![tile.lanes(), tile.rows(), tile.columns(), shape.cache_format()];
-                    (&SUBGROUP, constants, tile.of_token(shape))
+                    (&BROADCAST, constants, tile.of_token(shape))
                 }
             };
         recorder.dispatch(

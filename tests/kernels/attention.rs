@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The shapes of the softmax kernels: by workgroups, and by single subgroups where the device has them.
-const ATTENTION_CHOICES: [KernelChoice; 2] = [KernelChoice::Plain, KernelChoice::Subgroup];
+const ATTENTION_CHOICES: [KernelChoice; 2] = [KernelChoice::Plain, KernelChoice::Broadcast];
 
 /// Tokens that attend to a cache.
 #[derive(Clone, Debug)]
