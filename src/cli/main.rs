@@ -18,6 +18,7 @@ mod out_file;
 mod output;
 mod progress;
 mod prompt;
+mod quantize;
 mod quiet_driver;
 mod report;
 mod routes;
@@ -62,6 +63,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Info(args) => info::run(args, &cli.shared),
         Command::Adapters(args) => adapters::run(args, &cli.shared),
         Command::Convert(args) => convert::run(args, &cli.shared),
+        Command::Quantize(args) => quantize::run(args, &cli.shared),
         Command::Upcycle(args) => upcycle::run(args, &cli.shared),
     }
 }

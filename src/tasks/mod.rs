@@ -10,6 +10,8 @@ mod generate;
 mod info;
 mod logits;
 mod model;
+#[cfg(not(target_arch = "wasm32"))]
+mod quantize;
 mod readback;
 #[cfg(not(target_arch = "wasm32"))]
 mod rewrite;
@@ -41,6 +43,8 @@ pub use generate::{Cancel, Generate, Generation, StopReason, Token};
 pub use info::{AttentionInfo, MlpInfo, ModelInfo, PrecisionMemory};
 pub use logits::Logits;
 pub use model::{LoadOptions, Model};
+#[cfg(not(target_arch = "wasm32"))]
+pub use quantize::{QuantizeOptions, quantize};
 #[cfg(not(target_arch = "wasm32"))]
 pub use rewrite::WrittenModel;
 pub use router_use::{DropMargin, LayerUse, RouterShape, RouterUse};

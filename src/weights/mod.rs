@@ -13,6 +13,7 @@ mod header;
 mod http;
 mod place;
 mod quantize;
+mod quantized;
 mod reader;
 mod request;
 mod source;
@@ -35,10 +36,15 @@ pub(crate) use folder::NewFolder;
 pub(crate) use header::TensorInfo;
 pub(crate) use place::{Layout, Order};
 pub use quantize::pack_rows;
+pub(crate) use quantized::check_scales;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use quantized::{FIELD as QUANTIZATION_FIELD, VERSION as QUANTIZATION_VERSION, packed_plan};
 use reader::Reader;
 pub(crate) use request::{Form, Piece, Request, check_shapes};
 pub use source::Source;
 pub(crate) use stream::Chunk;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use upload::pack_matrix;
 pub(crate) use upload::{Store, upload};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use write::{SafetensorsWriter, TensorData, TensorPlan, write_safetensors};
