@@ -7,6 +7,8 @@
 mod build;
 #[path = "hostile_files/header.rs"]
 mod header;
+#[path = "hostile_files/quantized.rs"]
+mod quantized;
 #[path = "hostile_files/random.rs"]
 mod random;
 #[path = "hostile_files/shards.rs"]

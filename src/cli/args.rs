@@ -40,6 +40,7 @@ pub enum Command {
     Bench(super::bench::BenchArgs),
     Adapters(AdaptersArgs),
     Convert(super::convert::ConvertArgs),
+    Quantize(super::quantize::QuantizeArgs),
     Upcycle(super::upcycle::UpcycleArgs),
 }
 
@@ -153,8 +154,11 @@ pub struct GenerateArgs {
   z        mean of (ln of the sum of exp(scores))^2 over the tokens: large when scores are
   mi       mean entropy at a token less the entropy over all, in nats: 0 when a token tells
            nothing about its experts, the lower the more it tells\n\n\
+        --against q4 loads the model once more in that precision and adds, for each router,
+  changed  tokens of which it chose another set of experts
+
         The heads of a translation: `headwise translate --json`.\n\n\
-        Example:\n  headwise routes \"And the LORD said unto\"")]
+        Example:\n  headwise routes \"And the LORD said unto\" --against q4")]
 pub struct RoutesArgs {
     /// Text to read [default: stdin, less one line break at its end]
     #[arg(conflicts_with = "ids")]
@@ -162,6 +166,9 @@ pub struct RoutesArgs {
     /// Read these token ids instead of a text
     #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
     pub ids: Option<Vec<u32>>,
+    /// Count the choices that change when the weights are stored in this precision
+    #[arg(long, value_enum)]
+    against: Option<PrecisionArg>,
     /// Print one JSON object, with more statistics
     #[arg(long)]
     pub json: bool,
@@ -213,6 +220,24 @@ pub struct AdaptersArgs {
     pub json: bool,
 }
 
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::F16 => Self::F16,
+            PrecisionArg::Q8 => Self::Q8,
+            PrecisionArg::Q4 => Self::Q4,
+        }
+    }
+}
+
+impl RoutesArgs {
+    /// The precision to compare with.
+    pub fn against(&self) -> Option<Precision> {
+        self.against.map(Precision::from)
+    }
+}
+
 impl Shared {
     /// The adapter to use.
     pub fn selection(&self) -> AdapterSelection {
@@ -246,12 +271,7 @@ impl ModelArgs {
 
     /// How to store the weights, where the user says.
     pub fn precision(&self) -> Option<Precision> {
-        self.precision.map(|precision| match precision {
-            PrecisionArg::F32 => Precision::F32,
-            PrecisionArg::F16 => Precision::F16,
-            PrecisionArg::Q8 => Precision::Q8,
-            PrecisionArg::Q4 => Precision::Q4,
-        })
+        self.precision.map(Precision::from)
     }
 
     /// How the key/value cache holds its numbers.
@@ -280,10 +300,20 @@ impl ModelArgs {
 
     /// Opens the GPU and loads the model, or the command's own; fetches it first where it is on a hub.
     pub fn load(&self, shared: &Shared, built_in: fn() -> Source) -> Result<Model, Error> {
+        self.load_in(self.precision(), shared, built_in)
+    }
+
+    /// As [`load`](Self::load), in another precision.
+    pub fn load_in(
+        &self,
+        precision: Option<Precision>,
+        shared: &Shared,
+        built_in: fn() -> Source,
+    ) -> Result<Model, Error> {
         let (gpu, source) = match self.model.as_deref().and_then(hub::repository) {
             Some(repository) => {
                 let gpu = self.open(shared)?;
-                let source = hub::fetch(&repository, &gpu, self.precision(), shared.quiet)?;
+                let source = hub::fetch(&repository, &gpu, precision, shared.quiet)?;
                 (gpu, source)
             }
             None => {
@@ -293,7 +323,7 @@ impl ModelArgs {
         };
         let mut options =
             LoadOptions::new().progress(progress::bar(shared.quiet)).cache_precision(self.kv_cache());
-        if let Some(precision) = self.precision() {
+        if let Some(precision) = precision {
             options = options.precision(precision);
         }
         pollster::block_on(Model::load(&gpu, &source, options))

@@ -98,6 +98,7 @@ fn describe(Report { bench, cold_start }: &Report) -> String {
             .map(str::to_owned),
     ];
     rows.extend(bench.rows.iter().map(cells));
+    let rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
     let table = output::columns(&rows, &[0]);
 
     let host = &bench.host_seconds;

@@ -40,7 +40,7 @@ pub fn run(args: &InfoArgs, shared: &Shared) -> Result<(), Failure> {
 /// Plans the weights and one full context, as loading and generating do.
 fn fit(args: &InfoArgs, shared: &Shared, model: &ModelInfo) -> Result<Fit, Error> {
     let gpu = args.model.open(shared)?;
-    let precision = args.model.precision().unwrap_or(model.default_precision);
+    let precision = model.precision(args.model.precision())?;
     let need = model.weight_bytes(precision) + cache_bytes(model);
     let reason = match gpu.plan("the model with the cache of a full context", need) {
         Ok(()) => None,
@@ -61,11 +61,7 @@ fn describe(Info { model, fit }: &Info) -> String {
         .iter()
         .map(|memory| {
             let mark = if memory.precision == model.default_precision { " (default)" } else { "" };
-            format!(
-                "{} {}{mark}",
-                format!("{:?}", memory.precision).to_lowercase(),
-                bytes::show(memory.bytes)
-            )
+            format!("{} {}{mark}", memory.precision.name(), bytes::show(memory.bytes))
         })
         .collect();
     let layers = match model.encoder_layers {
@@ -114,11 +110,26 @@ fn describe(Info { model, fit }: &Info) -> String {
             ),
         ),
     ];
+    if !model.kept_f16.is_empty() {
+        rows.push(("kept", kept(model)));
+    }
     if let Some(fit) = fit {
         let answer = fit.reason.clone().unwrap_or_else(|| "fits".to_owned());
         rows.push(("fit", format!("{}: {answer}", fit.adapter)));
     }
     output::table(&rows)
+}
+
+/// What stays f16 when the rest is quantised.
+fn kept(model: &ModelInfo) -> String {
+    const SHOWN: usize = 2;
+    let mut names = model.kept_f16.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if let Some(more @ 1..) = model.kept_f16.len().checked_sub(SHOWN) {
+        names += &format!(" and {more} more");
+    }
+    let head = if model.tied_head { ", of which the first is the output head too" } else { "" };
+    let when = if model.quantized { "" } else { " with q8 and q4" };
+    format!("f16{when}: {names}{head}")
 }
 
 /// `1 head`, `3 heads`.

@@ -21,6 +21,7 @@ mod out_file;
 mod output;
 mod progress;
 mod prompt;
+mod quantize;
 mod quiet_driver;
 mod report;
 mod routes;
@@ -67,6 +68,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(args, &cli.shared),
         Command::Adapters(args) => adapters::run(args, &cli.shared),
         Command::Convert(args) => convert::run(args, &cli.shared),
+        Command::Quantize(args) => quantize::run(args, &cli.shared),
         Command::Upcycle(args) => upcycle::run(args, &cli.shared),
     }
 }

@@ -14,15 +14,15 @@ pub fn line(text: &str) -> Result<(), Failure> {
 }
 
 /// Rows in columns, the first row being their names; numbers to the right, the columns of `texts` to the left.
-pub fn columns<const N: usize>(rows: &[[String; N]], texts: &[usize]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let line = |row: &[String; N]| {
-        let cell = |column: usize| match texts.contains(&column) {
-            true => format!("{:<1$}", row[column], widths[column]),
-            false => format!("{:>1$}", row[column], widths[column]),
+pub fn columns(rows: &[Vec<String>], texts: &[usize]) -> String {
+    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
+    let width = |column: usize| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let line = |row: &Vec<String>| {
+        let cell = |(column, cell): (usize, &String)| match texts.contains(&column) {
+            true => format!("{:<1$}", cell, width(column)),
+            false => format!("{:>1$}", cell, width(column)),
         };
-        (0..N).map(cell).collect::<Vec<_>>().join("  ")
+        row.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ")
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -1,6 +1,6 @@
 //! `headwise routes`
 
-use headwise::{Error, LayerUse, Model, Source};
+use headwise::{Error, LayerRoutes, LayerUse, Model, Precision, Source, TokenRoutes};
 use serde::Serialize;
 
 use super::{
@@ -14,6 +14,24 @@ use super::{
 struct Report {
     tokens: usize,
     layers: Vec<LayerUse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<Against>,
+}
+
+/// What changes in another precision.
+#[derive(Serialize)]
+struct Against {
+    precision: Precision,
+    /// One for each router, in the order of the layers and of the routers in them.
+    routers: Vec<Changed>,
+}
+
+#[derive(Serialize)]
+struct Changed {
+    layer: usize,
+    router: &'static str,
+    /// Tokens of which the router chose another set of experts.
+    changed: usize,
 }
 
 pub fn run(args: &RoutesArgs, shared: &Shared) -> Result<(), Failure> {
@@ -21,8 +39,50 @@ pub fn run(args: &RoutesArgs, shared: &Shared) -> Result<(), Failure> {
     let model = args.model.load(shared, Source::demo)?;
     check_task(&model)?;
     let ids = prompt.ids(&model)?;
-    let report = Report { tokens: ids.len(), layers: pollster::block_on(model.expert_use(&ids))? };
+    let layers = pollster::block_on(model.expert_use(&ids))?;
+    let against =
+        args.against().map(|precision| against(precision, &ids, model, args, shared)).transpose()?;
+    let report = Report { tokens: ids.len(), layers, against };
     if args.json { output::json(&report) } else { output::line(&describe(&report)) }
+}
+
+/// Reads the text once more in `precision`, and compares. One model at a time is on the GPU.
+fn against(
+    precision: Precision,
+    ids: &[u32],
+    model: Model,
+    args: &RoutesArgs,
+    shared: &Shared,
+) -> Result<Against, Error> {
+    let before = pollster::block_on(model.routes(ids))?;
+    drop(model);
+    let model = args.model.load_in(Some(precision), shared, Source::demo)?;
+    let after = pollster::block_on(model.routes(ids))?;
+    Ok(Against { precision, routers: compare(&before, &after) })
+}
+
+fn compare(before: &[TokenRoutes], after: &[TokenRoutes]) -> Vec<Changed> {
+    let sets = |layer: &LayerRoutes| -> Vec<(&'static str, Vec<u32>)> {
+        let routers = layer.routers().map(|(name, choices)| {
+            let mut experts: Vec<u32> = choices.iter().map(|choice| choice.expert).collect();
+            experts.sort_unstable();
+            (name, experts)
+        });
+        routers.collect()
+    };
+    let mut all: Vec<Changed> = Vec::new();
+    for (before, after) in before.iter().zip(after) {
+        for (layer, (before, after)) in before.layers.iter().zip(&after.layers).enumerate() {
+            for ((router, before), (_, after)) in sets(before).into_iter().zip(sets(after)) {
+                let changed = usize::from(before != after);
+                match all.iter_mut().find(|one| (one.layer, one.router) == (layer, router)) {
+                    Some(one) => one.changed += changed,
+                    None => all.push(Changed { layer, router, changed }),
+                }
+            }
+        }
+    }
+    all
 }
 
 fn check_task(model: &Model) -> Result<(), Error> {
@@ -37,12 +97,18 @@ fn check_task(model: &Model) -> Result<(), Error> {
 
 /// A table with a line for each router.
 fn describe(report: &Report) -> String {
-    let header = ["layer", "router", "load in %", "entropy", "balance", "z", "mi"].map(str::to_owned);
+    let mut header =
+        ["layer", "router", "load in %", "entropy", "balance", "z", "mi"].map(str::to_owned).to_vec();
+    header.extend(report.against.iter().map(|_| "changed".to_owned()));
     let routers = report.layers.iter().enumerate().flat_map(|(layer, used)| {
         used.routers().map(move |(name, used)| {
             let load: Vec<String> = used.load.iter().map(|share| format!("{:3.0}", 100.0 * share)).collect();
             let most = (used.load.len() as f64).ln();
-            [
+            let changed = report.against.iter().map(|against| {
+                let this = against.routers.iter().find(|one| (one.layer, one.router) == (layer, name));
+                this.map_or(0, |one| one.changed).to_string()
+            });
+            let row = [
                 layer.to_string(),
                 name.to_owned(),
                 load.join(" "),
@@ -50,9 +116,19 @@ fn describe(report: &Report) -> String {
                 format!("{:.2}", used.switch_balance),
                 format!("{:.2}", used.router_z),
                 format!("{:.2}", used.mutual_information),
-            ]
+            ];
+            row.into_iter().chain(changed).collect()
         })
     });
-    let rows: Vec<[String; 7]> = std::iter::once(header).chain(routers).collect();
-    format!("{} tokens\n\n{}", report.tokens, output::columns(&rows, &[1, 2]))
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(routers).collect();
+    let table = output::columns(&rows, &[1, 2]);
+    let Some(against) = &report.against else { return format!("{} tokens\n\n{table}", report.tokens) };
+    let changed: usize = against.routers.iter().map(|one| one.changed).sum();
+    let choices = against.routers.len() * report.tokens;
+    let percent = 100.0 * changed as f64 / choices.max(1) as f64;
+    let precision = against.precision.name();
+    format!(
+        "{} tokens; in {precision} {changed} of {choices} choices change, {percent:.2} %\n\n{table}",
+        report.tokens
+    )
 }

@@ -153,8 +153,9 @@ impl Blueprint {
                 return Err(fields.unsupported(format!("model_type = {}", quote(other)), why));
             }
         };
-        let checkpoint = Checkpoint::open(source).await?;
+        let checkpoint = Checkpoint::open_for(source, &fields).await?;
         let blueprint = describe(&checkpoint)?;
+        checkpoint.check_quantized(&blueprint.spec.requests(&blueprint.names))?;
         Ok((blueprint, checkpoint))
     }
 }

@@ -6,8 +6,11 @@ use crate::{
     Result,
     models::{Blueprint, Task},
     ops::{CachePrecision, Precision},
-    weights::{Checkpoint, Dtype, Source},
+    weights::{Checkpoint, Dtype, Form, Request, Source},
 };
+
+/// How weights that are not quantised can be loaded.
+const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Q8, Precision::Q4];
 
 /// A model's sizes and needs. Reading it takes the configuration and the tensors' headers, no GPU.
 #[derive(Clone, Debug, Serialize)]
@@ -40,6 +43,13 @@ pub struct ModelInfo {
     pub cache_bytes_per_token: u64,
     /// The precision that loading chooses by itself: that of the files, bf16 becoming f16.
     pub default_precision: Precision,
+    /// Whether the files are quantised; then there is no other precision.
+    pub quantized: bool,
+    /// Matrices that stay f16 where the others are q8 or q4: embeddings, routers of two layers, and rows that are not
+    /// whole groups of 32.
+    pub kept_f16: Vec<String>,
+    /// Whether the output head is the embedding table.
+    pub tied_head: bool,
     /// The token that ends a text, where the model has one.
     pub eos: Vec<u32>,
     /// The token that starts a text, where the model has one.
@@ -98,6 +108,7 @@ impl ModelInfo {
     pub(super) fn new(blueprint: &Blueprint, checkpoint: &Checkpoint) -> Self {
         let Blueprint { family, task, spec, names } = blueprint;
         let requests = spec.requests(names);
+        let quantization = checkpoint.quantization();
         // A spec has at least one block: the config reader refuses zero layers.
         let block = &spec.stack.blocks[0];
         let all_f32 = requests
@@ -128,14 +139,28 @@ impl ModelInfo {
             },
             parameters: requests.iter().map(|request| request.form.parameters()).sum(),
             active_parameters: spec.active_parameters(names),
-            memory: [Precision::F32, Precision::F16, Precision::Q8, Precision::Q4]
+            memory: quantization
+                .map_or(PRECISIONS.to_vec(), |only| vec![only])
+                .into_iter()
                 .map(|precision| {
                     let weights: u64 = requests.iter().map(|request| request.bytes(precision)).sum();
                     PrecisionMemory { precision, bytes: weights + spec.position_bytes() }
                 })
-                .to_vec(),
+                .collect(),
             cache_bytes_per_token: spec.cache_bytes_per_token(CachePrecision::F32),
-            default_precision: if all_f32 { Precision::F32 } else { Precision::F16 },
+            default_precision: match quantization {
+                Some(precision) => precision,
+                None if all_f32 => Precision::F32,
+                None => Precision::F16,
+            },
+            quantized: quantization.is_some(),
+            kept_f16: requests
+                .iter()
+                .filter(|request| matches!(request.form, Form::Matrix(..)))
+                .filter(|request| !request.precision(Precision::Q4).is_quantized())
+                .map(Request::key)
+                .collect(),
+            tied_head: names.head.is_none(),
             eos: spec.eos.clone(),
             bos: spec.bos,
             mask: match task {
@@ -150,7 +175,21 @@ impl ModelInfo {
         self.cache_bytes_per_token / CachePrecision::F32.bytes() * precision.bytes()
     }
 
-    /// Bytes of all weights on the GPU at `precision`.
+    /// The precision to load in, where `asked` is what the user wants.
+    ///
+    /// # Errors
+    /// When the files are quantised in another way: their weights are gone.
+    pub fn precision(&self, asked: Option<Precision>) -> Result<Precision> {
+        match asked {
+            Some(asked) if self.quantized && asked != self.default_precision => {
+                let expected = format!("{}, as the files are quantised", self.default_precision.name());
+                Err(crate::Error::argument("precision", asked.name(), expected))
+            }
+            asked => Ok(asked.unwrap_or(self.default_precision)),
+        }
+    }
+
+    /// Bytes of all weights on the GPU at `precision`; 0 for one that the files do not allow.
     pub fn weight_bytes(&self, precision: Precision) -> u64 {
         self.memory.iter().find(|memory| memory.precision == precision).map_or(0, |memory| memory.bytes)
     }

@@ -18,6 +18,8 @@ mod generate;
 mod info;
 mod logits;
 mod model;
+#[cfg(not(target_arch = "wasm32"))]
+mod quantize;
 mod readback;
 #[cfg(not(target_arch = "wasm32"))]
 mod rewrite;
@@ -60,6 +62,8 @@ pub use generate::{Cancel, Generate, Generation, StopReason, Token};
 pub use info::{AttentionInfo, MlpInfo, ModelInfo, PrecisionMemory};
 pub use logits::Logits;
 pub use model::{LoadOptions, Model};
+#[cfg(not(target_arch = "wasm32"))]
+pub use quantize::{QuantizeOptions, quantize};
 #[cfg(not(target_arch = "wasm32"))]
 pub use rewrite::WrittenModel;
 pub use router_use::{DropMargin, LayerUse, RouterShape, RouterUse};

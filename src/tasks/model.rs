@@ -25,7 +25,8 @@ impl<'a> LoadOptions<'a> {
         Self::default()
     }
 
-    /// How to store the weights on the GPU.
+    /// How to store the weights on the GPU. With `Q8` and `Q4` matrices are quantised as they come; embeddings and
+    /// the other [`ModelInfo::kept_f16`] stay f16.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = Some(precision);
         self
@@ -73,7 +74,7 @@ impl Model {
             _ => super::Tokenizer::read(source).await?,
         };
 
-        let precision = options.precision.unwrap_or(info.default_precision);
+        let precision = info.precision(options.precision)?;
         gpu.plan("the model", info.weight_bytes(precision))?;
         gpu.fits("the table of positions", blueprint.spec.position_bytes())?;
         let requests = blueprint.spec.requests(&blueprint.names);

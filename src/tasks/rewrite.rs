@@ -90,8 +90,18 @@ impl<'a> ModelWriter<'a> {
 
     /// Adds `tokenizer.json`.
     pub fn tokenizer(&mut self, json: &[u8]) -> Result<()> {
-        self.report.files.push(TOKENIZER_FILE.to_owned());
-        self.folder.write(TOKENIZER_FILE, json)
+        self.file(TOKENIZER_FILE, json)
+    }
+
+    /// Adds a small file.
+    pub fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.report.files.push(name.to_owned());
+        self.folder.write(name, bytes)
+    }
+
+    /// Says how many weights the model has, where tensors hold codes.
+    pub fn parameters(&mut self, parameters: u64) {
+        self.report.parameters = parameters;
     }
 
     /// Adds a note to the report.
@@ -126,5 +136,6 @@ pub(super) fn torch_name(dtype: Dtype) -> &'static str {
         Dtype::F32 => "float32",
         Dtype::F16 => "float16",
         Dtype::Bf16 => "bfloat16",
+        Dtype::Packed => "uint32",
     }
 }

@@ -9,7 +9,7 @@ use super::{MAX_TOKENIZER, TOKENIZER_FILE};
 use crate::{
     Error, Result,
     models::{Blueprint, CONFIG_FILE, MAX_CONFIG_BYTES, limits::MOST_EXPERTS},
-    weights::{Checkpoint, Fields, Source, TensorInfo, quote, shown},
+    weights::{Checkpoint, Fields, QUANTIZATION_FIELD, Source, TensorInfo, quote, shown},
 };
 
 /// A dense model.
@@ -77,6 +77,10 @@ async fn read_seed(source: &Source) -> Result<(Sizes, Checkpoint)> {
         let field = format!("the family {}", blueprint.family);
         let why = "a mixture is made of dense models in Llama's layout, without `moh`".to_owned();
         return Err(Error::Unsupported { file, field, why });
+    }
+    if checkpoint.quantization().is_some() {
+        let why = "a mixture is made of the weights themselves, before they are quantised".to_owned();
+        return Err(Error::Unsupported { file, field: QUANTIZATION_FIELD.into(), why });
     }
     let json =
         source.read_small(CONFIG_FILE, MAX_CONFIG_BYTES).await?.ok_or_else(|| source.absent(CONFIG_FILE))?;

@@ -211,6 +211,7 @@ impl<'a> Mixture<'a> {
             Dtype::F32 => safetensors::Dtype::F32,
             Dtype::F16 => safetensors::Dtype::F16,
             Dtype::Bf16 => safetensors::Dtype::BF16,
+            Dtype::Packed => safetensors::Dtype::U32,
         };
         self.tensors.push((TensorPlan::new(name, stored, shape), content));
     }

@@ -1,10 +1,11 @@
 //! The tensors of a model folder, over all its files.
 
 use super::header::{self, MAX_TENSORS, TensorInfo};
+use super::quantized::Quantization;
 use super::source::check_name;
 use super::stream::TensorStream;
 use super::{Dtype, Source, quote};
-use crate::{Error, Result};
+use crate::{Error, Result, ops::Precision};
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use std::collections::HashMap;
@@ -26,13 +27,28 @@ pub(crate) struct Checkpoint {
     paths: Vec<String>,
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
+    quantized: Option<Quantized>,
+}
+
+/// What a quantised checkpoint has besides its plain tensors.
+struct Quantized {
+    precision: Precision,
+    /// The config that says so.
+    config: String,
+    /// Quantised matrices by their keys, which are their names without the ending `.q8` or `.q4`.
+    packed: HashMap<String, TensorInfo>,
 }
 
 impl Checkpoint {
     /// Reads the headers of `model.safetensors`, or of the files that `model.safetensors.index.json` lists.
     pub(crate) async fn open(source: &Source) -> Result<Self> {
-        let mut checkpoint =
-            Checkpoint { files: vec![], paths: vec![], tensors: vec![], by_name: HashMap::new() };
+        let mut checkpoint = Checkpoint {
+            files: vec![],
+            paths: vec![],
+            tensors: vec![],
+            by_name: HashMap::new(),
+            quantized: None,
+        };
         if let Some(reader) = source.find(WEIGHTS_FILE).await? {
             checkpoint.add(WEIGHTS_FILE, reader).await?;
             return Ok(checkpoint);
@@ -50,6 +66,69 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Reads this checkpoint as the quantised one that `config` describes: the tensors it lists are there, with
+    /// their original shapes, and the matrices that hold them are apart, under [`packed`](Self::packed).
+    pub(super) fn with_quantized(mut self, quantization: Quantization, config: &str) -> Result<Self> {
+        let Quantization { precision, shapes } = quantization;
+        let (mut packed, mut plain) = (HashMap::new(), Vec::new());
+        for tensor in std::mem::take(&mut self.tensors) {
+            match tensor.name.strip_suffix(packed_ending(precision)) {
+                Some(key) => drop(packed.insert(key.to_owned(), tensor)),
+                None => plain.push(tensor),
+            }
+        }
+        for (name, shape) in shapes {
+            plain.push(TensorInfo {
+                name,
+                file: usize::MAX,
+                stored: safetensors::Dtype::U32,
+                shape,
+                offset: 0,
+                bytes: 0,
+                quantized: true,
+            });
+        }
+        self.quantized = Some(Quantized { precision, config: config.to_owned(), packed });
+        self.by_name.clear();
+        for (at, tensor) in plain.iter().enumerate() {
+            if let Some(first) = self.by_name.insert(tensor.name.clone(), at) {
+                let first = plain.get(first).map_or("", |first| self.path(first));
+                let field = format!("headwise_quantization.tensors, {}", quote(&tensor.name));
+                return Err(Error::bad_file(config, field, format!("the tensor of {first}"), "another name"));
+            }
+        }
+        self.tensors = plain;
+        Ok(self)
+    }
+
+    /// How the matrices of a quantised checkpoint are stored.
+    pub(crate) fn quantization(&self) -> Option<Precision> {
+        self.quantized.as_ref().map(|quantized| quantized.precision)
+    }
+
+    /// The tensor that holds a quantised matrix.
+    pub(crate) fn packed(&self, key: &str) -> Option<&TensorInfo> {
+        self.quantized.as_ref().and_then(|quantized| quantized.packed.get(key))
+    }
+
+    /// All of them, with their keys.
+    pub(super) fn all_packed(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        let packed = self.quantized.iter().flat_map(|quantized| &quantized.packed);
+        packed.map(|(key, tensor)| (key.as_str(), tensor))
+    }
+
+    /// How a tensor's bytes are read.
+    pub(super) fn dtype(&self, tensor: &TensorInfo) -> Result<Dtype> {
+        let packed = self.quantized.as_ref().is_some_and(|quantized| {
+            let key = tensor.name.strip_suffix(packed_ending(quantized.precision));
+            key.is_some_and(|key| quantized.packed.contains_key(key))
+        });
+        match packed {
+            true => Ok(Dtype::Packed),
+            false => Dtype::of(tensor.stored).ok_or_else(|| self.unreadable(tensor)),
+        }
+    }
+
     /// The tensor of this name.
     pub(crate) fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.by_name.get(name).and_then(|&at| self.tensors.get(at))
@@ -63,7 +142,8 @@ impl Checkpoint {
 
     /// The path or address of the file that holds a tensor.
     pub(crate) fn path(&self, tensor: &TensorInfo) -> &str {
-        self.paths.get(tensor.file).map_or("", String::as_str)
+        let config = self.quantized.as_ref().map_or("", |quantized| &quantized.config);
+        self.paths.get(tensor.file).map_or(config, String::as_str)
     }
 
     /// The name of the file that holds a tensor.
@@ -122,7 +202,7 @@ impl Checkpoint {
     }
 
     /// All files of the checkpoint, for messages.
-    fn all_paths(&self) -> String {
+    pub(super) fn all_paths(&self) -> String {
         match self.paths.as_slice() {
             [one] => one.clone(),
             [first, .., last] => format!("{first} … {last}"),
@@ -194,9 +274,9 @@ impl Checkpoint {
                 expected,
             ));
         };
-        match Dtype::of(tensor.stored) {
-            Some(_) => Ok(tensor),
-            None => Err(self.unreadable(tensor)),
+        match tensor.quantized || Dtype::of(tensor.stored).is_some() {
+            true => Ok(tensor),
+            false => Err(self.unreadable(tensor)),
         }
     }
 
@@ -209,6 +289,11 @@ impl Checkpoint {
         let field = format!("tensor {}, shape", quote(&tensor.name));
         Error::bad_file(self.path(tensor), field, format!("{:?}", tensor.shape), format!("{expected}: {why}"))
     }
+}
+
+/// How the name of a quantised matrix ends.
+pub(super) fn packed_ending(precision: Precision) -> &'static str {
+    if precision == Precision::Q8 { ".q8" } else { ".q4" }
 }
 
 // -- the index -------------------------------------------------------------------------------------

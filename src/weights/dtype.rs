@@ -14,6 +14,8 @@ pub(crate) enum Dtype {
     F16,
     /// The upper half of a 32-bit float.
     Bf16,
+    /// Quantised rows in words of 32 bits, which are no numbers by themselves: they convert to none.
+    Packed,
 }
 
 /// The smallest magnitude that rounds to infinity as f16: halfway from the largest f16, 65504, to 2^16.
@@ -33,7 +35,7 @@ impl Dtype {
     /// Bytes of one element.
     pub(crate) fn size(self) -> usize {
         match self {
-            Dtype::F32 => 4,
+            Dtype::F32 | Dtype::Packed => 4,
             Dtype::F16 | Dtype::Bf16 => 2,
         }
     }
@@ -45,6 +47,7 @@ impl Dtype {
             Dtype::F32 => out.extend(quads(bytes)),
             Dtype::F16 => out.extend(pairs(bytes).map(|bits| f16::from_bits(bits).to_f32())),
             Dtype::Bf16 => out.extend(pairs(bytes).map(|bits| bf16::from_bits(bits).to_f32())),
+            Dtype::Packed => {}
         }
     }
 
@@ -55,6 +58,7 @@ impl Dtype {
             Dtype::F32 => out.extend(values.iter().flat_map(|&v| (v as f32).to_le_bytes())),
             Dtype::F16 => out.extend(values.iter().flat_map(|&v| f16::from_f32(to_odd(v)).to_le_bytes())),
             Dtype::Bf16 => out.extend(values.iter().flat_map(|&v| bf16::from_f32(to_odd(v)).to_le_bytes())),
+            Dtype::Packed => {}
         }
     }
 
@@ -65,9 +69,13 @@ impl Dtype {
         // Small enough for the stack, long enough for the vector units.
         const BLOCK: usize = 256;
         out.clear();
-        if self == Dtype::F16 {
-            out.extend(pairs(bytes));
-            return Ok(());
+        match self {
+            Dtype::F16 => {
+                out.extend(pairs(bytes));
+                return Ok(());
+            }
+            Dtype::Packed => return Ok(()),
+            Dtype::F32 | Dtype::Bf16 => {}
         }
         let (mut wide, mut narrow) = ([0.0f32; BLOCK], [f16::ZERO; BLOCK]);
         for chunk in bytes.chunks(BLOCK * self.size()) {
@@ -130,6 +138,7 @@ mod tests {
             Dtype::F32 => v.to_le_bytes().to_vec(),
             Dtype::F16 => f16::from_f32(v).to_le_bytes().to_vec(),
             Dtype::Bf16 => bf16::from_f32(v).to_le_bytes().to_vec(),
+            Dtype::Packed => vec![],
         };
         values.iter().flat_map(bytes).collect()
     }

@@ -43,6 +43,8 @@ pub(crate) struct TensorInfo {
     pub offset: u64,
     /// How many bytes it has.
     pub bytes: u64,
+    /// Whether the file has it in quantised form only: a shape, no bytes.
+    pub quantized: bool,
 }
 
 impl TensorInfo {
@@ -161,7 +163,15 @@ fn place(mut entries: Vec<Entry>, path: &str, file: usize, data_start: u64) -> R
             let field = format!("tensor {}, shape", quote(&name));
             Error::bad_file(path, field, format!("{shape:?}"), "dimensions that this machine can count")
         })?;
-        Ok(TensorInfo { name, file, stored, shape, offset: data_start + from, bytes: to - from })
+        Ok(TensorInfo {
+            name,
+            file,
+            stored,
+            shape,
+            offset: data_start + from,
+            bytes: to - from,
+            quantized: false,
+        })
     };
     entries.into_iter().map(info).collect()
 }
@@ -304,6 +314,7 @@ mod tests {
             shape: vec![2, 3],
             offset: start,
             bytes: 24,
+            quantized: false,
         };
         assert_eq!(tensors[0], a);
         assert_eq!((tensors[1].name.as_str(), tensors[1].offset, tensors[1].bytes), ("b", start + 24, 6));

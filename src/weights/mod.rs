@@ -15,6 +15,7 @@ mod http;
 mod hub;
 mod place;
 mod quantize;
+mod quantized;
 mod reader;
 mod request;
 mod source;
@@ -39,12 +40,17 @@ pub(crate) use header::TensorInfo;
 pub use hub::{Hub, HubModel, HubRepo};
 pub(crate) use place::{Layout, Order};
 pub use quantize::pack_rows;
+pub(crate) use quantized::check_scales;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use quantized::{FIELD as QUANTIZATION_FIELD, VERSION as QUANTIZATION_VERSION, packed_plan};
 use reader::Reader;
 pub(crate) use request::{Form, Piece, Request, check_shapes};
 pub use source::Source;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 use source::check_name;
 pub(crate) use stream::Chunk;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use upload::pack_matrix;
 pub(crate) use upload::{Store, upload};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use write::{SafetensorsWriter, TensorData, TensorPlan, write_safetensors};

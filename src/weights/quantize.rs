@@ -132,3 +132,15 @@ fn nearest(value: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (value + SHIFT) - SHIFT
 }
+
+/// The scales of a packed row, and with q4 its minima, each with its group's index.
+pub(super) fn scales(
+    precision: Precision,
+    inputs: u32,
+    row: &[u8],
+) -> impl Iterator<Item = (usize, f32)> + '_ {
+    let inputs = inputs.next_multiple_of(8) as usize;
+    let (codes, each) = if precision == Precision::Q8 { (inputs, 1) } else { (inputs / 2, 2) };
+    let halves = row.get(codes..).unwrap_or_default().as_chunks::<2>().0.iter().take(each * inputs / GROUP);
+    halves.enumerate().map(move |(at, &half)| (at / each, f16::from_le_bytes(half).to_f32()))
+}

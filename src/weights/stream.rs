@@ -81,7 +81,7 @@ impl<'a> TensorStream<'a> {
     }
 
     async fn rows_of(&mut self, tensor: &'a TensorInfo) -> Result<Chunk<'_>> {
-        let dtype = Dtype::of(tensor.stored).ok_or_else(|| self.checkpoint.unreadable(tensor))?;
+        let dtype = self.checkpoint.dtype(tensor)?;
         let file = self.checkpoint.path(tensor);
         let row_bytes = tensor.bytes / rows(tensor);
         if row_bytes > MAX_ROW {

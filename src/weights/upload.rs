@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Checkpoint, Chunk, Form, Piece, Request, Source, TensorInfo, check_finite, pack_rows,
+    Checkpoint, Chunk, Form, Piece, Request, Source, TensorInfo, check_finite, check_scales, pack_rows,
     place::{Layout, Placer},
     quote,
 };
@@ -77,13 +77,19 @@ pub(crate) async fn upload(
     let mut wanted: Vec<&TensorInfo> = Vec::new();
     let store = allocate(gpu, requests, precision)?;
     for request in requests {
+        if let (Form::Matrix(..), Some(tensor)) = (request.form, checkpoint.packed(&request.key())) {
+            // Quantised by the file: rows as the GPU has them.
+            targets.entry(tensor.name.as_str()).or_default().push(Target::packed(request));
+            wanted.push(tensor);
+            continue;
+        }
         let mut before = 0;
         for piece in &request.pieces {
             let tensor = checkpoint.tensor(&piece.name).ok_or_else(|| {
                 Error::bad_file("checkpoint", format!("tensor {}", piece.name), "nothing", "a tensor")
             })?;
             let target = Target::new(request, piece, tensor, before);
-            before += target.end - target.start;
+            before += target.window.end - target.window.start;
             let others = targets.entry(piece.name.as_str()).or_default();
             if others.is_empty() {
                 wanted.push(tensor);
@@ -112,6 +118,47 @@ pub(crate) async fn upload(
     }
     gpu.flush().await?;
     Ok(store)
+}
+
+/// Quantises one matrix of a checkpoint, whole: its rows as the GPU has them, on the host.
+///
+/// # Errors
+/// What the checkpoint's reader finds, and values that cannot be quantised.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) async fn pack_matrix(
+    source: &Source,
+    checkpoint: &Checkpoint,
+    request: &Request,
+    (shape, layout): (&MatrixShape, Layout),
+    precision: Precision,
+) -> Result<Vec<u8>> {
+    let row_bytes = precision.row_bytes(shape.inputs) as usize;
+    // Rows that pad heads stay zero, as they do on the GPU.
+    let mut all = vec![0; shape.bytes(precision) as usize];
+    let mut packed = Vec::new();
+    let mut before = 0;
+    for piece in &request.pieces {
+        let tensor = checkpoint.tensor(&piece.name).ok_or_else(|| not_requested(&piece.name))?;
+        let window = Window::new(piece, tensor, before);
+        before += window.end - window.start;
+        let (mut placer, mut wide) = (Placer::new(layout), Vec::new());
+        let mut stream = checkpoint.stream(source, vec![tensor]);
+        while let Some(chunk) = stream.next().await? {
+            let Some((chunk, first)) = window.of(&chunk) else { continue };
+            chunk.to_f32(&mut wide);
+            let row = first / chunk.width().max(1) as u64;
+            placer.place(shape, row, &wide, &mut |row, values| {
+                packed.clear();
+                pack(precision, shape, &chunk, values, &mut packed)?;
+                let at = row as usize * row_bytes;
+                if let Some(rows) = all.get_mut(at..at + packed.len()) {
+                    rows.copy_from_slice(&packed);
+                }
+                Ok(())
+            })?;
+        }
+    }
+    Ok(all)
 }
 
 /// Quantises rows that come from `chunk`, whose tensor an error names.
@@ -165,17 +212,48 @@ fn allocate(gpu: &Gpu, requests: &[Request], precision: Precision) -> Result<Sto
 /// Where one tensor, or a part of it, goes.
 struct Target<'a> {
     request: &'a Request,
+    window: Window,
+    staging: Staging,
+}
+
+/// A part of a tensor.
+#[derive(Clone, Copy, Default)]
+struct Window {
     /// The part's first value in the tensor and the one after its last.
     start: u64,
     end: u64,
     /// Values of the pieces stacked above it.
     before: u64,
-    staging: Staging,
+}
+
+impl Window {
+    fn new(piece: &Piece, tensor: &TensorInfo, before: u64) -> Self {
+        let row = tensor.elements() / tensor.shape.first().map_or(1, |&rows| rows.max(1) as u64);
+        let (start, end) = match piece.rows {
+            None => (0, tensor.elements()),
+            Some((first, count)) => (row * first as u64, row * (first + count) as u64),
+        };
+        Self { start, end, before }
+    }
+
+    /// What of a chunk belongs to the part, and its first value's number in all stacked pieces.
+    fn of<'a>(&self, chunk: &Chunk<'a>) -> Option<(Chunk<'a>, u64)> {
+        let at = chunk.first_row * chunk.width() as u64;
+        let size = chunk.dtype.size() as u64;
+        let (from, to) = (self.start.max(at), self.end.min(at + chunk.bytes.len() as u64 / size));
+        if from >= to {
+            return None;
+        }
+        let bytes = &chunk.bytes[((from - at) * size) as usize..((to - at) * size) as usize];
+        Some((Chunk { bytes, ..*chunk }, self.before + from - self.start))
+    }
 }
 
 /// What has come of a tensor and cannot be written yet.
 enum Staging {
     Nothing,
+    /// Rows come as the GPU has them.
+    Packed,
     Matrix(Box<(Placer<f32>, Placer<u16>)>),
     /// `[rows, width]`
     Transposed(Vec<f32>),
@@ -183,26 +261,24 @@ enum Staging {
 
 impl<'a> Target<'a> {
     fn new(request: &'a Request, piece: &Piece, tensor: &TensorInfo, before: u64) -> Self {
-        let row = tensor.elements() / tensor.shape.first().map_or(1, |&rows| rows.max(1) as u64);
-        let (start, end) = match piece.rows {
-            None => (0, tensor.elements()),
-            Some((first, count)) => (row * first as u64, row * (first + count) as u64),
-        };
-        Self { request, start, end, before, staging: Staging::Nothing }
+        Self { request, window: Window::new(piece, tensor, before), staging: Staging::Nothing }
+    }
+
+    /// A matrix that the file has quantised.
+    fn packed(request: &'a Request) -> Self {
+        Self { request, window: Window::default(), staging: Staging::Packed }
     }
 
     /// Places the values of a chunk that belong here.
     fn place(&mut self, store: &Store, chunk: &Chunk<'_>) -> Result<()> {
-        let at = chunk.first_row * chunk.width() as u64;
-        let size = chunk.dtype.size() as u64;
-        let (from, to) = (self.start.max(at), self.end.min(at + chunk.bytes.len() as u64 / size));
-        if from >= to {
+        let key = self.request.key();
+        if let Staging::Packed = self.staging {
+            let matrix = &store.matrices[&key];
+            check_scales(matrix.precision, matrix.shape.inputs, chunk)?;
+            matrix.write_rows(chunk.first_row, chunk.bytes);
             return Ok(());
         }
-        let bytes = &chunk.bytes[((from - at) * size) as usize..((to - at) * size) as usize];
-        let chunk = Chunk { bytes, ..*chunk };
-        let first = self.before + from - self.start;
-        let key = self.request.key();
+        let Some((chunk, first)) = self.window.of(chunk) else { return Ok(()) };
         if let Form::Matrix(_, layout) = self.request.form {
             return self.place_matrix(&store.matrices[&key], &chunk, layout, first);
         }

@@ -35,6 +35,42 @@ fn routes_count_the_reference_choices() {
     }
 }
 
+/// Counted here from the routes of two runs of `logits`.
+#[test]
+fn against_counts_the_choices_that_another_precision_changes() {
+    let room = folder("routes-against");
+    let ids: Vec<u32> = (0..60).map(|i| 40 + i * 61 % 3900).collect();
+    let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let routes = |precision: &str| {
+        let out = room.join(precision);
+        stdout(&["logits", "--ids", &list, "--out", out.to_str().unwrap(), "--precision", precision]);
+        fs::read(out).unwrap()
+    };
+    let (before, after) = (routes("f16"), routes("q4"));
+    let (before, after) =
+        (SafeTensors::deserialize(&before).unwrap(), SafeTensors::deserialize(&after).unwrap());
+    let report = json(&["routes", "--ids", &list, "--against", "q4", "--json"]);
+    assert_eq!(report["against"]["precision"], "q4");
+    let mut all = 0;
+    for (index, one) in report["against"]["routers"].as_array().unwrap().iter().enumerate() {
+        let kind = ["attention", "mlp"][index % 2];
+        assert_eq!((&one["layer"], &one["router"]), (&(index / 2).into(), &kind.into()));
+        let name = format!("layers.{}.{kind}.experts", index / 2);
+        let sets = |file: &SafeTensors| -> Vec<BTreeSet<u32>> {
+            let chosen = words(&file.tensor(&name).unwrap());
+            chosen.chunks(2).map(|token| token.iter().copied().collect()).collect()
+        };
+        let changed = sets(&before).iter().zip(&sets(&after)).filter(|(a, b)| a != b).count();
+        assert_eq!(one["changed"], changed, "{name}");
+        all += changed;
+    }
+    assert!(all > 0, "a precision that changes nothing would test nothing");
+    let text = stdout(&["routes", "--ids", &list, "--against", "q4"]);
+    assert!(text.starts_with(&format!("60 tokens; in q4 {all} of 600 choices change, ")), "{text}");
+    assert!(text.lines().nth(2).unwrap().ends_with("changed"), "{text}");
+    assert!(json(&["routes", "--ids", &list, "--json"]).get("against").is_none());
+}
+
 #[test]
 fn models_that_read_no_single_text_are_refused() {
     let translator = "error: model: found one for the task translate, expected one that reads one text; the heads of a \

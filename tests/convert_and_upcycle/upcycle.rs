@@ -302,6 +302,13 @@ fn models_that_differ_are_named_with_both_values() {
 
 #[test]
 fn models_that_are_no_dense_llamas_are_refused() {
+    // Its rows are too short to be quantised, so the tensors are those of a model that is not.
+    let quantized = json!({"version": 1, "scheme": "q4", "group": 32, "tensors": {}});
+    let field = "headwise_quantization";
+    refuses(
+        |config, _| config[field] = quantized.clone(),
+        &[field, "is not supported", "before they are quantised"],
+    );
     let name = "model.layers.0.self_attn.q_proj.bias";
     let bias = |_: &mut Value, tensors: &mut Tensors| {
         tensors.insert(name.into(), numbers(name, &[16], Dtype::F32, 2));
