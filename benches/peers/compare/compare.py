@@ -155,7 +155,7 @@ def equal_ids(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def check(model, headwise, peer, prompts):
+def check(model, headwise, peer, prompts, new):
     """Greedy ids against the references that ship, and against headwise. Raises Cannot where they differ."""
     for i, (prompt, greedy) in enumerate(model.references[:prompts]):
         text = model.texts[i][: model.lengths[i]] if model.texts else None
@@ -165,7 +165,7 @@ def check(model, headwise, peer, prompts):
                 at = equal_ids(ids, greedy)
                 raise Cannot(f"{side.name}: wrong ids for prompt {i} of {model.name}: {at} of {len(greedy)} equal")
     prompt = model.prompt(16)
-    ours, theirs = (side.ask("generate", **prompt, new=model.new)["ids"] for side in (headwise, peer))
+    ours, theirs = (side.ask("generate", **prompt, new=new)["ids"] for side in (headwise, peer))
     same = equal_ids(ours, theirs)
     # Weights of noise have near-ties, which two right programs may break differently, though not at once.
     enough = len(ours) if model.references else 4
@@ -174,12 +174,12 @@ def check(model, headwise, peer, prompts):
     return f"{same} of {len(ours)} greedy ids equal headwise's"
 
 
-def works(model):
+def works(model, new):
     """(name, the goal's name, request, tokens a second of an answer)."""
     prompt = model.prompt(16)
     yield (
-        f"decode, {model.new} tokens after 16", "decode", {"op": "generate", **prompt, "new": model.new},
-        lambda answer: (model.new - 1) / answer["rest_s"],
+        f"decode, {new} tokens after 16", "decode", {"op": "generate", **prompt, "new": new},
+        lambda answer: (new - 1) / answer["rest_s"],
     )
     for length in model.prefills():
         yield (
@@ -222,6 +222,7 @@ def compare(peer_name, models, options, table, notes):
     for model in models:
         if browser and not model.small:
             continue  # a software adapter in a browser takes seconds for a token of it
+        new = min(model.new, 32) if browser else model.new
         pair = []
         try:
             log = os.path.join(options.logs, "{}.log")
@@ -236,13 +237,13 @@ def compare(peer_name, models, options, table, notes):
                 side.ask("load", model=os.path.abspath(model.folder))
             ids = "its ids cannot be compared"
             if peer_name not in OTHER_MODEL:
-                ids = check(model, headwise, peer, None if options.check else 1)
+                ids = check(model, headwise, peer, None if options.check and not browser else 1, new)
             print(f"{peer_name}: {model.name}: {ids}", file=sys.stderr, flush=True)
             notes.append(f"{TITLES[peer_name]} on {model.name}: {peer.what}; adapter {peer.adapter or 'none'}; {ids}. "
                          f"headwise's side: {headwise.what}; adapter {headwise.adapter}.")
             if options.check:
                 continue
-            for work, kind, request, value in works(model):
+            for work, kind, request, value in works(model, new):
                 if options.only and options.only not in work:
                     continue
                 row(table, peer_name, model.name, work, kind, "tok/s",
