@@ -267,6 +267,13 @@ def processor():
     return f"{name}, {os.cpu_count()} cores"
 
 
+def revision():
+    """headwise's commit."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    told = subprocess.run(["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return told.stdout.strip() or "unknown"
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", nargs=2, action="append", default=[], metavar=("NAME", "COMMAND"))
@@ -297,7 +304,7 @@ def main():
     date = datetime.date.today().isoformat()
     text = "\n".join([
         f"# {date}: {', '.join(sorted(adapters)) or 'no adapter'}", "",
-        f"{processor()}; load at the start {options.load:.2f}. Medians of {options.rounds} alternating rounds after two "
+        f"headwise {revision()}; {processor()}; load at the start {options.load:.2f}. Medians of {options.rounds} alternating rounds after two "
         "unmeasured runs; the ratio is the median of the rounds' ratios, the smallest and largest beside it.", "",
         *lines, "", *[f"- {note}" for note in notes], "",
     ])

@@ -48,7 +48,7 @@ impl Side {
         let model = self.model.insert(block_on(Model::load(&self.gpu, &Source::folder(folder), options))?);
         let adapter = self.gpu.capabilities();
         Ok(json!({
-            "what": format!("headwise {}, weights {:?}", env!("CARGO_PKG_VERSION"), model.precision()).to_lowercase(),
+            "what": format!("weights {:?}", model.precision()).to_lowercase(),
             "adapter": format!("{} ({}), {}", adapter.name, adapter.driver, adapter.backend),
         }))
     }
