@@ -66,7 +66,7 @@ fn compare_routes(spec: &HeadMixtureSpec, routing: &Routing, chosen: &Chosen) {
 fn any_head_mixture_matches_the_reference() {
     let (tokens, skipped) = (Cell::new(0), Cell::new(0));
     let seen = RefCell::new(BTreeSet::new());
-    check(400, any_drawn(), |drawn| {
+    check(560, any_drawn(), |drawn| {
         drawn.spec.check().unwrap();
         let tensors = Tensors::new(&drawn.spec, &drawn.use_);
         let (ran, _) = run_layer(&drawn, &tensors);
