@@ -1,7 +1,7 @@
 //! Routed linear in both forms, `routed_matvec` and `routed_matmul`, in every variant.
 
 use headwise::internal::{
-    Activation, Bias, Buffer, Counters, Gpu, Group, GroupBuffers, KernelChoice, Matrix, MatrixShape,
+    Activation, Beside, Bias, Buffer, Counters, Gpu, Group, GroupBuffers, KernelChoice, Matrix, MatrixShape,
     Precision, RoutedMatmul, RoutedMatvec, Routes, tile_rows,
 };
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ use crate::{
     },
     support::{
         CHOICES, Guarded, among, any_precision, assert_close, assert_repeatable, check, gpu, hash, matrix,
-        matrix_of_rows, noise, pad, quantized, run, size, stored, upload,
+        matrix_of_rows, noise, pad, quantized, rows_as_stored, run, size, stored, upload,
     },
 };
 
@@ -200,11 +200,17 @@ impl Linear {
         y
     }
 
-    /// Bytes of one expert, rows padded to whole blocks of eight weights.
+    /// Bytes of one expert: rows padded to whole blocks of eight weights, or groups of 32 with their scales.
     fn expert_bytes(&self) -> u64 {
         let MatrixShape { halves, outputs, inputs, .. } = self.shape;
-        let weight = if self.precision == Precision::F32 { 4 } else { 2 };
-        u64::from(halves * outputs) * u64::from(inputs.div_ceil(8)) * 8 * weight
+        let padded = u64::from(inputs.div_ceil(8)) * 8;
+        let row = match self.precision {
+            Precision::F32 => 4 * padded,
+            Precision::F16 => 2 * padded,
+            Precision::Q8 => Scheme::Q8.row_bytes(padded as usize) as u64,
+            Precision::Q4 => Scheme::Q4.row_bytes(padded as usize) as u64,
+        };
+        u64::from(halves * outputs) * row
     }
 
     /// Multiply-accumulates, by the definition.
@@ -305,6 +311,67 @@ impl Linear {
         });
         (dst.read_rows(outputs), counters)
     }
+}
+
+#[test]
+fn a_dense_product_beside_a_routed_one_is_the_same_in_one_dispatch() {
+    check(48, (any_linear(5, 1), size(60)), |(linear, width)| {
+        let shape = MatrixShape { halves: 1, ..linear.shape };
+        let tokens = linear.rows;
+        let rows = tokens * linear.src_div;
+        let routed = Linear { shape, slots: 1, rows, gated: false, residual: false, ..linear };
+        let dense = Linear {
+            shape: MatrixShape::dense(width, shape.inputs),
+            rows: tokens,
+            src_div: 1,
+            used: None,
+            bias: Biased::No,
+            activation: Activation::None,
+            seed: routed.seed + 50,
+            ..routed
+        };
+        let (ours, theirs) = (routed.operands(), dense.operands());
+        let theirs = Operands { src: ours.src.clone(), ..theirs };
+        let expected = [routed.oracle(&ours), dense.oracle(&theirs)];
+        for choice in CHOICES {
+            let gpu = gpu(choice);
+            let pair =
+                Matrix::pair(gpu, ["routed", "dense"], [shape, dense.shape], routed.precision).unwrap();
+            assert!(pair[0].is_paired_with(&pair[1]));
+            for (matrix, operands) in pair.iter().zip([&ours, &theirs]) {
+                let stored = || rows_as_stored(matrix.shape, matrix.precision, &operands.weights);
+                matrix.write_rows(0, &operands.rows.clone().unwrap_or_else(stored));
+            }
+            let (chosen, gates) = routed.routes(gpu, &ours);
+            let (bias, src) = (upload(gpu, &ours.bias, shape.outputs), upload(gpu, &ours.src, shape.inputs));
+            let dst = Guarded::rows(gpu, rows as usize, shape.outputs);
+            let beside = Guarded::rows(gpu, tokens as usize, width);
+            let routes = routed.as_routes(&chosen, &gates);
+            let counters = run(gpu, |recorder| {
+                RoutedMatvec {
+                    src: &src,
+                    matrix: &pair[0],
+                    routes: routed.used.map(|_| routes),
+                    gated: false,
+                    bias: routed.as_bias(&bias),
+                    activation: routed.activation,
+                    dst: &dst.buffer,
+                    residual: false,
+                    rows,
+                    slots: 1,
+                    src_div: routed.src_div,
+                    beside: Some(Beside { matrix: &pair[1], dst: &beside.buffer }),
+                }
+                .record(recorder);
+            });
+            assert_close(&dst.read_rows(shape.outputs), &expected[0], choice);
+            assert_close(&beside.read_rows(width), &expected[1], choice);
+            assert_eq!(counters.dispatches, 1);
+            assert_eq!(counters.macs, routed.macs() + dense.macs());
+            let bytes = u64::from(rows) * routed.expert_bytes() + u64::from(tokens) * dense.expert_bytes();
+            assert_eq!(counters.weight_bytes, bytes);
+        }
+    });
 }
 
 #[test]

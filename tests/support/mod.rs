@@ -210,13 +210,17 @@ pub fn stored(values: &[f64], precision: Precision) -> Vec<f64> {
 
 /// A matrix of `values`, in the order of a file, cut into parts of `part_rows` (a multiple of 8).
 pub fn matrix(gpu: &Gpu, shape: MatrixShape, precision: Precision, part_rows: u32, values: &[f64]) -> Matrix {
+    matrix_of_rows(gpu, shape, precision, part_rows, &rows_as_stored(shape, precision, values))
+}
+
+/// The rows of a matrix of `values` as the GPU stores them.
+pub fn rows_as_stored(shape: MatrixShape, precision: Precision, values: &[f64]) -> Vec<u8> {
     let rows = pad(values, shape.inputs);
-    let bytes: Vec<u8> = match precision {
+    match precision {
         Precision::F32 => bytemuck::cast_slice(&rows).to_vec(),
         Precision::F16 => rows.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
         _ => quantized(&rows, shape.inputs, precision),
-    };
-    matrix_of_rows(gpu, shape, precision, part_rows, &bytes)
+    }
 }
 
 /// Rows of `inputs` weights in a quantised precision.
