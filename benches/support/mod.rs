@@ -13,8 +13,9 @@ use headwise::{
 };
 
 /// Every shape of the hot kernels.
-pub const VARIANTS: [(&str, KernelChoice); 3] = [
+pub const VARIANTS: [(&str, KernelChoice); 4] = [
     ("plain", KernelChoice::Plain),
+    ("broadcast", KernelChoice::Broadcast),
     ("workgroup", KernelChoice::Workgroup),
     ("subgroup", KernelChoice::Subgroup),
 ];
