@@ -88,8 +88,3 @@ fn row_eight(row_base: u32, block: u32) -> Eight {
 fn weights_at(row: u32, block: u32) -> Eight {
     return row_eight(row * row_vec4s(), block);
 }
-
-// Weights 8·block … 8·block + 7 of F32 or F16 weights, all rows taken as one.
-fn weight8(block: u32) -> Eight {
-    return row_eight(0u, block);
-}

@@ -106,7 +106,7 @@ impl RoutedMatvec<'_> {
                 let rows = u64::from(self.rows / self.src_div);
                 macs += rows * matrix.shape.macs();
                 weight_bytes += rows * matrix.row_bytes() * u64::from(matrix.shape.outputs);
-                for behind in &matrix.parts {
+                if let [behind] = &matrix.parts[..] {
                     beside_first = (behind.buffer.first_byte() / 16) as u32;
                 }
                 (beside_rows, beside_quads) = (matrix.shape.outputs, padded(matrix.shape.outputs) / 4);
