@@ -1,6 +1,6 @@
 // embedding: x[t] = scale · table[ids[t]]
 //
-// ids    [tokens] u32            table [part_rows, width] weights, rows first_row … of the vocabulary
+// ids    [tokens] u32            table [part_rows, width] weights in quads, rows first_row … of the vocabulary
 // x      [tokens, width] f32     written only for ids inside this part of the table
 // grid   x: blocks of 8 columns, y: tokens
 
@@ -30,7 +30,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     if row >= params.part_rows {
         return;
     }
-    let eight = weights_at(row, block);
+    let eight = row_eight(quad_base(row / 4u) + row % 4u, block);
     let to = 2u * (token * params.in_blocks + block);
     x[to] = params.scale * eight.lo;
     x[to + 1u] = params.scale * eight.hi;

@@ -17,7 +17,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         return;
     }
     let column_block = group.x * LANES + lane;
-    let w = weight_rows(tile.expert, column_block);
+    let w = weight_quads(tile.expert, column_block);
 
     // The rows that this lane loads; with 4 lanes two of each eight.
     let x0 = src_start(assignment_at(tile, lane % 8u));
@@ -42,8 +42,8 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     var lo14 = vec4<f32>(0.0); var hi14 = vec4<f32>(0.0);
     var lo15 = vec4<f32>(0.0); var hi15 = vec4<f32>(0.0);
     for (var block = 0u; block < params.in_blocks; block++) {
-        let low = columns(w.low0, w.low1, w.low2, w.low3, block);
-        let high = columns(w.high0, w.high1, w.high2, w.high3, block);
+        let low = columns(w.low, block);
+        let high = columns(w.high, block);
         let first = rows_at(x0 + 2u * block, x4 + 2u * block);
         let second = rows_at(x0 + 2u * block + 1u, x4 + 2u * block + 1u);
         lo0 += step8(first.q0, second.q0, low); hi0 += step8(first.q0, second.q0, high);
@@ -99,11 +99,11 @@ fn rows_at(low: u32, high: u32) -> Quads {
 }
 
 // Weights of 8 inputs by input: quad i holds input i of four columns.
-fn columns(row0: u32, row1: u32, row2: u32, row3: u32, block: u32) -> Quads {
-    let a = row_eight(row0, block);
-    let b = row_eight(row1, block);
-    let c = row_eight(row2, block);
-    let d = row_eight(row3, block);
+fn columns(quad: u32, block: u32) -> Quads {
+    let a = row_eight(quad, block);
+    let b = row_eight(quad + 1u, block);
+    let c = row_eight(quad + 2u, block);
+    let d = row_eight(quad + 3u, block);
     return Quads(
         vec4<f32>(a.lo.x, b.lo.x, c.lo.x, d.lo.x),
         vec4<f32>(a.lo.y, b.lo.y, c.lo.y, d.lo.y),

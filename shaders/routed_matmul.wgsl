@@ -14,7 +14,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         return;
     }
 
-    let w = weight_rows(tile.expert, column_block);
+    let w = weight_quads(tile.expert, column_block);
     let x0 = src_start(assignment_at(tile, 0u));
     let x1 = src_start(assignment_at(tile, 1u));
     let x2 = src_start(assignment_at(tile, 2u));
@@ -30,14 +30,14 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     var hi4 = vec4<f32>(0.0); var hi5 = vec4<f32>(0.0); var hi6 = vec4<f32>(0.0); var hi7 = vec4<f32>(0.0);
 
     for (var block = 0u; block < params.in_blocks; block++) {
-        let e0 = row_eight(w.low0, block);
-        let e1 = row_eight(w.low1, block);
-        let e2 = row_eight(w.low2, block);
-        let e3 = row_eight(w.low3, block);
-        let e4 = row_eight(w.high0, block);
-        let e5 = row_eight(w.high1, block);
-        let e6 = row_eight(w.high2, block);
-        let e7 = row_eight(w.high3, block);
+        let e0 = row_eight(w.low, block);
+        let e1 = row_eight(w.low + 1u, block);
+        let e2 = row_eight(w.low + 2u, block);
+        let e3 = row_eight(w.low + 3u, block);
+        let e4 = row_eight(w.high, block);
+        let e5 = row_eight(w.high + 1u, block);
+        let e6 = row_eight(w.high + 2u, block);
+        let e7 = row_eight(w.high + 3u, block);
 
         // Columns of a matrix are weight rows, so vector · matrix is four dot products.
         let low_lo = mat4x4<f32>(e0.lo, e1.lo, e2.lo, e3.lo);

@@ -35,7 +35,8 @@ fn main(
     let row_from = src_start(assignment_at(tile, staged_row)) + lane % 2u;
     let staged_column = lane % 64u;
     let half = select(0u, staged_column / columns, SWIGLU);
-    let weights_from = row_start(tile.expert, half, first_column + staged_column % columns);
+    let column = first_column + staged_column % columns;
+    let weights_from = quad_start(tile.expert, half, column / 4u) + column % 4u;
 
     var sum0 = vec4<f32>(0.0);
     var sum1 = vec4<f32>(0.0);

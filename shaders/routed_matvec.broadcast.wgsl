@@ -17,9 +17,9 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         let assignment = work.row * params.slots + slot;
         let expert = expert_of(assignment);
         let start = src_start(work, assignment);
-        var value = dot4(lane, work, expert, 0u, 4u * quad, start);
+        var value = dot4(lane, work, expert, 0u, quad, start);
         if SWIGLU {
-            value = silu(value) * dot4(lane, work, expert, 1u, 4u * quad, start);
+            value = silu(value) * dot4(lane, work, expert, 1u, quad, start);
         }
         sum += gate_of(assignment) * value;
     }
@@ -29,12 +29,9 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     }
 }
 
-// Rows row … row + 3 of an expert's half, times the src row at vec4 index `start`.
-fn dot4(lane: u32, work: Work, expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
-    let r0 = row_start(work, expert, half, row);
-    let r1 = row_start(work, expert, half, row + 1u);
-    let r2 = row_start(work, expert, half, row + 2u);
-    let r3 = row_start(work, expert, half, row + 3u);
+// The four rows of a quad of an expert's half, times the src row at vec4 index `start`.
+fn dot4(lane: u32, work: Work, expert: u32, half: u32, quad: u32, start: u32) -> vec4<f32> {
+    let w = quad_start(work, expert, half, quad);
     var sum = vec4<f32>(0.0);
     let groups = params.in_blocks / 4u;
     for (var i = 0u; i < groups; i++) {
@@ -46,26 +43,26 @@ fn dot4(lane: u32, work: Work, expert: u32, half: u32, row: u32, start: u32) -> 
         let x = spread(low, high);
         let total = sum_of(x);
         sum += vec4<f32>(
-            dot32(x, total, r0, i), dot32(x, total, r1, i), dot32(x, total, r2, i), dot32(x, total, r3, i));
+            dot32(x, total, w, i), dot32(x, total, w + 1u, i), dot32(x, total, w + 2u, i), dot32(x, total, w + 3u, i));
     }
     for (var block = 4u * groups; block < params.in_blocks; block++) {
         let lo = src[start + 2u * block];
         let hi = src[start + 2u * block + 1u];
         sum += vec4<f32>(
-            dot8(lo, hi, row_eight(r0, block)),
-            dot8(lo, hi, row_eight(r1, block)),
-            dot8(lo, hi, row_eight(r2, block)),
-            dot8(lo, hi, row_eight(r3, block)));
+            dot8(lo, hi, row_eight(w, block)),
+            dot8(lo, hi, row_eight(w + 1u, block)),
+            dot8(lo, hi, row_eight(w + 2u, block)),
+            dot8(lo, hi, row_eight(w + 3u, block)));
     }
     return sum;
 }
 
-// 32 inputs times the i-th group of the weight row at vec4 `row`; `total` is the inputs' sum.
+// 32 inputs times the i-th group of the weight row that starts at vec4 `row`; `total` is the inputs' sum.
 fn dot32(x: Quads, total: f32, row: u32, i: u32) -> f32 {
     switch WEIGHT_FORMAT {
         case Q8: {
-            let a = weights[row + 2u * i];
-            let b = weights[row + 2u * i + 1u];
+            let a = weights[row + 8u * i];
+            let b = weights[row + 8u * i + 4u];
             let sum = dot8(x.q0, x.q1, Eight(q8_unpack(a.x), q8_unpack(a.y)))
                 + dot8(x.q2, x.q3, Eight(q8_unpack(a.z), q8_unpack(a.w)))
                 + dot8(x.q4, x.q5, Eight(q8_unpack(b.x), q8_unpack(b.y)))
@@ -73,7 +70,7 @@ fn dot32(x: Quads, total: f32, row: u32, i: u32) -> f32 {
             return q8_scale(row, i) * sum;
         }
         case Q4: {
-            let a = weights[row + i];
+            let a = weights[row + 4u * i];
             let step = q4_scale_min(row, i);
             let sum = dot8(x.q0, x.q1, Eight(q4_low(a.x), q4_high(a.x)))
                 + dot8(x.q2, x.q3, Eight(q4_low(a.y), q4_high(a.y)))

@@ -3,20 +3,17 @@
 
 //!include "shared/routed_matvec.wgsl"
 
-// Rows row … row + 3 of an expert's half, times src row at vec4 index `from`.
-fn dot4(work: Work, expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
-    let r0 = row_start(work, expert, half, row);
-    let r1 = row_start(work, expert, half, row + 1u);
-    let r2 = row_start(work, expert, half, row + 2u);
-    let r3 = row_start(work, expert, half, row + 3u);
+// The four rows of a quad of an expert's half, times the src row at vec4 index `start`.
+fn dot4(work: Work, expert: u32, half: u32, quad: u32, start: u32) -> vec4<f32> {
+    let w = quad_start(work, expert, half, quad);
     var sum = vec4<f32>(0.0);
     for (var block = 0u; block < params.in_blocks; block++) {
         let lo = src[start + 2u * block];
         let hi = src[start + 2u * block + 1u];
-        let w0 = row_eight(r0, block);
-        let w1 = row_eight(r1, block);
-        let w2 = row_eight(r2, block);
-        let w3 = row_eight(r3, block);
+        let w0 = row_eight(w, block);
+        let w1 = row_eight(w + 1u, block);
+        let w2 = row_eight(w + 2u, block);
+        let w3 = row_eight(w + 3u, block);
         sum += lo * mat4x4<f32>(w0.lo, w1.lo, w2.lo, w3.lo) + hi * mat4x4<f32>(w0.hi, w1.hi, w2.hi, w3.hi);
     }
     return sum;
@@ -34,9 +31,9 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         let assignment = work.row * params.slots + slot;
         let expert = expert_of(assignment);
         let start = src_start(work, assignment);
-        var value = dot4(work, expert, 0u, 4u * quad, start);
+        var value = dot4(work, expert, 0u, quad, start);
         if SWIGLU {
-            value = silu(value) * dot4(work, expert, 1u, 4u * quad, start);
+            value = silu(value) * dot4(work, expert, 1u, quad, start);
         }
         sum += gate_of(assignment) * value;
     }

@@ -67,10 +67,11 @@ fn src_start(assignment: u32) -> u32 {
     return assignment / params.src_div * params.in_blocks * 2u;
 }
 
-// The vec4 where row `row` of an expert's half starts; rows past the part repeat its last one.
-fn row_start(expert: u32, half: u32, row: u32) -> u32 {
+// The vec4 where the weights of output quad `quad` of an expert's half start; quads past the part repeat its last one.
+fn quad_start(expert: u32, half: u32, quad: u32) -> u32 {
     let halves = select(1u, 2u, SWIGLU);
-    return ((expert * halves + half) * params.part_rows + min(row, params.part_rows - 1u)) * row_vec4s();
+    let last = (params.part_rows - 1u) / 4u;
+    return quad_base((expert * halves + half) * (last + 1u) + min(quad, last));
 }
 
 // The bias of a quad of columns.

@@ -4,25 +4,17 @@
 @group(0) @binding(6) var<storage, read_write> dst: array<vec4<f32>>;
 
 // Where the weights of the low and of the high quad start.
-struct WeightRows {
-    low0: u32, low1: u32, low2: u32, low3: u32,
-    high0: u32, high1: u32, high2: u32, high3: u32,
+struct WeightQuads {
+    low: u32,
+    high: u32,
 }
 
-fn weight_rows(expert: u32, column_block: u32) -> WeightRows {
-    let low = 4u * select(2u, 1u, SWIGLU) * column_block;
-    let half = select(0u, 1u, SWIGLU);
-    let high = low + select(4u, 0u, SWIGLU);
-    return WeightRows(
-        row_start(expert, 0u, low),
-        row_start(expert, 0u, low + 1u),
-        row_start(expert, 0u, low + 2u),
-        row_start(expert, 0u, low + 3u),
-        row_start(expert, half, high),
-        row_start(expert, half, high + 1u),
-        row_start(expert, half, high + 2u),
-        row_start(expert, half, high + 3u),
-    );
+fn weight_quads(expert: u32, column_block: u32) -> WeightQuads {
+    if SWIGLU {
+        return WeightQuads(quad_start(expert, 0u, column_block), quad_start(expert, 1u, column_block));
+    }
+    return WeightQuads(
+        quad_start(expert, 0u, 2u * column_block), quad_start(expert, 0u, 2u * column_block + 1u));
 }
 
 // Finishes one row: `lo` and `hi` are the two quads, or the gate and up halves of one.

@@ -96,12 +96,14 @@ fn gate_of(assignment: u32) -> f32 {
     return 1.0;
 }
 
-// The vec4 where row `row` of an expert's half starts; rows past the part repeat its last one.
-fn row_start(work: Work, expert: u32, half: u32, row: u32) -> u32 {
+// The vec4 where the weights of output quad `quad` of an expert's half start; quads past the part repeat its last one.
+fn quad_start(work: Work, expert: u32, half: u32, quad: u32) -> u32 {
+    if work.beside {
+        return params.beside_first + quad_base(min(quad, (params.beside_rows - 1u) / 4u));
+    }
     let halves = select(1u, 2u, SWIGLU);
-    let own = ((expert * halves + half) * params.part_rows + min(row, params.part_rows - 1u)) * row_vec4s();
-    let beside = params.beside_first + min(row, params.beside_rows - 1u) * row_vec4s();
-    return select(own, beside, work.beside);
+    let last = (params.part_rows - 1u) / 4u;
+    return quad_base((expert * halves + half) * (last + 1u) + min(quad, last));
 }
 
 fn silu(x: vec4<f32>) -> vec4<f32> {

@@ -2,19 +2,16 @@
 
 const LANES: u32 = 64u;
 
-fn lane_dot4(lane: u32, work: Work, expert: u32, half: u32, row: u32, start: u32) -> vec4<f32> {
-    let r0 = row_start(work, expert, half, row);
-    let r1 = row_start(work, expert, half, row + 1u);
-    let r2 = row_start(work, expert, half, row + 2u);
-    let r3 = row_start(work, expert, half, row + 3u);
+fn lane_dot4(lane: u32, work: Work, expert: u32, half: u32, quad: u32, start: u32) -> vec4<f32> {
+    let w = quad_start(work, expert, half, quad);
     var sum = vec4<f32>(0.0);
     for (var block = lane; block < params.in_blocks; block += LANES) {
         let lo = src[start + 2u * block];
         let hi = src[start + 2u * block + 1u];
-        let w0 = row_eight(r0, block);
-        let w1 = row_eight(r1, block);
-        let w2 = row_eight(r2, block);
-        let w3 = row_eight(r3, block);
+        let w0 = row_eight(w, block);
+        let w1 = row_eight(w + 1u, block);
+        let w2 = row_eight(w + 2u, block);
+        let w3 = row_eight(w + 3u, block);
         sum += lo * mat4x4<f32>(w0.lo, w1.lo, w2.lo, w3.lo) + hi * mat4x4<f32>(w0.hi, w1.hi, w2.hi, w3.hi);
     }
     return sum;
@@ -29,9 +26,9 @@ fn group_row(lane: u32, work: Work) -> vec4<f32> {
         let expert = expert_of(assignment);
         let start = src_start(work, assignment);
         let gate = gate_of(assignment);
-        let value = lane_dot4(lane, work, expert, 0u, 4u * work.quad, start);
+        let value = lane_dot4(lane, work, expert, 0u, work.quad, start);
         if SWIGLU {
-            let up = lane_dot4(lane, work, expert, 1u, 4u * work.quad, start);
+            let up = lane_dot4(lane, work, expert, 1u, work.quad, start);
             sum += gate * silu(group_sum(lane, value)) * group_sum(lane, up);
         } else {
             sum += gate * value;

@@ -1,5 +1,7 @@
 // Weights in storage. Needs `weights: array<vec4<u32>>` and `params.in_blocks` in scope: a row has
-// 8·in_blocks weights, and rows follow each other, each of `row_vec4s()` whole vec4s.
+// 8·in_blocks weights in `row_vec4s()` whole vec4s. Four rows make a quad, and their vec4s alternate: vec4 v of a
+// quad's row i is vec4 4·v + i of the quad. So a row's vec4s lie 4 apart, and a lane that computes four outputs reads
+// one stream.
 //
 // F32, F16   the weights in order
 // Q8         groups of 32: 2 vec4s of signed bytes each; then the scales, two f16 a word.   w = scale · q
@@ -48,43 +50,43 @@ fn q4_high(word: u32) -> vec4<f32> {
 // The scale of a group of 32 in the row that starts at vec4 `row_base`.
 fn q8_scale(row_base: u32, group: u32) -> f32 {
     let pair = group / 2u;
-    return unpack2x16float(weights[row_base + params.in_blocks / 2u + pair / 4u][pair % 4u])[group % 2u];
+    return unpack2x16float(weights[row_base + 4u * (params.in_blocks / 2u + pair / 4u)][pair % 4u])[group % 2u];
 }
 
 // Scale and minimum of a group.
 fn q4_scale_min(row_base: u32, group: u32) -> vec2<f32> {
-    return unpack2x16float(weights[row_base + params.in_blocks / 4u + group / 4u][group % 4u]);
+    return unpack2x16float(weights[row_base + 4u * (params.in_blocks / 4u + group / 4u)][group % 4u]);
 }
 
 // Weights 8·block … 8·block + 7 of the row that starts at vec4 `row_base`, in any format.
 fn row_eight(row_base: u32, block: u32) -> Eight {
     switch WEIGHT_FORMAT {
         case F16: {
-            let bits = weights[row_base + block];
+            let bits = weights[row_base + 4u * block];
             return Eight(
                 vec4<f32>(unpack2x16float(bits.x), unpack2x16float(bits.y)),
                 vec4<f32>(unpack2x16float(bits.z), unpack2x16float(bits.w)),
             );
         }
         case Q8: {
-            let pair = weights[row_base + block / 2u];
+            let pair = weights[row_base + 4u * (block / 2u)];
             let words = select(pair.xy, pair.zw, block % 2u == 1u);
             let scale = q8_scale(row_base, block / 4u);
             return Eight(scale * q8_unpack(words.x), scale * q8_unpack(words.y));
         }
         case Q4: {
-            let word = weights[row_base + block / 4u][block % 4u];
+            let word = weights[row_base + 4u * (block / 4u)][block % 4u];
             let step = q4_scale_min(row_base, block / 4u);
             return Eight(step.x * q4_low(word) + step.y, step.x * q4_high(word) + step.y);
         }
         default: {
-            let at = row_base + 2u * block;
-            return Eight(bitcast<vec4<f32>>(weights[at]), bitcast<vec4<f32>>(weights[at + 1u]));
+            let at = row_base + 8u * block;
+            return Eight(bitcast<vec4<f32>>(weights[at]), bitcast<vec4<f32>>(weights[at + 4u]));
         }
     }
 }
 
-// As `row_eight`, for the row of this number in the buffer.
-fn weights_at(row: u32, block: u32) -> Eight {
-    return row_eight(row * row_vec4s(), block);
+// The vec4 where quad `quad` of the buffer starts, and with it the first of its rows; the others follow, one vec4 apart.
+fn quad_base(quad: u32) -> u32 {
+    return 4u * quad * row_vec4s();
 }

@@ -1,5 +1,6 @@
 //! Weight matrices on the GPU.
 
+use super::interleave::{Interleaver, Run};
 use crate::{
     Error, Result,
     gpu::{Buffer, Gpu, PART_ALIGNMENT},
@@ -161,9 +162,9 @@ impl MatrixShape {
         [self.halves, self.outputs, self.inputs].iter().map(|&n| u64::from(n)).product()
     }
 
-    /// Bytes on the GPU, with every row padded.
+    /// Bytes on the GPU, with every row padded and rows in whole quads.
     pub fn bytes(&self, precision: Precision) -> u64 {
-        self.bytes_of_rows(precision, self.outputs)
+        self.bytes_of_rows(precision, self.outputs.next_multiple_of(4))
     }
 
     /// Bytes of `rows` output rows of every expert and half.
@@ -199,12 +200,14 @@ const MAX_PART_ROWS: u32 = 65_535 * 4 / 8 * 8;
 
 /// A stack of weight matrices, cut along the outputs so that every part fits one binding.
 ///
-/// A part holds its output rows of every expert: `[experts, halves, part rows]` rows of
-/// [`Precision::row_bytes`].
+/// A part holds its output rows of every expert: `[experts, halves, part rows / 4]` quads of four rows of
+/// [`Precision::row_bytes`] each, zeros where the last quad has fewer. The vec4s of a quad's rows alternate, as
+/// `shaders/shared/weights.wgsl` says: kernels compute four outputs at a time, and so read one stream instead of four.
 pub struct Matrix {
     pub shape: MatrixShape,
     pub precision: Precision,
     pub parts: Vec<Part>,
+    interleaver: Interleaver,
 }
 
 /// Consecutive output rows of a [`Matrix`].
@@ -228,15 +231,20 @@ impl Matrix {
         let capabilities = gpu.capabilities();
         let max = capabilities.max_binding.min(capabilities.max_buffer);
         let part_rows = shape.part_rows(precision, max, name)?;
+        Ok(Self::in_parts(gpu, name, shape, precision, part_rows))
+    }
+
+    /// Allocates a zeroed matrix whose parts have `part_rows` output rows, a multiple of 8 where there are several.
+    pub fn in_parts(gpu: &Gpu, name: &str, shape: MatrixShape, precision: Precision, part_rows: u32) -> Self {
         let parts = (0..shape.outputs)
             .step_by(part_rows as usize)
             .map(|first_row| {
                 let rows = part_rows.min(shape.outputs - first_row);
-                let buffer = Buffer::new(gpu, name, shape.bytes_of_rows(precision, rows));
-                Part { buffer, first_row, rows }
+                let bytes = MatrixShape { outputs: rows, ..shape }.bytes(precision);
+                Part { buffer: Buffer::new(gpu, name, bytes), first_row, rows }
             })
             .collect();
-        Ok(Self { shape, precision, parts })
+        Self { shape, precision, parts, interleaver: Interleaver::default() }
     }
 
     /// Allocates a matrix and a dense one of as many inputs behind it, in one buffer where they fit one binding, so that
@@ -265,7 +273,8 @@ impl Matrix {
         let whole = Buffer::new(gpu, names[0], bytes);
         let of = |shape: MatrixShape, from| {
             let buffer = whole.part(from, shape.bytes(precision).max(16));
-            Self { shape, precision, parts: vec![Part { buffer, first_row: 0, rows: shape.outputs }] }
+            let parts = vec![Part { buffer, first_row: 0, rows: shape.outputs }];
+            Self { shape, precision, parts, interleaver: Interleaver::default() }
         };
         Ok([of(first, 0), of(second, start)])
     }
@@ -288,6 +297,11 @@ impl Matrix {
         MatrixShape { experts: 1, ..self.shape }.bytes_of_rows(self.precision, part.rows)
     }
 
+    /// Frees what was kept of quads that will never be whole, once all rows are written.
+    pub fn finish(&self) {
+        self.interleaver.finish();
+    }
+
     /// Writes whole file rows, `first_row` counted over `[experts, halves · outputs]`; `bytes` holds them in
     /// this matrix's precision, each of [`Precision::row_bytes`].
     pub fn write_rows(&self, first_row: u64, bytes: &[u8]) {
@@ -297,16 +311,18 @@ impl Matrix {
         while !rest.is_empty() {
             // `block` counts (expert, half) pairs; runs of rows inside one are contiguous in a part.
             let (block, output) = (row / outputs, row % outputs);
-            let Some(part) = self.parts.iter().rfind(|part| u64::from(part.first_row) <= output) else {
+            let Some(index) = self.parts.iter().rposition(|part| u64::from(part.first_row) <= output) else {
                 return;
             };
+            let part = &self.parts[index];
             let in_part = output - u64::from(part.first_row);
             let run = (u64::from(part.rows) - in_part).min(rest.len() as u64 / row_bytes);
             if run == 0 {
                 return;
             }
             let (now, later) = rest.split_at((run * row_bytes) as usize);
-            part.buffer.write((block * u64::from(part.rows) + in_part) * row_bytes, now);
+            let rows = Run { part: index, block, first: in_part, of: u64::from(part.rows), row_bytes };
+            self.interleaver.write(&part.buffer, &rows, now);
             (row, rest) = (row + run, later);
         }
     }

@@ -17,6 +17,7 @@ mod copy;
 mod cosine_router;
 mod embedding;
 mod group;
+mod interleave;
 mod matrix;
 mod norm;
 mod norm_router;

@@ -26,7 +26,9 @@ impl Store {
     /// Takes out a matrix that was requested.
     pub fn matrix(&mut self, pieces: &[Piece]) -> Result<Matrix> {
         let key = key(pieces);
-        self.matrices.remove(&key).ok_or_else(|| not_requested(&key))
+        let matrix = self.matrices.remove(&key).ok_or_else(|| not_requested(&key))?;
+        matrix.finish();
+        Ok(matrix)
     }
 
     /// A matrix that two layers share.

@@ -238,13 +238,7 @@ pub fn matrix_of_rows(
     part_rows: u32,
     bytes: &[u8],
 ) -> Matrix {
-    let part = |first_row| {
-        let rows = part_rows.min(shape.outputs - first_row);
-        let bytes = MatrixShape { outputs: rows, ..shape }.bytes(precision);
-        Part { buffer: Buffer::new(gpu, "test.weights", bytes), first_row, rows }
-    };
-    let parts = (0..shape.outputs).step_by(part_rows as usize).map(part).collect();
-    let matrix = Matrix { shape, precision, parts };
+    let matrix = Matrix::in_parts(gpu, "test.weights", shape, precision, part_rows);
 
     // In two pieces, as a stream of chunks would come.
     let row_bytes = precision.row_bytes(shape.inputs) as usize;
