@@ -152,9 +152,14 @@ impl MatrixShape {
         Self { experts: 1, halves: 1, outputs, inputs }
     }
 
+    /// Rows of all experts and halves together, as they stand in a file.
+    pub fn rows(&self) -> u64 {
+        [self.experts, self.halves, self.outputs].iter().map(|&n| u64::from(n)).product()
+    }
+
     /// Weights in all experts together.
     pub fn parameters(&self) -> u64 {
-        [self.experts, self.halves, self.outputs, self.inputs].iter().map(|&n| u64::from(n)).product()
+        self.rows() * u64::from(self.inputs)
     }
 
     /// Multiply-accumulates of one row through one expert.

@@ -122,7 +122,8 @@ pub(crate) async fn upload(
     Ok(store)
 }
 
-/// Quantises one matrix of a checkpoint, whole: its rows as the GPU has them, on the host.
+/// Quantises one matrix of a checkpoint, whole: its rows one after the other, each of
+/// [`Precision::row_bytes`].
 ///
 /// # Errors
 /// What the checkpoint's reader finds, and values that cannot be quantised.
@@ -136,7 +137,7 @@ pub(crate) async fn pack_matrix(
 ) -> Result<Vec<u8>> {
     let row_bytes = precision.row_bytes(shape.inputs) as usize;
     // Rows that pad heads stay zero, as they do on the GPU.
-    let mut all = vec![0; shape.bytes(precision) as usize];
+    let mut all = vec![0; shape.rows() as usize * row_bytes];
     let mut packed = Vec::new();
     let mut before = 0;
     for piece in &request.pieces {
