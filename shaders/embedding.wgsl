@@ -30,7 +30,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     if row >= params.part_rows {
         return;
     }
-    let eight = row_eight(quad_base(row / 4u) + row % 4u, block);
+    let eight = row_eight(quad_base(row / 4u), row % 4u, block);
     let to = 2u * (token * params.in_blocks + block);
     x[to] = params.scale * eight.lo;
     x[to + 1u] = params.scale * eight.hi;

@@ -99,20 +99,17 @@ fn rows_at(low: u32, high: u32) -> Quads {
 }
 
 // Weights of 8 inputs by input: quad i holds input i of four columns.
-fn columns(quad: u32, block: u32) -> Quads {
-    let a = row_eight(quad, block);
-    let b = row_eight(quad + 1u, block);
-    let c = row_eight(quad + 2u, block);
-    let d = row_eight(quad + 3u, block);
+fn columns(base: u32, block: u32) -> Quads {
+    let w = quad_eight(base, block);
     return Quads(
-        vec4<f32>(a.lo.x, b.lo.x, c.lo.x, d.lo.x),
-        vec4<f32>(a.lo.y, b.lo.y, c.lo.y, d.lo.y),
-        vec4<f32>(a.lo.z, b.lo.z, c.lo.z, d.lo.z),
-        vec4<f32>(a.lo.w, b.lo.w, c.lo.w, d.lo.w),
-        vec4<f32>(a.hi.x, b.hi.x, c.hi.x, d.hi.x),
-        vec4<f32>(a.hi.y, b.hi.y, c.hi.y, d.hi.y),
-        vec4<f32>(a.hi.z, b.hi.z, c.hi.z, d.hi.z),
-        vec4<f32>(a.hi.w, b.hi.w, c.hi.w, d.hi.w),
+        vec4<f32>(w.r0.lo.x, w.r1.lo.x, w.r2.lo.x, w.r3.lo.x),
+        vec4<f32>(w.r0.lo.y, w.r1.lo.y, w.r2.lo.y, w.r3.lo.y),
+        vec4<f32>(w.r0.lo.z, w.r1.lo.z, w.r2.lo.z, w.r3.lo.z),
+        vec4<f32>(w.r0.lo.w, w.r1.lo.w, w.r2.lo.w, w.r3.lo.w),
+        vec4<f32>(w.r0.hi.x, w.r1.hi.x, w.r2.hi.x, w.r3.hi.x),
+        vec4<f32>(w.r0.hi.y, w.r1.hi.y, w.r2.hi.y, w.r3.hi.y),
+        vec4<f32>(w.r0.hi.z, w.r1.hi.z, w.r2.hi.z, w.r3.hi.z),
+        vec4<f32>(w.r0.hi.w, w.r1.hi.w, w.r2.hi.w, w.r3.hi.w),
     );
 }
 

@@ -30,18 +30,12 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     var hi4 = vec4<f32>(0.0); var hi5 = vec4<f32>(0.0); var hi6 = vec4<f32>(0.0); var hi7 = vec4<f32>(0.0);
 
     for (var block = 0u; block < params.in_blocks; block++) {
-        let e0 = row_eight(w.low, block);
-        let e1 = row_eight(w.low + 1u, block);
-        let e2 = row_eight(w.low + 2u, block);
-        let e3 = row_eight(w.low + 3u, block);
-        let e4 = row_eight(w.high, block);
-        let e5 = row_eight(w.high + 1u, block);
-        let e6 = row_eight(w.high + 2u, block);
-        let e7 = row_eight(w.high + 3u, block);
+        let low = quad_eight(w.low, block);
+        let high = quad_eight(w.high, block);
 
         // Columns of a matrix are weight rows, so vector · matrix is four dot products.
-        let low_lo = mat4x4<f32>(e0.lo, e1.lo, e2.lo, e3.lo);
-        let high_lo = mat4x4<f32>(e4.lo, e5.lo, e6.lo, e7.lo);
+        let low_lo = mat4x4<f32>(low.r0.lo, low.r1.lo, low.r2.lo, low.r3.lo);
+        let high_lo = mat4x4<f32>(high.r0.lo, high.r1.lo, high.r2.lo, high.r3.lo);
         let start = 2u * block;
         var x = src[x0 + start]; lo0 += x * low_lo; hi0 += x * high_lo;
         x = src[x1 + start]; lo1 += x * low_lo; hi1 += x * high_lo;
@@ -52,8 +46,8 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         x = src[x6 + start]; lo6 += x * low_lo; hi6 += x * high_lo;
         x = src[x7 + start]; lo7 += x * low_lo; hi7 += x * high_lo;
 
-        let low_hi = mat4x4<f32>(e0.hi, e1.hi, e2.hi, e3.hi);
-        let high_hi = mat4x4<f32>(e4.hi, e5.hi, e6.hi, e7.hi);
+        let low_hi = mat4x4<f32>(low.r0.hi, low.r1.hi, low.r2.hi, low.r3.hi);
+        let high_hi = mat4x4<f32>(high.r0.hi, high.r1.hi, high.r2.hi, high.r3.hi);
         let next = start + 1u;
         x = src[x0 + next]; lo0 += x * low_hi; hi0 += x * high_hi;
         x = src[x1 + next]; lo1 += x * low_hi; hi1 += x * high_hi;

@@ -36,7 +36,7 @@ fn main(
     let staged_column = lane % 64u;
     let half = select(0u, staged_column / columns, SWIGLU);
     let column = first_column + staged_column % columns;
-    let weights_from = quad_start(tile.expert, half, column / 4u) + column % 4u;
+    let weights_from = quad_start(tile.expert, half, column / 4u);
 
     var sum0 = vec4<f32>(0.0);
     var sum1 = vec4<f32>(0.0);
@@ -46,7 +46,7 @@ fn main(
         if lane < 64u {
             row_tile[lane] = src[row_from + 2u * block];
         } else {
-            let eight = row_eight(weights_from, block);
+            let eight = row_eight(weights_from, column % 4u, block);
             column_tile[2u * staged_column] = eight.lo;
             column_tile[2u * staged_column + 1u] = eight.hi;
         }

@@ -31,7 +31,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
 
 // The four rows of a quad of an expert's half, times the src row at vec4 index `start`.
 fn dot4(lane: u32, work: Work, expert: u32, half: u32, quad: u32, start: u32) -> vec4<f32> {
-    let w = quad_start(work, expert, half, quad);
+    let base = quad_start(work, expert, half, quad);
     var sum = vec4<f32>(0.0);
     let groups = params.in_blocks / 4u;
     for (var i = 0u; i < groups; i++) {
@@ -41,48 +41,49 @@ fn dot4(lane: u32, work: Work, expert: u32, half: u32, quad: u32, start: u32) ->
             high = src[start + 8u * i + 4u + lane];
         }
         let x = spread(low, high);
-        let total = sum_of(x);
-        sum += vec4<f32>(
-            dot32(x, total, w, i), dot32(x, total, w + 1u, i), dot32(x, total, w + 2u, i), dot32(x, total, w + 3u, i));
+        let products = vec4<f32>(
+            dot32(x, base, 0u, i), dot32(x, base, 1u, i), dot32(x, base, 2u, i), dot32(x, base, 3u, i));
+        switch WEIGHT_FORMAT {
+            case Q8: { sum += q8_scales(base, i) * products; }
+            case Q4: {
+                let steps = q4_steps(base, i);
+                sum += steps.scale * products + steps.minimum * sum_of(x);
+            }
+            default: { sum += products; }
+        }
     }
     for (var block = 4u * groups; block < params.in_blocks; block++) {
         let lo = src[start + 2u * block];
         let hi = src[start + 2u * block + 1u];
-        sum += vec4<f32>(
-            dot8(lo, hi, row_eight(w, block)),
-            dot8(lo, hi, row_eight(w + 1u, block)),
-            dot8(lo, hi, row_eight(w + 2u, block)),
-            dot8(lo, hi, row_eight(w + 3u, block)));
+        let w = quad_eight(base, block);
+        sum += vec4<f32>(dot8(lo, hi, w.r0), dot8(lo, hi, w.r1), dot8(lo, hi, w.r2), dot8(lo, hi, w.r3));
     }
     return sum;
 }
 
-// 32 inputs times the i-th group of the weight row that starts at vec4 `row`; `total` is the inputs' sum.
-fn dot32(x: Quads, total: f32, row: u32, i: u32) -> f32 {
+// 32 inputs times group `i` of a row of the quad at vec4 `base`; without the scales, if it has some.
+fn dot32(x: Quads, base: u32, row: u32, i: u32) -> f32 {
     switch WEIGHT_FORMAT {
         case Q8: {
-            let a = weights[row + 8u * i];
-            let b = weights[row + 8u * i + 4u];
-            let sum = dot8(x.q0, x.q1, Eight(q8_unpack(a.x), q8_unpack(a.y)))
+            let a = weights[base + 8u * i + row];
+            let b = weights[base + 8u * i + 4u + row];
+            return dot8(x.q0, x.q1, Eight(q8_unpack(a.x), q8_unpack(a.y)))
                 + dot8(x.q2, x.q3, Eight(q8_unpack(a.z), q8_unpack(a.w)))
                 + dot8(x.q4, x.q5, Eight(q8_unpack(b.x), q8_unpack(b.y)))
                 + dot8(x.q6, x.q7, Eight(q8_unpack(b.z), q8_unpack(b.w)));
-            return q8_scale(row, i) * sum;
         }
         case Q4: {
-            let a = weights[row + 4u * i];
-            let step = q4_scale_min(row, i);
-            let sum = dot8(x.q0, x.q1, Eight(q4_low(a.x), q4_high(a.x)))
+            let a = weights[base + 4u * i + row];
+            return dot8(x.q0, x.q1, Eight(q4_low(a.x), q4_high(a.x)))
                 + dot8(x.q2, x.q3, Eight(q4_low(a.y), q4_high(a.y)))
                 + dot8(x.q4, x.q5, Eight(q4_low(a.z), q4_high(a.z)))
                 + dot8(x.q6, x.q7, Eight(q4_low(a.w), q4_high(a.w)));
-            return fma(step.x, sum, step.y * total);
         }
         default: {
-            return dot8(x.q0, x.q1, row_eight(row, 4u * i))
-                + dot8(x.q2, x.q3, row_eight(row, 4u * i + 1u))
-                + dot8(x.q4, x.q5, row_eight(row, 4u * i + 2u))
-                + dot8(x.q6, x.q7, row_eight(row, 4u * i + 3u));
+            return dot8(x.q0, x.q1, row_eight(base, row, 4u * i))
+                + dot8(x.q2, x.q3, row_eight(base, row, 4u * i + 1u))
+                + dot8(x.q4, x.q5, row_eight(base, row, 4u * i + 2u))
+                + dot8(x.q6, x.q7, row_eight(base, row, 4u * i + 3u));
         }
     }
 }

@@ -3,16 +3,14 @@
 const LANES: u32 = 64u;
 
 fn lane_dot4(lane: u32, work: Work, expert: u32, half: u32, quad: u32, start: u32) -> vec4<f32> {
-    let w = quad_start(work, expert, half, quad);
+    let base = quad_start(work, expert, half, quad);
     var sum = vec4<f32>(0.0);
     for (var block = lane; block < params.in_blocks; block += LANES) {
         let lo = src[start + 2u * block];
         let hi = src[start + 2u * block + 1u];
-        let w0 = row_eight(w, block);
-        let w1 = row_eight(w + 1u, block);
-        let w2 = row_eight(w + 2u, block);
-        let w3 = row_eight(w + 3u, block);
-        sum += lo * mat4x4<f32>(w0.lo, w1.lo, w2.lo, w3.lo) + hi * mat4x4<f32>(w0.hi, w1.hi, w2.hi, w3.hi);
+        let w = quad_eight(base, block);
+        sum += lo * mat4x4<f32>(w.r0.lo, w.r1.lo, w.r2.lo, w.r3.lo)
+            + hi * mat4x4<f32>(w.r0.hi, w.r1.hi, w.r2.hi, w.r3.hi);
     }
     return sum;
 }

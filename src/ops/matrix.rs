@@ -35,16 +35,25 @@ impl Precision {
         }
     }
 
-    /// Bytes of a row of `inputs` weights, padding and scales included: whole vec4s of u32, laid out as in
-    /// `shaders/shared/weights.wgsl`.
+    /// Bytes of a row of `inputs` weights, padding and scales included: whole vec4s of u32, with codes as in
+    /// `shaders/shared/weights.wgsl`, then the scales.
     pub fn row_bytes(self, inputs: u32) -> u64 {
-        let inputs = u64::from(padded(inputs));
-        let groups = inputs.div_ceil(u64::from(QUANTIZED_GROUP));
+        let groups = groups(inputs);
+        self.code_bytes(inputs)
+            + match self {
+                Self::F32 | Self::F16 => 0,
+                Self::Q8 => 16 * groups.div_ceil(8),
+                Self::Q4 => 16 * groups.div_ceil(4),
+            }
+    }
+
+    /// Bytes of a row before the scales.
+    fn code_bytes(self, inputs: u32) -> u64 {
         match self {
-            Self::F32 => 4 * inputs,
-            Self::F16 => 2 * inputs,
-            Self::Q8 => 16 * (2 * groups + groups.div_ceil(8)),
-            Self::Q4 => 16 * (groups + groups.div_ceil(4)),
+            Self::F32 => 4 * u64::from(padded(inputs)),
+            Self::F16 => 2 * u64::from(padded(inputs)),
+            Self::Q8 => 32 * groups(inputs),
+            Self::Q4 => 16 * groups(inputs),
         }
     }
 
@@ -67,6 +76,11 @@ impl Precision {
             Self::Q4 => "q4",
         }
     }
+}
+
+/// Groups of a row, of which the last may not be whole.
+fn groups(inputs: u32) -> u64 {
+    u64::from(padded(inputs).div_ceil(QUANTIZED_GROUP))
 }
 
 impl std::str::FromStr for Precision {
@@ -311,6 +325,7 @@ impl Matrix {
     /// this matrix's precision, each of [`Precision::row_bytes`].
     pub fn write_rows(&self, first_row: u64, bytes: &[u8]) {
         let row_bytes = self.precision.row_bytes(self.shape.inputs);
+        let code_bytes = self.precision.code_bytes(self.shape.inputs);
         let outputs = u64::from(self.shape.outputs);
         let (mut row, mut rest) = (first_row, bytes);
         while !rest.is_empty() {
@@ -326,7 +341,8 @@ impl Matrix {
                 return;
             }
             let (now, later) = rest.split_at((run * row_bytes) as usize);
-            let rows = Run { part: index, block, first: in_part, of: u64::from(part.rows), row_bytes };
+            let rows =
+                Run { part: index, block, first: in_part, of: u64::from(part.rows), row_bytes, code_bytes };
             self.interleaver.write(&part.buffer, &rows, now);
             (row, rest) = (row + run, later);
         }
