@@ -1,6 +1,6 @@
 //! Routed linear for few rows: reads the expert id itself, touches each active weight once.
 
-use super::{Access, Activation, Bias, Kernel, Matrix, Routes, Shape, padded, shaders};
+use super::{Access, Activation, Bias, Kernel, Matrix, QUANTIZED_GROUP, Routes, Shape, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 const BINDINGS: &[Access] =
@@ -92,7 +92,10 @@ impl RoutedMatvec<'_> {
             ("RESIDUAL", f64::from(u8::from(self.residual))),
             ("BESIDE", f64::from(u8::from(self.beside.is_some()))),
         ];
-        constants.extend(shape_of.lanes());
+        if let Some(lanes) = shape_of.lanes() {
+            let rest = !padded(shape.inputs).is_multiple_of(QUANTIZED_GROUP);
+            constants.extend([lanes, ("REST", f64::from(u8::from(rest)))]);
+        }
         let spare = recorder.spare();
         for part in &self.matrix.parts {
             let (quads, mut macs) = part.quads_and_macs(&shape);

@@ -10,7 +10,8 @@ use std::{
 use bytemuck::{NoUninit, Pod};
 use half::f16;
 use headwise::internal::{
-    AttentionShape, Buffer, CachePrecision, Counters, Gpu, GpuOptions, KernelChoice, Matrix, MatrixShape, Precision, Recorder, pack_rows, padded,
+    AttentionShape, Buffer, CachePrecision, Counters, Gpu, GpuOptions, KernelChoice, Matrix, MatrixShape,
+    Precision, Recorder, pack_rows, padded,
 };
 use proptest::{
     prelude::*,
