@@ -85,10 +85,10 @@ fn dot32(x: Quads, base: u32, row: u32, i: u32) -> f32 {
                 + dot8(x.q6, x.q7, Eight(q4_low(a.w), q4_high(a.w)));
         }
         default: {
-            return dot8(x.q0, x.q1, row_eight(base, row, 4u * i))
-                + dot8(x.q2, x.q3, row_eight(base, row, 4u * i + 1u))
-                + dot8(x.q4, x.q5, row_eight(base, row, 4u * i + 2u))
-                + dot8(x.q6, x.q7, row_eight(base, row, 4u * i + 3u));
+            return dot8(x.q0, x.q1, float_eight(base, row, 4u * i))
+                + dot8(x.q2, x.q3, float_eight(base, row, 4u * i + 1u))
+                + dot8(x.q4, x.q5, float_eight(base, row, 4u * i + 2u))
+                + dot8(x.q6, x.q7, float_eight(base, row, 4u * i + 3u));
         }
     }
 }

@@ -70,16 +70,23 @@ fn q4_steps(base: u32, group: u32) -> Steps {
     return Steps(vec4<f32>(a.x, b.x, c.x, d.x), vec4<f32>(a.y, b.y, c.y, d.y));
 }
 
-// Weights 8·block … 8·block + 7 of the row `row` of the quad at vec4 `base`, in any format.
+// Weights 8·block … 8·block + 7 of row `row` of the quad at vec4 `base`, in F32 or F16. (Compilers inline before they drop
+// the formats that WEIGHT_FORMAT is not, so what is called often says what it needs.)
+fn float_eight(base: u32, row: u32, block: u32) -> Eight {
+    if WEIGHT_FORMAT == F16 {
+        let bits = weights[base + 4u * block + row];
+        return Eight(
+            vec4<f32>(unpack2x16float(bits.x), unpack2x16float(bits.y)),
+            vec4<f32>(unpack2x16float(bits.z), unpack2x16float(bits.w)),
+        );
+    }
+    let at = base + 8u * block + row;
+    return Eight(bitcast<vec4<f32>>(weights[at]), bitcast<vec4<f32>>(weights[at + 4u]));
+}
+
+// As `float_eight`, in any format.
 fn row_eight(base: u32, row: u32, block: u32) -> Eight {
     switch WEIGHT_FORMAT {
-        case F16: {
-            let bits = weights[base + 4u * block + row];
-            return Eight(
-                vec4<f32>(unpack2x16float(bits.x), unpack2x16float(bits.y)),
-                vec4<f32>(unpack2x16float(bits.z), unpack2x16float(bits.w)),
-            );
-        }
         case Q8: {
             let scale = q8_scales(base, block / 4u)[row];
             let eight = row_codes(base, row, block);
@@ -91,10 +98,7 @@ fn row_eight(base: u32, row: u32, block: u32) -> Eight {
             return Eight(
                 steps.scale[row] * eight.lo + steps.minimum[row], steps.scale[row] * eight.hi + steps.minimum[row]);
         }
-        default: {
-            let at = base + 8u * block + row;
-            return Eight(bitcast<vec4<f32>>(weights[at]), bitcast<vec4<f32>>(weights[at + 4u]));
-        }
+        default: { return float_eight(base, row, block); }
     }
 }
 
@@ -149,7 +153,11 @@ fn quad_eight(base: u32, block: u32) -> QuadEight {
         }
         default: {
             return QuadEight(
-                row_eight(base, 0u, block), row_eight(base, 1u, block), row_eight(base, 2u, block), row_eight(base, 3u, block));
+                float_eight(base, 0u, block),
+                float_eight(base, 1u, block),
+                float_eight(base, 2u, block),
+                float_eight(base, 3u, block),
+            );
         }
     }
 }
