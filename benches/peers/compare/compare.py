@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import statistics
 import struct
 import subprocess
@@ -61,7 +62,9 @@ class Side:
             pass
         line = self.process.stdout.readline()
         if not line:
-            raise Cannot(f"ended with code {self.process.wait()}: {self.last_words()}")
+            code = self.process.wait()
+            how = f"code {code}" if code >= 0 else signal.Signals(-code).name
+            raise Cannot(f"ended with {how}: {self.last_words()}")
         answer = json.loads(line)
         if "error" in answer:
             raise Cannot(answer["error"])
