@@ -65,8 +65,8 @@ async function load({ model: folder }) {
   };
 }
 
-// Above eight tokens at once the Vulkan backend uses a tiled product, which takes minutes to compile on lavapipe and crashes
-// Mesa 22.3. Before a decode, whose time starts at the first new token, the prompt is therefore read in eights.
+// Above eight tokens at once the Vulkan backend uses tiled products, which crash Mesa 22.3's lavapipe and take minutes the first
+// time on 25.0's. Before a decode, whose time starts at the first new token, the prompt is therefore read in eights.
 const EIGHT = 8;
 
 async function generate({ prompt, new: count }) {
