@@ -8,7 +8,9 @@ import argparse
 import datetime
 import json
 import os
+import re
 import shlex
+import signal
 import statistics
 import struct
 import subprocess
@@ -28,10 +30,10 @@ GOALS = {
 }
 TITLES = {
     "burn": "burn (wgpu)", "transformers": "transformers (CPU)", "onnxruntime-web": "onnxruntime-web (WebGPU)",
-    "llama.cpp": "llama.cpp (Vulkan)",
+    "llama.cpp": "llama.cpp (Vulkan)", "llama.cpp-cpu": "llama.cpp (CPU)",
 }
 IN_BROWSER = {"onnxruntime-web"}
-OTHER_MODEL = {"llama.cpp"}  # of the same active size: its ids are its own
+OTHER_MODEL = {"llama.cpp", "llama.cpp-cpu"}  # of the same active size: its ids are its own
 SETTLE = 0.3  # seconds for the threads of the side before to stop spinning
 
 
@@ -60,7 +62,9 @@ class Side:
             pass
         line = self.process.stdout.readline()
         if not line:
-            raise Cannot(f"ended with code {self.process.wait()}: {self.last_words()}")
+            code = self.process.wait()
+            how = f"code {code}" if code >= 0 else signal.Signals(-code).name
+            raise Cannot(f"ended with {how}: {self.last_words()}")
         answer = json.loads(line)
         if "error" in answer:
             raise Cannot(answer["error"])
@@ -274,6 +278,15 @@ def revision():
     return told.stdout.strip() or "unknown"
 
 
+def file_name(date, adapters):
+    """DATE-ADAPTER.md, with the version of Mesa where the adapter names one."""
+    parts = [date]
+    for adapter in adapters:
+        parts.append(adapter.split(" (")[0].split(",")[0])
+        parts += re.findall(r"Mesa (\d[\d.]*)", adapter)
+    return "-".join(parts).lower().replace(" ", "-") + ".md"
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", nargs=2, action="append", default=[], metavar=("NAME", "COMMAND"))
@@ -300,18 +313,17 @@ def main():
 
     heads = ["peer", "model", "work", "headwise", "the peer", "headwise / peer (rounds)", "goal", "first run: headwise, peer"]
     lines = ["| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *table]]
-    adapters = {note.rsplit("adapter ", 1)[1].rstrip(".") for note in notes}
+    adapters = list(dict.fromkeys(note.rsplit("adapter ", 1)[1].rstrip(".") for note in notes))
     date = datetime.date.today().isoformat()
     text = "\n".join([
-        f"# {date}: {', '.join(sorted(adapters)) or 'no adapter'}", "",
+        f"# {date}: {', '.join(adapters) or 'no adapter'}", "",
         f"headwise {revision()}; {processor()}; load at the start {options.load:.2f}. Medians of {options.rounds} alternating rounds after two "
         "unmeasured runs; the ratio is the median of the rounds' ratios, the smallest and largest beside it.", "",
         *lines, "", *[f"- {note}" for note in notes], "",
     ])
     print(text)
-    slug = "-".join(sorted(adapters)).split(" (")[0].lower().replace(" ", "-") or "none"
     os.makedirs(options.results, exist_ok=True)
-    path = os.path.join(options.results, f"{date}-{slug}.md")
+    path = os.path.join(options.results, file_name(date, adapters))
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
     print(f"written to {path}", file=sys.stderr)

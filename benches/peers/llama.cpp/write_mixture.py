@@ -1,11 +1,14 @@
 """Writes a random Mixtral-like GGUF of the same active size as a JetMoE folder, for llama.cpp knows no JetMoE.
 
+    write_mixture.py FOLDER OUT
+
 Width, layers, vocabulary, KV heads and the MLP's experts are the folder's. The attention is dense, with as many
 query heads as a JetMoE token uses (k times the KV heads): the same active weights, the same keys and values.
 """
 
 import json
 import os
+import sys
 
 import gguf
 import numpy as np
@@ -37,7 +40,15 @@ def write(folder, path):
     writer.add_expert_count(experts)
     writer.add_expert_used_count(k)
     writer.add_vocab_size(vocab)
-    writer.add_tokenizer_model("none")
+    # node-llama-cpp reads text when it loads a model, so there must be a vocabulary: bytes, and names for the rest.
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))][:vocab]
+    tokens += [f"<{i}>" for i in range(len(tokens), vocab)]
+    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256][:vocab]
+    kinds += [gguf.TokenType.NORMAL] * (vocab - len(kinds))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * vocab)
+    writer.add_token_types(kinds)
 
     rng, bound = np.random.default_rng(1), np.sqrt(3 / width)
 
@@ -65,3 +76,7 @@ def write(folder, path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+if __name__ == "__main__":
+    write(*sys.argv[1:])

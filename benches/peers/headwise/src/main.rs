@@ -13,8 +13,7 @@ use std::{
 };
 
 use headwise::{
-    Generate, Gpu, GpuOptions, LoadOptions, Model, Precision, Source, block_on,
-    internal::{Activation, Bias, Buffer, Matrix, MatrixShape, Recorder, RoutedMatmul},
+    Generate, Gpu, GpuOptions, LoadOptions, Model, Precision, Source, block_on, internal::Yardstick,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -74,35 +73,8 @@ impl Side {
 
     /// The tiled kernel of prefill on dense f32 matrices.
     fn matmul(&self, n: u32) -> Outcome<Value> {
-        let shape = MatrixShape { experts: 1, halves: 1, outputs: n, inputs: n };
-        let values: Vec<f32> = (0..n * n).map(|i| (i % 1013) as f32 / 1013.0 - 0.5).collect();
-        let matrix = Matrix::new(&self.gpu, "dense", shape, Precision::F32)?;
-        let src = Buffer::with_data(&self.gpu, "src", &values);
-        let dst = Buffer::new(&self.gpu, "dst", 4 * u64::from(n) * u64::from(n));
-        let mut recorder = Recorder::new(&self.gpu);
-        let work = 2.0 * f64::from(n).powi(3);
-        let count = (4e9 / work).round().max(1.0);
-        let mut seconds = 0.0;
-        for counted in [1.0, count] {
-            let start = Instant::now();
-            for _ in 0..counted as u32 {
-                RoutedMatmul {
-                    src: &src,
-                    matrix: &matrix,
-                    groups: None,
-                    bias: Bias::None,
-                    activation: Activation::None,
-                    dst: &dst,
-                    rows: n,
-                    src_div: 1,
-                }
-                .record(&mut recorder);
-                recorder.submit();
-            }
-            self.gpu.settle()?;
-            seconds = start.elapsed().as_secs_f64();
-        }
-        Ok(json!({ "gflops": work * count / seconds / 1e9 }))
+        let mut product = Yardstick::dense(&self.gpu, n, n, Precision::F32)?;
+        Ok(json!({ "gflops": product.rate()? / 1e9 }))
     }
 }
 
