@@ -18,7 +18,8 @@ pub struct GpuOptions {
 }
 
 /// Which shape of the hot kernels to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KernelChoice {
     /// By capability: register tiles on software adapters, with subgroups where these have one size, workgroups and subgroups on GPUs.
     #[default]
@@ -105,7 +106,12 @@ impl Gpu {
             required_limits: limits,
             ..Default::default()
         };
-        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| Error::Gpu {
+        let request = || adapter.request_device(&descriptor);
+        #[cfg(target_arch = "wasm32")]
+        let requested = super::web_subgroups::requesting(request);
+        #[cfg(not(target_arch = "wasm32"))]
+        let requested = request();
+        let (device, queue) = requested.await.map_err(|error| Error::Gpu {
             during: format!("opening {}", adapter.get_info().name),
             message: error.to_string(),
         })?;
@@ -121,7 +127,8 @@ impl Gpu {
             lock(&losses.lost).get_or_insert(format!("{reason:?}: {message}"));
         });
 
-        let capabilities = Capabilities::new(&adapter, device.features(), &device.limits());
+        let features = adapter::features_of(&device);
+        let capabilities = Capabilities::new(&adapter, features, &device.limits());
         tracing::info!(adapter = capabilities.name, backend = capabilities.backend, "opened GPU");
         Ok(Self(Arc::new(Inner {
             pipelines: PipelineCache::default(),

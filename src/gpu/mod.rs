@@ -8,6 +8,8 @@ mod device;
 mod kernel;
 mod readback;
 mod recorder;
+#[cfg(target_arch = "wasm32")]
+mod web_subgroups;
 
 pub use adapter::{AdapterReport, AdapterSelection, Capabilities};
 pub use device::{Gpu, GpuOptions, KernelChoice};
