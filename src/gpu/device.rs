@@ -79,7 +79,7 @@ struct Inner {
     kernels: KernelChoice,
     memory_limit: Option<u64>,
     pipelines: PipelineCache,
-    /// Bytes of live [`super::Buffer`]s.
+    /// Bytes of live buffers, those of readbacks included.
     allocated: AtomicU64,
     next_buffer_id: AtomicU64,
     health: Arc<Health>,
@@ -248,6 +248,12 @@ impl Gpu {
     pub async fn flush(&self) -> Result<()> {
         super::Recorder::new(self).submit();
         self.settle()
+    }
+
+    /// How many buffers headwise has made on this device, for tests that count them.
+    #[doc(hidden)]
+    pub fn created_buffers(&self) -> u64 {
+        self.0.next_buffer_id.load(Ordering::Relaxed)
     }
 
     /// The wgpu device below, for tests that look at its own accounts.

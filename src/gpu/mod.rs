@@ -8,6 +8,7 @@ mod device;
 mod kernel;
 mod readback;
 mod recorder;
+mod staging;
 #[cfg(target_arch = "wasm32")]
 mod web_subgroups;
 
