@@ -10,6 +10,8 @@ mod readback;
 mod recorder;
 mod staging;
 #[cfg(target_arch = "wasm32")]
+mod web_nudge;
+#[cfg(target_arch = "wasm32")]
 mod web_subgroups;
 
 pub use adapter::{AdapterReport, AdapterSelection, Capabilities};

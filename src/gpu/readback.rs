@@ -60,7 +60,10 @@ impl Pending {
         self.gpu.check(during)?;
         let failed = |message: String| Error::Gpu { during: during.to_owned(), message };
         polled.map_err(|error| failed(error.to_string()))?;
-        let result = self.mapped.receive().await;
+        let mapped = self.mapped.receive();
+        #[cfg(target_arch = "wasm32")]
+        let mapped = super::web_nudge::nudging(self.gpu.queue(), mapped);
+        let result = mapped.await;
         self.gpu.check(during)?;
         let abandoned = || failed("the readback was abandoned".to_owned());
         result.ok_or_else(abandoned)?.map_err(|error| failed(error.to_string()))?;
