@@ -1,20 +1,27 @@
 //! The JavaScript surface of the wasm build. `web/src/worker.ts` is its one caller.
 
-use std::ops::ControlFlow;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use js_sys::Function;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use crate::{
-    Choice, Error, Generate, Gpu, GpuOptions, Image, LayerRoutes, LoadOptions, Model, Source, TokenRoutes,
-    Translate,
+    Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Source,
+    TokenRoutes, Translate, ops::variants,
 };
 
 /// A loaded model. `free()` releases its GPU memory.
 #[wasm_bindgen]
 pub struct Engine {
     model: Model,
+}
+
+/// How to load, from the page's JSON.
+#[derive(Deserialize)]
+struct Loading {
+    #[serde(default)]
+    kernels: KernelChoice,
 }
 
 /// How to generate, from the page's JSON. What is missing keeps the library's default.
@@ -61,11 +68,13 @@ struct Piece {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads the model folder at the URL `base`; `on_progress(done, total)` counts bytes.
+    /// Loads the model folder at the URL `base`; `on_progress(done, total)` counts bytes. `options` are JSON:
+    /// `kernels` is the name of a [`KernelChoice`], `auto` where it is missing.
     #[wasm_bindgen]
-    pub async fn load(base: String, on_progress: Function) -> Result<Engine, JsError> {
+    pub async fn load(base: String, options: String, on_progress: Function) -> Result<Engine, JsError> {
         console_error_panic_hook::set_once();
-        let gpu = Gpu::new(GpuOptions::new()).await?;
+        let Loading { kernels } = parse(&options)?;
+        let gpu = Gpu::new(GpuOptions::new().kernels(kernels)).await?;
         let report = |done: u64, total: u64| {
             // A page that throws while it draws a progress bar does not make the model bad.
             let _ = on_progress.call2(&JsValue::NULL, &(done as f64).into(), &(total as f64).into());
@@ -78,7 +87,9 @@ impl Engine {
     /// What was loaded and where it runs, as JSON.
     pub fn info(&self) -> String {
         let info = self.model.info();
-        let adapter = self.model.gpu().capabilities();
+        let gpu = self.model.gpu();
+        let adapter = gpu.capabilities();
+        let kernels: BTreeMap<_, _> = variants(gpu.kernel_choice(), adapter).into_iter().collect();
         let mask = info.mask.and_then(|id| self.model.tokenizer().ok()?.token(id));
         serde_json::json!({
             "family": info.family,
@@ -92,6 +103,8 @@ impl Engine {
             "context": info.context,
             "parameters": info.parameters,
             "adapter": { "name": adapter.name, "backend": adapter.backend, "type": adapter.kind },
+            "subgroups": adapter.subgroups,
+            "kernels": kernels,
         })
         .to_string()
     }

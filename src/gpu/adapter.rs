@@ -99,9 +99,10 @@ impl Capabilities {
     /// Capabilities of a device made with `features` and `limits` on `adapter`.
     pub(super) fn new(adapter: &wgpu::Adapter, features: wgpu::Features, limits: &wgpu::Limits) -> Self {
         let info = adapter.get_info();
-        let subgroups = features
-            .contains(wgpu::Features::SUBGROUP)
-            .then_some((info.subgroup_min_size.max(1), info.subgroup_max_size.max(1)));
+        // Some browsers have subgroups and do not say how large they are.
+        let subgroups = Some((info.subgroup_min_size, info.subgroup_max_size)).filter(|&(least, most)| {
+            features.contains(wgpu::Features::SUBGROUP) && 0 < least && least <= most
+        });
         Self {
             backend: info.backend.to_str().to_owned(),
             kind: kind_of(info.device_type).to_owned(),
@@ -133,6 +134,15 @@ pub struct AdapterReport {
 /// The optional features headwise asks for where the adapter has them.
 pub(super) const WANTED_FEATURES: wgpu::Features =
     wgpu::Features::SUBGROUP.union(wgpu::Features::SHADER_F16).union(wgpu::Features::TIMESTAMP_QUERY);
+
+/// What `device` was opened with.
+pub(super) fn features_of(device: &wgpu::Device) -> wgpu::Features {
+    #[cfg(target_arch = "wasm32")]
+    if super::web_subgroups::enabled(device) {
+        return device.features() | wgpu::Features::SUBGROUP;
+    }
+    device.features()
+}
 
 /// An instance over every backend that was compiled in; `WGPU_BACKEND` narrows it.
 pub(super) fn instance() -> wgpu::Instance {

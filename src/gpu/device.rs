@@ -18,7 +18,8 @@ pub struct GpuOptions {
 }
 
 /// Which shape of the hot kernels to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KernelChoice {
     /// By capability: register tiles on software adapters, with subgroups where these have one size, workgroups and subgroups on GPUs.
     #[default]
@@ -78,7 +79,7 @@ struct Inner {
     kernels: KernelChoice,
     memory_limit: Option<u64>,
     pipelines: PipelineCache,
-    /// Bytes of live [`super::Buffer`]s.
+    /// Bytes of live buffers, those of readbacks included.
     allocated: AtomicU64,
     next_buffer_id: AtomicU64,
     health: Arc<Health>,
@@ -105,7 +106,12 @@ impl Gpu {
             required_limits: limits,
             ..Default::default()
         };
-        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| Error::Gpu {
+        let request = || adapter.request_device(&descriptor);
+        #[cfg(target_arch = "wasm32")]
+        let requested = super::web_subgroups::requesting(request);
+        #[cfg(not(target_arch = "wasm32"))]
+        let requested = request();
+        let (device, queue) = requested.await.map_err(|error| Error::Gpu {
             during: format!("opening {}", adapter.get_info().name),
             message: error.to_string(),
         })?;
@@ -121,7 +127,8 @@ impl Gpu {
             lock(&losses.lost).get_or_insert(format!("{reason:?}: {message}"));
         });
 
-        let capabilities = Capabilities::new(&adapter, device.features(), &device.limits());
+        let features = adapter::features_of(&device);
+        let capabilities = Capabilities::new(&adapter, features, &device.limits());
         tracing::info!(adapter = capabilities.name, backend = capabilities.backend, "opened GPU");
         Ok(Self(Arc::new(Inner {
             pipelines: PipelineCache::default(),
@@ -241,6 +248,12 @@ impl Gpu {
     pub async fn flush(&self) -> Result<()> {
         super::Recorder::new(self).submit();
         self.settle()
+    }
+
+    /// How many buffers headwise has made on this device, for tests that count them.
+    #[doc(hidden)]
+    pub fn created_buffers(&self) -> u64 {
+        self.0.next_buffer_id.load(Ordering::Relaxed)
     }
 
     /// The wgpu device below, for tests that look at its own accounts.

@@ -56,6 +56,15 @@ impl Kernel {
         cache.entry(key).or_insert_with(|| self.compile(gpu, constants, id)).clone()
     }
 
+    /// The text as the device wants it.
+    fn text(&self) -> std::borrow::Cow<'static, str> {
+        #[cfg(target_arch = "wasm32")]
+        if self.name.ends_with(".subgroup") || self.name.ends_with(".broadcast") {
+            return format!("{}{}", super::web_subgroups::ENABLE, self.source).into();
+        }
+        self.source.into()
+    }
+
     fn compile(&self, gpu: &Gpu, constants: Constants<'_>, id: usize) -> Pipeline {
         let device = gpu.device();
         let label = format!("headwise.{}", self.name);
@@ -90,7 +99,7 @@ impl Kernel {
         });
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(self.source.into()),
+            source: wgpu::ShaderSource::Wgsl(self.text()),
         });
         let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),

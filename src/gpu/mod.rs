@@ -8,6 +8,11 @@ mod device;
 mod kernel;
 mod readback;
 mod recorder;
+mod staging;
+#[cfg(target_arch = "wasm32")]
+mod web_nudge;
+#[cfg(target_arch = "wasm32")]
+mod web_subgroups;
 
 pub use adapter::{AdapterReport, AdapterSelection, Capabilities};
 pub use device::{Gpu, GpuOptions, KernelChoice};

@@ -2,16 +2,21 @@
 
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 
-use super::{Buffer, Gpu, Recorder};
+use super::{
+    Buffer, Gpu, Recorder,
+    staging::{Staging, StagingPool},
+};
 use crate::{Error, Result};
 
 /// Bytes on their way back from the GPU.
 pub struct Pending {
     gpu: Gpu,
-    staging: wgpu::Buffer,
+    /// Taken out by the drop only, which gives it back to the pool.
+    staging: Option<Staging>,
+    pool: StagingPool,
     mapped: OneshotReceiver<std::result::Result<(), wgpu::BufferAsyncError>>,
     submission: wgpu::SubmissionIndex,
-    bytes: usize,
+    bytes: u64,
 }
 
 impl Recorder {
@@ -19,29 +24,28 @@ impl Recorder {
     /// result is their concatenation. Offsets and sizes are multiples of 4.
     pub fn submit_and_read(&mut self, ranges: &[(&Buffer, u64, u64)]) -> Pending {
         let bytes: u64 = ranges.iter().map(|(_, _, bytes)| bytes).sum();
-        let gpu = self.gpu().clone();
-        let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("headwise.readback"),
-            // Nothing cannot be mapped.
-            size: bytes.max(4),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let (gpu, pool) = (self.gpu().clone(), self.staging().clone());
+        let staging = pool.take(&gpu, bytes);
         let submission = self.submit_with(|encoder| {
             let mut at = 0;
             for (buffer, offset, bytes) in ranges.iter().filter(|(_, _, bytes)| *bytes > 0) {
                 let from = buffer.first_byte() + *offset;
-                encoder.copy_buffer_to_buffer(buffer.raw(), from, &staging, at, *bytes);
+                encoder.copy_buffer_to_buffer(buffer.raw(), from, staging.raw(), at, *bytes);
                 at += bytes;
             }
         });
         let (sender, mapped) = oneshot_channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+        staging.map(mapped_bytes(bytes), move |result| {
             // The receiver is gone when the reader was dropped: then nobody wants the answer.
             let _ = sender.send(result);
         });
-        Pending { gpu, staging, mapped, submission, bytes: bytes as usize }
+        Pending { gpu, staging: Some(staging), pool, mapped, submission, bytes }
     }
+}
+
+/// Nothing cannot be mapped.
+fn mapped_bytes(bytes: u64) -> u64 {
+    bytes.max(4)
 }
 
 impl Pending {
@@ -51,22 +55,30 @@ impl Pending {
     /// [`Error::DeviceLost`] or [`Error::Gpu`] when the work before the read failed.
     pub async fn wait(self, during: &str) -> Result<Vec<u8>> {
         // Natively somebody has to drive the device; in a browser this does nothing.
-        let poll = wgpu::PollType::Wait { submission_index: Some(self.submission), timeout: None };
-        let polled = self.gpu.device().poll(poll);
+        let submission_index = Some(self.submission.clone());
+        let polled = self.gpu.device().poll(wgpu::PollType::Wait { submission_index, timeout: None });
         self.gpu.check(during)?;
         let failed = |message: String| Error::Gpu { during: during.to_owned(), message };
         polled.map_err(|error| failed(error.to_string()))?;
-        let result = self.mapped.receive().await;
+        let mapped = self.mapped.receive();
+        #[cfg(target_arch = "wasm32")]
+        let mapped = super::web_nudge::nudging(self.gpu.queue(), mapped);
+        let result = mapped.await;
         self.gpu.check(during)?;
-        match result {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return Err(failed(error.to_string())),
-            None => return Err(failed("the readback was abandoned".to_owned())),
+        let abandoned = || failed("the readback was abandoned".to_owned());
+        result.ok_or_else(abandoned)?.map_err(|error| failed(error.to_string()))?;
+        let staging = self.staging.as_ref().ok_or_else(abandoned)?;
+        let view = staging.raw().get_mapped_range(..mapped_bytes(self.bytes));
+        let view = view.map_err(|error| failed(error.to_string()))?;
+        Ok(view[..self.bytes as usize].to_vec())
+    }
+}
+
+impl Drop for Pending {
+    /// Read or not, the buffer serves again.
+    fn drop(&mut self) {
+        if let Some(staging) = self.staging.take() {
+            self.pool.give_back(staging);
         }
-        let view = self.staging.get_mapped_range(..).map_err(|error| failed(error.to_string()))?;
-        let bytes = view[..self.bytes].to_vec();
-        drop(view);
-        self.staging.destroy();
-        Ok(bytes)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use encase::{ShaderType, UniformBuffer, internal::WriteInto};
 use serde::Serialize;
 
-use super::{Access, Buffer, Constants, Gpu, Kernel, kernel::Pipeline};
+use super::{Access, Buffer, Constants, Gpu, Kernel, kernel::Pipeline, staging::StagingPool};
 
 /// Exact counts of recorded work, for tests, `info` and benches.
 ///
@@ -81,7 +81,7 @@ impl Dispatch<'_> {
     }
 }
 
-/// Collects dispatches and submits them. Bind groups and parameter memory are reused from one submission
+/// Collects dispatches and submits them. Bind groups, parameter memory and the buffers of readbacks are reused from one submission
 /// to the next, so keep one recorder per session.
 pub struct Recorder {
     gpu: Gpu,
@@ -94,6 +94,7 @@ pub struct Recorder {
     used: Vec<Buffer>,
     counters: Counters,
     spare: Buffer,
+    staging: StagingPool,
 }
 
 struct Recorded {
@@ -130,11 +131,17 @@ impl Recorder {
             used: Vec::new(),
             counters: Counters::default(),
             spare: Buffer::new(gpu, "spare", 0),
+            staging: StagingPool::default(),
         }
     }
 
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Where readbacks get their buffers.
+    pub(super) fn staging(&self) -> &StagingPool {
+        &self.staging
     }
 
     /// A small buffer to bind in place of an output that a kernel does not write.

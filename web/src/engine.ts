@@ -1,5 +1,5 @@
 /** The page's end of the worker: starts it, and tells when it has died or gone silent. */
-import type { Reply, Request } from './protocol';
+import type { LoadOptions, Reply, Request } from './protocol';
 
 const PING_EVERY_MS = 5_000;
 const SILENT_AFTER_MS = 30_000;
@@ -14,12 +14,14 @@ export interface Listener {
 
 export class EngineWorker {
   readonly #listener: Listener;
+  readonly #options: LoadOptions;
   #worker: Worker | undefined;
   #unanswered: number | undefined; // when the oldest ping without an answer was sent
   #silent = false; // whether the listener was told so
 
-  constructor(listener: Listener) {
+  constructor(listener: Listener, options: LoadOptions) {
     this.#listener = listener;
+    this.#options = options;
     setInterval(() => this.#check(), PING_EVERY_MS);
   }
 
@@ -40,12 +42,12 @@ export class EngineWorker {
       this.stop();
       this.#listener.died(event.message || 'its script could not be loaded');
     });
-    this.send({ kind: 'load', base });
+    this.#load(base);
   }
 
   /** Loads another model in place of the one that is loaded; a worker that is busy cannot. */
   load(base: string) {
-    if (this.#worker) this.send({ kind: 'load', base });
+    if (this.#worker) this.#load(base);
     else this.restart(base);
   }
 
@@ -59,6 +61,10 @@ export class EngineWorker {
     this.#worker = undefined;
     this.#unanswered = undefined;
     this.#silent = false;
+  }
+
+  #load(base: string) {
+    this.send({ kind: 'load', base, options: this.#options });
   }
 
   #check() {

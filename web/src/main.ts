@@ -1,8 +1,8 @@
 /** The page: one task at a time, its model, and what the page says in each state. */
 import './style.css';
 import { part } from './dom';
-import { EngineWorker } from './engine';
-import type { Info, Lack, Reply, TaskName } from './protocol';
+import { EngineWorker, type Listener } from './engine';
+import type { Info, Lack, LoadOptions, Reply, TaskName } from './protocol';
 import { watchTabs } from './tabs';
 import { Fill } from './tasks/fill';
 import { See } from './tasks/see';
@@ -50,7 +50,11 @@ const tasks: Record<TaskName, Task> = {
 };
 let task: Task | undefined;
 
-const worker = new EngineWorker({
+/** `?kernels=plain` in the address chooses the shape of the kernels. */
+const kernels = new URLSearchParams(location.search).get('kernels');
+const options: LoadOptions = kernels === null ? {} : { kernels };
+
+const listener: Listener = {
   reply: onReply,
   died: (why) => {
     loaded = false;
@@ -60,7 +64,8 @@ const worker = new EngineWorker({
     if (silent) say('The engine has not answered for half a minute. It may be busy; reload it if it stays so.', true);
     else message.hidden = true;
   },
-});
+};
+const worker = new EngineWorker(listener, options);
 
 function enter(next: State) {
   state = next;
@@ -89,7 +94,7 @@ function load(restart: boolean) {
   message.hidden = true;
   progress.removeAttribute('value');
   progressText.textContent = '';
-  adapter.textContent = '';
+  adapter.textContent = adapter.title = '';
   speech.textContent = '';
   loaded = false;
   enter('loading');
@@ -134,7 +139,10 @@ function onReply(reply: Reply) {
 
 function onReady(info: Info) {
   const { name, backend, type } = info.adapter;
-  adapter.textContent = [name || 'unnamed adapter', backend, type].filter(Boolean).join(' · ');
+  const [least, most] = info.subgroups ?? [];
+  const subgroups = least && `subgroups of ${least === most ? least : `${least} to ${most}`}`;
+  adapter.textContent = [name || 'unnamed adapter', backend, type, subgroups].filter(Boolean).join(' · ');
+  adapter.title = Object.entries(info.kernels).map(([kernel, variant]) => `${kernel}: ${variant}`).join('\n');
   loaded = true;
   task?.ready(info);
   enter('ready');

@@ -3,6 +3,11 @@
 /** The tasks, in the order of the page's tabs. */
 export type TaskName = 'write' | 'translate' | 'fill' | 'see';
 
+/** Which shape of the hot kernels to run; by capability where it is missing. */
+export interface LoadOptions {
+  kernels?: string;
+}
+
 /** How to pick the next token. */
 export interface Options {
   max_new: number;
@@ -28,6 +33,10 @@ export interface Info {
   mask: string | null;
   context: number;
   adapter: { name: string; backend: string; type: string };
+  /** The smallest and the largest subgroup, where kernels may use them. */
+  subgroups: [number, number] | null;
+  /** The variant that runs of each kernel that has more than one. */
+  kernels: Record<string, string>;
 }
 
 /** Head experts: `heads[layer][slot]`. */
@@ -111,7 +120,7 @@ export type Work =
   | { kind: 'classify'; image: Pixels; top: number };
 
 /** `load` frees the model that was loaded before. */
-export type Request = Work | { kind: 'load'; base: string } | { kind: 'stop' } | { kind: 'ping' };
+export type Request = Work | { kind: 'load'; base: string; options: LoadOptions } | { kind: 'stop' } | { kind: 'ping' };
 
 /** What a task gets back; all but a token end the work. */
 export type Result =

@@ -1,6 +1,6 @@
 /** The engine's thread: loads the wasm module and answers the page's requests. */
 import init, { Engine } from '../pkg/headwise.js';
-import type { Info, Lack, Options, Reply, Request, Token, Work } from './protocol';
+import type { Info, Lack, LoadOptions, Options, Reply, Request, Token, Work } from './protocol';
 
 let engine: Engine | undefined;
 let stopped = false;
@@ -17,13 +17,14 @@ async function findAdapter(): Promise<{ name: string } | { lack: Lack }> {
   return { name: description || [vendor, architecture].filter(Boolean).join(' ') };
 }
 
-async function load(base: string) {
+async function load(base: string, options: LoadOptions) {
   const adapter = await findAdapter();
   if ('lack' in adapter) return reply({ kind: 'unsupported', lack: adapter.lack });
   await init();
   engine?.free();
   engine = undefined;
-  engine = await Engine.load(base, (done: number, total: number) => reply({ kind: 'progress', done, total }));
+  const onProgress = (done: number, total: number) => reply({ kind: 'progress', done, total });
+  engine = await Engine.load(base, JSON.stringify(options), onProgress);
   const info: Info = JSON.parse(engine.info());
   info.adapter.name ||= adapter.name;
   reply({ kind: 'ready', info });
@@ -99,7 +100,7 @@ addEventListener('unhandledrejection', ({ reason }: PromiseRejectionEvent) => di
 addEventListener('message', ({ data }: MessageEvent<Request>) => {
   switch (data.kind) {
     case 'load':
-      load(data.base).catch(failed);
+      load(data.base, data.options).catch(failed);
       break;
     case 'stop':
       stopped = true;

@@ -150,7 +150,7 @@ export function tensor(bytes, name) {
   const header = JSON.parse(bytes.subarray(8, 8 + headerBytes));
   const { dtype, shape, data_offsets: [start, end] } = header[name];
   const data = Uint8Array.from(bytes.subarray(8 + headerBytes + start, 8 + headerBytes + end));
-  const values = { F32: () => new Float32Array(data.buffer), I32: () => new Int32Array(data.buffer), U8: () => data }[dtype]();
+  const values = { F32: () => new Float32Array(data.buffer), I32: () => new Int32Array(data.buffer), U32: () => new Uint32Array(data.buffer), U8: () => data }[dtype]();
   return { shape, values };
 }
 

@@ -14,7 +14,7 @@ const headwise = {
     const { default: init, Engine } = await import(`${base}/headwise/headwise.js`);
     await init();
     this.engine?.free();
-    this.engine = await Engine.load(`${base}/model/`, () => {});
+    this.engine = await Engine.load(`${base}/model/`, '{}', () => {});
     return { adapter: await adapterName(), how: 'in the page' };
   },
 

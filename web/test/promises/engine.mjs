@@ -1,0 +1,129 @@
+// The engine without the page: which kernels run in this browser, and that all shapes compute the same.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+import { LOAD_MS, RUN_MS, tensor } from '../page.mjs';
+import { artefact, modelJson, required, serve, web } from '../support.mjs';
+import { PROMPT } from './write.mjs';
+
+const NEW_TOKENS = 12;
+/** Tokens after which decoding has all of its buffers: there are four steps in flight. */
+const UNDER_WAY = 5;
+
+/** Loads the prose model with `options` and writes; runs in the browser. */
+async function write([base, options, prompt, count]) {
+  const own = GPUAdapter.prototype.requestDevice;
+  const { default: init, Engine } = await import(`${base}pkg/headwise.js`);
+  await init();
+  const engine = await Engine.load(`${base}public/models/prose/`, options, () => {});
+
+  const counted = { readBuffers: 0, emptySubmissions: 0 };
+  const { createBuffer } = GPUDevice.prototype;
+  GPUDevice.prototype.createBuffer = function (descriptor) {
+    if (descriptor.usage & GPUBufferUsage.MAP_READ) counted.readBuffers++;
+    return createBuffer.call(this, descriptor);
+  };
+  const { submit } = GPUQueue.prototype;
+  GPUQueue.prototype.submit = function (buffers) {
+    if (buffers.length === 0) counted.emptySubmissions++;
+    return submit.call(this, buffers);
+  };
+  const tokens = [];
+  try {
+    await engine.generate(prompt, JSON.stringify({ max_new: count, greedy: true }), (json) => {
+      tokens.push({ ...JSON.parse(json), readBuffers: counted.readBuffers });
+      return true;
+    });
+  } finally {
+    GPUDevice.prototype.createBuffer = createBuffer;
+    GPUQueue.prototype.submit = submit;
+  }
+  const info = JSON.parse(engine.info());
+  engine.free();
+  return { info, tokens, counted, restored: GPUAdapter.prototype.requestDevice === own };
+}
+
+/** The attention experts of each token, `[token][layer]`, as sorted lists: what the native engine chooses. */
+function nativeHeads(ids, layers) {
+  const binary = required('HEADWISE_BIN', 'the native headwise binary');
+  const file = artefact('engine.safetensors');
+  execFileSync(binary, ['logits', '--quiet', '--ids', ids.join(), '--out', file], { timeout: RUN_MS });
+  const bytes = readFileSync(file);
+  const experts = Array.from({ length: layers }, (_, layer) => tensor(bytes, `layers.${layer}.attention.experts`));
+  return ids.map((_, token) =>
+    experts.map(({ shape: [, k], values }) => [...values.slice(token * k, (token + 1) * k)].sort((a, b) => a - b)));
+}
+
+const all = (variant) => ({ routed_matmul: variant, routed_matvec: variant, row_attention: variant });
+
+/** What runs by the `kernels` that are asked for; nothing asked for is the key ''. */
+const EXPECTED = {
+  chromium: {
+    subgroups: [4, 4],
+    kernels: {
+      '': all('broadcast'),
+      broadcast: all('broadcast'),
+      plain: { ...all('plain'), row_attention: 'workgroup' },
+      workgroup: all('workgroup'),
+      subgroup: { ...all('workgroup'), routed_matvec: 'subgroup' },
+    },
+  },
+  firefox: {
+    subgroups: null,
+    kernels: {
+      '': { ...all('plain'), row_attention: 'workgroup' },
+      auto: { ...all('plain'), row_attention: 'workgroup' },
+      broadcast: { ...all('plain'), row_attention: 'workgroup' },
+      workgroup: all('workgroup'),
+      subgroup: all('workgroup'),
+    },
+  },
+};
+
+/** `open` gives an empty browser page. */
+export function runs(open, browser) {
+  let server;
+  let page;
+  before(async () => {
+    server = await serve(web);
+    page = await open();
+    await page.goto(`${server.url}test/engine.html`);
+  });
+  after(async () => {
+    await page?.close();
+    await server?.close();
+  });
+  const { subgroups, kernels } = EXPECTED[browser];
+
+  for (const [asked, running] of Object.entries(kernels)) {
+    test(`writes as the native engine does with ${asked || 'its own choice of'} kernels`, { timeout: LOAD_MS + RUN_MS }, async () => {
+      const options = JSON.stringify(asked ? { kernels: asked } : {});
+      const { info, tokens, counted, restored } = await page.evaluate(write, [server.url, options, PROMPT, NEW_TOKENS]);
+      assert.deepEqual(info.subgroups, subgroups);
+      assert.deepEqual(info.kernels, running);
+      assert.ok(restored, 'requestDevice is not the browser’s own any more');
+
+      const fresh = tokens.filter(({ prompt }) => !prompt);
+      const { greedy } = modelJson('prose', 'reference.json').prompts.find(({ text }) => text === PROMPT);
+      assert.equal(fresh.length, NEW_TOKENS);
+      const text = fresh.map(({ text }) => text).join('');
+      assert.ok(greedy.startsWith(text), `${JSON.stringify(text)} is no start of the reference's`);
+      const heads = tokens.map(({ heads }) => heads.map((slots) => slots.toSorted((a, b) => a - b)));
+      assert.deepEqual(heads, nativeHeads(tokens.map(({ id }) => id), info.layers));
+
+      const readBuffers = fresh.slice(UNDER_WAY).map(({ readBuffers }) => readBuffers);
+      assert.equal(new Set(readBuffers).size, 1, `buffers for readbacks, token by token: ${readBuffers}`);
+      assert.equal(counted.emptySubmissions > 0, browser === 'firefox', `${counted.emptySubmissions} empty submissions`);
+    });
+  }
+
+  test('refuses kernels that there are not', { timeout: LOAD_MS }, async () => {
+    const load = async ([base, options]) => {
+      const { Engine } = await import(`${base}pkg/headwise.js`);
+      return Engine.load(`${base}public/models/prose/`, options, () => {}).then(String, ({ message }) => message);
+    };
+    const message = await page.evaluate(load, [server.url, '{"kernels":"fast"}']);
+    assert.match(message, /^options: .*unknown variant `fast`/);
+  });
+}
