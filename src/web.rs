@@ -79,8 +79,8 @@ impl Engine {
             // A page that throws while it draws a progress bar does not make the model bad.
             let _ = on_progress.call2(&JsValue::NULL, &(done as f64).into(), &(total as f64).into());
         };
-        let model = Model::load(&gpu, &Source::http(base), LoadOptions::new().progress(report)).await?;
-        compile_kernels(&model).await?;
+        let options = LoadOptions::new().progress(report).warm_up(true);
+        let model = Model::load(&gpu, &Source::http(base), options).await?;
         Ok(Engine { model })
     }
 
@@ -208,33 +208,6 @@ impl Engine {
         })
         .to_string())
     }
-}
-
-/// Does a little of the model's task and drops it, so that the first real one does not wait for its kernels to be
-/// compiled.
-async fn compile_kernels(model: &Model) -> crate::Result<()> {
-    let info = model.info();
-    let ids = vec![info.mask.unwrap_or(0); info.context.min(8) as usize];
-    match info.task {
-        "translate" => {
-            for beams in [1, 4] {
-                let options = Translate::new().beams(beams).max_new(2);
-                model.translate_ids(&[&ids], &options, |_, _| {}).await?;
-            }
-        }
-        "fill" => {
-            model.fill_ids(&[&ids], 1).await?;
-        }
-        "classify" => {
-            model.classify(&[Image::new(1, 1, 1, vec![0])?], 1).await?;
-        }
-        _ => {
-            for options in [Generate::new(), Generate::new().greedy()] {
-                model.generate_ids(&[&ids], &options.max_new(2), |_| ControlFlow::Continue(())).await?;
-            }
-        }
-    }
-    Ok(())
 }
 
 fn heads_of(routes: &TokenRoutes, of: impl Fn(&LayerRoutes) -> &[Choice]) -> Heads {

@@ -57,6 +57,24 @@ fn twenty_repeats_give_the_same_bits() {
 }
 
 #[test]
+fn warming_up_compiles_what_a_generation_needs_and_leaves_nothing_else() {
+    let (gpu, other) = (plain_gpu(), plain_gpu());
+    let cold = load(&other, &tiny()).unwrap();
+    let warm = block_on(Model::load(&gpu, &tiny(), LoadOptions::new().warm_up(true))).unwrap();
+    gpu.settle().unwrap();
+    other.settle().unwrap();
+    assert_eq!(gpu.allocated_bytes(), other.allocated_bytes());
+    let compiled = gpu.compiled_pipelines();
+    let prompt: Vec<u32> = (0..16).collect();
+    for options in [Generate::new().seed(3), Generate::new().greedy()] {
+        let options = options.max_new(8);
+        assert_eq!(ids(&warm, &prompt, &options).unwrap(), ids(&cold, &prompt, &options).unwrap());
+    }
+    assert_eq!(gpu.compiled_pipelines(), compiled);
+    assert_eq!(other.compiled_pipelines(), compiled);
+}
+
+#[test]
 fn a_seed_decides_the_text() {
     let model = load(&plain_gpu(), &tiny()).unwrap();
     let text =

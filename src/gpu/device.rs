@@ -256,6 +256,12 @@ impl Gpu {
         self.0.next_buffer_id.load(Ordering::Relaxed)
     }
 
+    /// Pipelines compiled so far, for tests.
+    #[doc(hidden)]
+    pub fn compiled_pipelines(&self) -> usize {
+        self.pipelines().len()
+    }
+
     /// The wgpu device below, for tests that look at its own accounts.
     #[doc(hidden)]
     pub fn wgpu_device(&self) -> &wgpu::Device {

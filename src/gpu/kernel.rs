@@ -45,6 +45,12 @@ type Key = (&'static str, Vec<(&'static str, u64)>);
 #[derive(Default)]
 pub(super) struct PipelineCache(Mutex<HashMap<Key, Pipeline>>);
 
+impl PipelineCache {
+    pub fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+}
+
 impl Kernel {
     /// The pipeline for these constants, compiled on first use.
     ///

@@ -1,5 +1,7 @@
 //! Weight matrices on the GPU.
 
+use std::sync::Arc;
+
 use super::interleave::{Interleaver, Run};
 use crate::{
     Error, Result,
@@ -222,14 +224,17 @@ const MAX_PART_ROWS: u32 = 65_535 * 4 / 8 * 8;
 /// A part holds its output rows of every expert: `[experts, halves, part rows / 4]` quads of four rows of
 /// [`Precision::row_bytes`] each, zeros where the last quad has fewer. The vec4s of a quad's rows alternate, as
 /// `shaders/shared/weights.wgsl` says: kernels compute four outputs at a time, and so read one stream instead of four.
+/// A clone is the same memory.
+#[derive(Clone)]
 pub struct Matrix {
     pub shape: MatrixShape,
     pub precision: Precision,
     pub parts: Vec<Part>,
-    interleaver: Interleaver,
+    interleaver: Arc<Interleaver>,
 }
 
 /// Consecutive output rows of a [`Matrix`].
+#[derive(Clone)]
 pub struct Part {
     pub buffer: Buffer,
     pub first_row: u32,
@@ -263,7 +268,7 @@ impl Matrix {
                 Part { buffer: Buffer::new(gpu, name, bytes), first_row, rows }
             })
             .collect();
-        Self { shape, precision, parts, interleaver: Interleaver::default() }
+        Self { shape, precision, parts, interleaver: Arc::default() }
     }
 
     /// Allocates a matrix and a dense one of as many inputs behind it, in one buffer where they fit one binding, so that
@@ -293,7 +298,7 @@ impl Matrix {
         let of = |shape: MatrixShape, from| {
             let buffer = whole.part(from, shape.bytes(precision).max(16));
             let parts = vec![Part { buffer, first_row: 0, rows: shape.outputs }];
-            Self { shape, precision, parts, interleaver: Interleaver::default() }
+            Self { shape, precision, parts, interleaver: Arc::default() }
         };
         Ok([of(first, 0), of(second, start)])
     }

@@ -35,6 +35,7 @@ mod translate;
 mod translation;
 #[cfg(not(target_arch = "wasm32"))]
 mod upcycle;
+mod warm_up;
 #[cfg(not(target_arch = "wasm32"))]
 #[allow(missing_docs)] // documented where it matters, public to this crate's own benches only
 pub(crate) mod yardstick;

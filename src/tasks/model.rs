@@ -8,7 +8,7 @@ use crate::{
     gpu::Gpu,
     models::{Blueprint, Task, Transformer},
     ops::{CachePrecision, Precision},
-    weights::{Source, upload},
+    weights::{Source, Upload},
 };
 
 /// How to load a model.
@@ -17,6 +17,7 @@ pub struct LoadOptions<'a> {
     precision: Option<Precision>,
     cache_precision: CachePrecision,
     progress: Option<Box<dyn FnMut(u64, u64) + 'a>>,
+    warm_up: bool,
 }
 
 impl<'a> LoadOptions<'a> {
@@ -35,6 +36,12 @@ impl<'a> LoadOptions<'a> {
     /// How key/value caches hold their numbers: f32, or f16 in half the memory.
     pub fn cache_precision(mut self, precision: CachePrecision) -> Self {
         self.cache_precision = precision;
+        self
+    }
+
+    /// Compiles the kernels while the weights come, by [`Model::warm_up`]. Natively that takes a second thread.
+    pub fn warm_up(mut self, on: bool) -> Self {
+        self.warm_up = on;
         self
     }
 
@@ -79,18 +86,30 @@ impl Model {
         gpu.fits("the table of positions", blueprint.spec.position_bytes())?;
         let requests = blueprint.spec.requests(&blueprint.names);
         let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
-        let store = upload(gpu, source, &checkpoint, &requests, precision, &mut *progress).await?;
+        let upload = Upload::new(gpu, &checkpoint, &requests, precision)?;
         let Blueprint { spec, names, task, .. } = blueprint;
-        let transformer = Transformer::new(gpu, spec, &names, (precision, options.cache_precision), store)?;
-        tracing::info!(family = info.family, parameters = info.parameters, ?precision, "loaded model");
-        Ok(Self {
+        let precisions = (precision, options.cache_precision);
+        let model = Self {
             gpu: gpu.clone(),
-            transformer: Arc::new(transformer),
+            transformer: Arc::new(Transformer::new(gpu, spec, &names, precisions, upload.store())?),
             task,
             info,
             #[cfg(feature = "tokenizer")]
             tokenizer,
-        })
+        };
+        let streaming = upload.stream(source, &mut *progress);
+        if options.warm_up {
+            model.warm_up_while(streaming).await?;
+        } else {
+            streaming.await?;
+        }
+        tracing::info!(
+            family = model.info.family,
+            parameters = model.info.parameters,
+            ?precision,
+            "loaded model"
+        );
+        Ok(model)
     }
 
     /// Loads [`Source::demo`], the model that ships with headwise to generate text: 10 M parameters, English prose of

@@ -51,7 +51,7 @@ use source::check_name;
 pub(crate) use stream::Chunk;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use upload::pack_matrix;
-pub(crate) use upload::{Store, upload};
+pub(crate) use upload::{Store, Upload};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use write::{SafetensorsWriter, TensorData, TensorPlan, write_safetensors};
 

@@ -16,7 +16,8 @@ use crate::{
 /// Bytes done and bytes in all, as loading goes on.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
-/// The tensors on the GPU, by the first of their pieces.
+/// The tensors on the GPU, by the first of their pieces. A clone is the same memory.
+#[derive(Clone)]
 pub(crate) struct Store {
     matrices: HashMap<String, Matrix>,
     rows: HashMap<String, Buffer>,
@@ -26,9 +27,7 @@ impl Store {
     /// Takes out a matrix that was requested.
     pub fn matrix(&mut self, pieces: &[Piece]) -> Result<Matrix> {
         let key = key(pieces);
-        let matrix = self.matrices.remove(&key).ok_or_else(|| not_requested(&key))?;
-        matrix.finish();
-        Ok(matrix)
+        self.matrices.remove(&key).ok_or_else(|| not_requested(&key))
     }
 
     /// A matrix that two layers share.
@@ -60,66 +59,88 @@ fn not_requested(name: &str) -> Error {
 /// Upload bytes that may wait in the queue before loading pauses for the device to take them.
 const IN_FLIGHT: u64 = 16 << 20;
 
-/// Streams `requests` to the GPU.
-///
-/// Host memory stays at a few chunks whatever the tensors' sizes (one expert's matrix, where the file holds it
-/// input-major).
-///
-/// # Errors
-/// What the checkpoint's reader finds, values that do not fit `precision`, and what the device reports.
-pub(crate) async fn upload(
-    gpu: &Gpu,
-    source: &Source,
-    checkpoint: &Checkpoint,
-    requests: &[Request],
-    precision: Precision,
-    progress: Progress<'_>,
-) -> Result<Store> {
-    let mut targets: HashMap<&str, Vec<Target<'_>>> = HashMap::new();
-    let mut wanted: Vec<&TensorInfo> = Vec::new();
-    let store = allocate(gpu, requests, precision)?;
-    for request in requests {
-        if let (Form::Matrix(..), Some(tensor)) = (request.form, checkpoint.packed(&request.key())) {
-            // Quantised by the file: rows as the GPU has them.
-            targets.entry(tensor.name.as_str()).or_default().push(Target::packed(request));
-            wanted.push(tensor);
-            continue;
-        }
-        let mut before = 0;
-        for piece in &request.pieces {
-            let tensor = checkpoint.tensor(&piece.name).ok_or_else(|| {
-                Error::bad_file("checkpoint", format!("tensor {}", piece.name), "nothing", "a tensor")
-            })?;
-            let target = Target::new(request, piece, tensor, before);
-            before += target.window.end - target.window.start;
-            let others = targets.entry(piece.name.as_str()).or_default();
-            if others.is_empty() {
-                wanted.push(tensor);
-            }
-            others.push(target);
-        }
-    }
-    gpu.check("allocating the model")?;
+/// Memory on the GPU for what was requested, and what will fill it.
+pub(crate) struct Upload<'a> {
+    gpu: &'a Gpu,
+    checkpoint: &'a Checkpoint,
+    requests: &'a [Request],
+    store: Store,
+}
 
-    let total = wanted.iter().map(|tensor| tensor.bytes).sum();
-    let (mut done, mut waiting) = (0, 0);
-    let mut stream = checkpoint.stream(source, wanted);
-    progress(done, total);
-    while let Some(chunk) = stream.next().await? {
-        let targets = targets.get_mut(chunk.tensor.name.as_str());
-        for target in targets.into_iter().flatten() {
-            target.place(&store, &chunk)?;
-        }
-        done += chunk.bytes.len() as u64;
-        waiting += chunk.bytes.len() as u64;
-        progress(done, total);
-        if waiting >= IN_FLIGHT {
-            gpu.flush().await?;
-            waiting = 0;
-        }
+impl<'a> Upload<'a> {
+    /// Allocates memory, all zeros, for `requests`.
+    ///
+    /// # Errors
+    /// When `precision` does not hold a matrix, or it does not fit.
+    pub fn new(
+        gpu: &'a Gpu,
+        checkpoint: &'a Checkpoint,
+        requests: &'a [Request],
+        precision: Precision,
+    ) -> Result<Self> {
+        let store = allocate(gpu, requests, precision)?;
+        gpu.check("allocating the model")?;
+        Ok(Self { gpu, checkpoint, requests, store })
     }
-    gpu.flush().await?;
-    Ok(store)
+
+    /// The memory, to build layers of it before it is filled.
+    pub fn store(&self) -> Store {
+        self.store.clone()
+    }
+
+    /// Streams the tensors to the GPU.
+    ///
+    /// Host memory stays at a few chunks whatever the tensors' sizes (one expert's matrix, where the file holds it
+    /// input-major).
+    ///
+    /// # Errors
+    /// What the checkpoint's reader finds, values that the precision does not hold, and what the device reports.
+    pub async fn stream(self, source: &Source, progress: Progress<'_>) -> Result<()> {
+        let Self { gpu, checkpoint, requests, store } = self;
+        let mut targets: HashMap<&str, Vec<Target<'_>>> = HashMap::new();
+        let mut wanted: Vec<&TensorInfo> = Vec::new();
+        for request in requests {
+            if let (Form::Matrix(..), Some(tensor)) = (request.form, checkpoint.packed(&request.key())) {
+                // Quantised by the file: rows as the GPU has them.
+                targets.entry(tensor.name.as_str()).or_default().push(Target::packed(request));
+                wanted.push(tensor);
+                continue;
+            }
+            let mut before = 0;
+            for piece in &request.pieces {
+                let tensor = checkpoint.tensor(&piece.name).ok_or_else(|| {
+                    Error::bad_file("checkpoint", format!("tensor {}", piece.name), "nothing", "a tensor")
+                })?;
+                let target = Target::new(request, piece, tensor, before);
+                before += target.window.end - target.window.start;
+                let others = targets.entry(piece.name.as_str()).or_default();
+                if others.is_empty() {
+                    wanted.push(tensor);
+                }
+                others.push(target);
+            }
+        }
+        let total = wanted.iter().map(|tensor| tensor.bytes).sum();
+        let (mut done, mut waiting) = (0, 0);
+        let mut stream = checkpoint.stream(source, wanted);
+        progress(done, total);
+        while let Some(chunk) = stream.next().await? {
+            let targets = targets.get_mut(chunk.tensor.name.as_str());
+            for target in targets.into_iter().flatten() {
+                target.place(&store, &chunk)?;
+            }
+            done += chunk.bytes.len() as u64;
+            waiting += chunk.bytes.len() as u64;
+            progress(done, total);
+            if waiting >= IN_FLIGHT {
+                gpu.flush().await?;
+                waiting = 0;
+            }
+        }
+        gpu.flush().await?;
+        store.matrices.values().for_each(Matrix::finish);
+        Ok(())
+    }
 }
 
 /// Quantises one matrix of a checkpoint, whole: its rows one after the other, each of
