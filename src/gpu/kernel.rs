@@ -1,6 +1,12 @@
 //! Kernels and their pipelines.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use super::{Gpu, device::lock};
 
@@ -30,36 +36,85 @@ pub struct Kernel {
 /// Values for a kernel's `override` constants.
 pub type Constants<'a> = &'a [(&'static str, f64)];
 
-/// A compiled kernel with its constants filled in.
-#[derive(Clone)]
+/// A kernel with its constants filled in, compiled when it is first submitted.
 pub(super) struct Pipeline {
-    pub raw: wgpu::ComputePipeline,
+    kernel: &'static Kernel,
+    constants: Vec<(&'static str, f64)>,
+    pub interface: Arc<Interface>,
+    raw: OnceLock<wgpu::ComputePipeline>,
+}
+
+/// What the pipelines of a kernel share.
+pub(super) struct Interface {
     pub layout: wgpu::BindGroupLayout,
-    /// A number no other pipeline of this device has.
+    pipeline_layout: wgpu::PipelineLayout,
+    module: OnceLock<wgpu::ShaderModule>,
+    /// A number no other kernel of this device has.
     pub id: usize,
 }
 
 type Key = (&'static str, Vec<(&'static str, u64)>);
 
-/// Compiled pipelines by kernel and constants; lives as long as the device.
+/// Pipelines by kernel and constants; lives as long as the device.
 #[derive(Default)]
-pub(super) struct PipelineCache(Mutex<HashMap<Key, Pipeline>>);
+pub(super) struct PipelineCache {
+    interfaces: Mutex<HashMap<&'static str, Arc<Interface>>>,
+    pipelines: Mutex<HashMap<Key, Arc<Pipeline>>>,
+}
 
 impl PipelineCache {
     pub fn len(&self) -> usize {
-        lock(&self.0).len()
+        lock(&self.pipelines).len()
     }
 }
 
-impl Kernel {
-    /// The pipeline for these constants, compiled on first use.
+impl Pipeline {
+    /// The compiled pipeline.
     ///
     /// A shader the driver refuses shows up in [`Gpu::check`].
-    pub(super) fn pipeline(&self, gpu: &Gpu, constants: Constants<'_>) -> Pipeline {
+    pub fn raw(&self, gpu: &Gpu) -> &wgpu::ComputePipeline {
+        self.raw.get_or_init(|| self.kernel.compile(gpu, &self.interface, &self.constants))
+    }
+}
+
+/// Compiles those of `pipelines` that are not, on as many threads as there are cores: on some drivers one takes as long as
+/// a whole step.
+pub(super) fn compile<'a>(gpu: &Gpu, pipelines: impl Iterator<Item = &'a Arc<Pipeline>>) {
+    let mut missing: Vec<&Arc<Pipeline>> =
+        pipelines.filter(|pipeline| pipeline.raw.get().is_none()).collect();
+    missing.sort_by_key(|pipeline| Arc::as_ptr(pipeline));
+    missing.dedup_by_key(|pipeline| Arc::as_ptr(pipeline));
+    // Long ones first, so that none is left over at the end.
+    missing.sort_by_key(|pipeline| std::cmp::Reverse(pipeline.kernel.source.len()));
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(pipeline) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            pipeline.raw(gpu);
+        }
+    };
+    #[cfg(not(target_arch = "wasm32"))]
+    std::thread::scope(|scope| {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        for _ in 1..cores.min(missing.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    #[cfg(target_arch = "wasm32")]
+    work();
+}
+
+impl Kernel {
+    /// The pipeline for these constants.
+    pub(super) fn pipeline(&'static self, gpu: &Gpu, constants: Constants<'_>) -> Arc<Pipeline> {
         let key = (self.name, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect());
-        let mut cache = lock(&gpu.pipelines().0);
-        let id = cache.len();
-        cache.entry(key).or_insert_with(|| self.compile(gpu, constants, id)).clone()
+        let make = || Pipeline {
+            kernel: self,
+            constants: constants.to_vec(),
+            interface: self.interface(gpu),
+            raw: OnceLock::new(),
+        };
+        lock(&gpu.pipelines().pipelines).entry(key).or_insert_with(|| Arc::new(make())).clone()
     }
 
     /// The text as the device wants it.
@@ -71,9 +126,18 @@ impl Kernel {
         self.source.into()
     }
 
-    fn compile(&self, gpu: &Gpu, constants: Constants<'_>, id: usize) -> Pipeline {
-        let device = gpu.device();
-        let label = format!("headwise.{}", self.name);
+    fn interface(&self, gpu: &Gpu) -> Arc<Interface> {
+        let mut interfaces = lock(&gpu.pipelines().interfaces);
+        let id = interfaces.len();
+        interfaces.entry(self.name).or_insert_with(|| Arc::new(self.make_interface(gpu, id))).clone()
+    }
+
+    fn label(&self) -> String {
+        format!("headwise.{}", self.name)
+    }
+
+    fn make_interface(&self, gpu: &Gpu, id: usize) -> Interface {
+        let (device, label) = (gpu.device(), self.label());
         let uniform = wgpu::BindingType::Buffer {
             ty: wgpu::BufferBindingType::Uniform,
             has_dynamic_offset: true,
@@ -103,18 +167,24 @@ impl Kernel {
             bind_group_layouts: &[Some(&layout)],
             ..Default::default()
         });
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        Interface { layout, pipeline_layout, module: OnceLock::new(), id }
+    }
+
+    fn compile(&self, gpu: &Gpu, interface: &Interface, constants: Constants<'_>) -> wgpu::ComputePipeline {
+        let (device, label) = (gpu.device(), self.label());
+        let module = || {
+            device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(&label),
+                source: wgpu::ShaderSource::Wgsl(self.text()),
+            })
+        };
+        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(self.text()),
-        });
-        let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&label),
-            layout: Some(&pipeline_layout),
-            module: &module,
+            layout: Some(&interface.pipeline_layout),
+            module: interface.module.get_or_init(module),
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions { constants, ..Default::default() },
             cache: None,
-        });
-        Pipeline { raw, layout, id }
+        })
     }
 }

@@ -1,11 +1,15 @@
 //! Recording: ops push dispatches, one submission runs them all in one compute pass.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use encase::{ShaderType, UniformBuffer, internal::WriteInto};
 use serde::Serialize;
 
-use super::{Access, Buffer, Constants, Gpu, Kernel, kernel::Pipeline, staging::StagingPool};
+use super::{
+    Access, Buffer, Constants, Gpu, Kernel,
+    kernel::{Interface, Pipeline, compile},
+    staging::StagingPool,
+};
 
 /// Exact counts of recorded work, for tests, `info` and benches.
 ///
@@ -98,7 +102,7 @@ pub struct Recorder {
 }
 
 struct Recorded {
-    pipeline: wgpu::ComputePipeline,
+    pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     offset: u32,
     groups: [u32; 3],
@@ -112,7 +116,7 @@ struct Arena {
 
 #[derive(PartialEq, Eq, Hash)]
 struct BindGroupKey {
-    pipeline: usize,
+    interface: usize,
     arena: usize,
     buffers: Vec<(u64, u64, u64)>,
 }
@@ -163,18 +167,13 @@ impl Recorder {
         }
         let pipeline = dispatch.kernel.pipeline(&self.gpu, dispatch.constants);
         let (arena, offset) = self.push_params(params);
-        let bind_group = self.bind_group(&pipeline, arena, dispatch.buffers);
+        let bind_group = self.bind_group(&pipeline.interface, arena, dispatch.buffers);
         self.used.extend(dispatch.buffers.iter().map(|&buffer| buffer.clone()));
         self.counters.dispatches += 1;
         self.counters.macs += dispatch.macs;
         self.counters.weight_bytes += dispatch.weight_bytes;
         self.counters.bytes += dispatch.weight_bytes + dispatch.cache_bytes;
-        self.dispatches.push(Recorded {
-            pipeline: pipeline.raw,
-            bind_group,
-            offset,
-            groups: dispatch.groups,
-        });
+        self.dispatches.push(Recorded { pipeline, bind_group, offset, groups: dispatch.groups });
     }
 
     /// Submits what was recorded as one compute pass.
@@ -205,12 +204,13 @@ impl Recorder {
             let slots = self.used_slots.saturating_sub(index * ARENA_SLOTS).min(ARENA_SLOTS);
             arena.buffer.write(0, &arena.bytes[..slots * self.slot_bytes]);
         }
+        compile(&self.gpu, self.dispatches.iter().map(|recorded| &recorded.pipeline));
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for recorded in self.dispatches.drain(..) {
                 let [x, y, z] = recorded.groups;
-                pass.set_pipeline(&recorded.pipeline);
+                pass.set_pipeline(recorded.pipeline.raw(&self.gpu));
                 pass.set_bind_group(0, &recorded.bind_group, &[recorded.offset]);
                 pass.dispatch_workgroups(x, y, z);
             }
@@ -242,9 +242,12 @@ impl Recorder {
         (arena, offset as u32)
     }
 
-    fn bind_group(&mut self, pipeline: &Pipeline, arena: usize, buffers: &[&Buffer]) -> wgpu::BindGroup {
-        let key =
-            BindGroupKey { pipeline: pipeline.id, arena, buffers: buffers.iter().map(|b| b.key()).collect() };
+    fn bind_group(&mut self, interface: &Interface, arena: usize, buffers: &[&Buffer]) -> wgpu::BindGroup {
+        let key = BindGroupKey {
+            interface: interface.id,
+            arena,
+            buffers: buffers.iter().map(|b| b.key()).collect(),
+        };
         let (gpu, params, slot) = (&self.gpu, &self.arenas[arena].buffer, self.slot_bytes as u64);
         let make = || {
             let params = wgpu::BufferBinding {
@@ -263,7 +266,7 @@ impl Recorder {
                 .collect();
             gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
                 label: None,
-                layout: &pipeline.layout,
+                layout: &interface.layout,
                 entries: &entries,
             })
         };
