@@ -56,8 +56,8 @@ pub mod web;
 mod weights;
 
 pub use error::{Error, Result};
-pub use gpu::{AdapterReport, AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelChoice};
-pub use ops::{CachePrecision, Precision};
+pub use gpu::{AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelChoice};
+pub use ops::{AdapterReport, CachePrecision, Precision};
 pub use tasks::*;
 pub use weights::Source;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]

@@ -15,8 +15,8 @@ use std::{
 };
 
 use headwise::{
-    Cancel, Chat, ChatMessage, ChatTemplate, Error, Generate, Gpu, GpuOptions, LoadOptions, Model, Reply,
-    Source, StopReason, block_on,
+    Cancel, Chat, ChatMessage, ChatTemplate, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions,
+    Model, Reply, Source, StopReason, block_on,
 };
 use serde_json::json;
 
@@ -40,7 +40,8 @@ fn folder(test: &str, template: &str) -> PathBuf {
 
 fn load(test: &str) -> (Model, impl Fn() -> ChatTemplate) {
     let source = Source::folder(folder(test, PLAY));
-    let gpu = block_on(Gpu::new(GpuOptions::new())).expect("this needs a GPU adapter: scripts/setup vulkan");
+    let gpu = block_on(Gpu::new(GpuOptions::new().kernels(KernelChoice::Tuned)))
+        .expect("this needs a GPU adapter: scripts/setup vulkan");
     let model = block_on(Model::load(&gpu, &source, LoadOptions::new())).unwrap();
     (model, move || block_on(ChatTemplate::read(&source)).unwrap())
 }
@@ -226,7 +227,7 @@ fn a_full_context_is_an_error_that_changes_nothing() {
 #[test]
 fn a_model_that_does_not_write_is_refused() {
     let (_, template) = load("refused");
-    let gpu = block_on(Gpu::new(GpuOptions::new())).unwrap();
+    let gpu = block_on(Gpu::new(GpuOptions::new().kernels(KernelChoice::Tuned))).unwrap();
     let fill = concat!(env!("CARGO_MANIFEST_DIR"), "/models/ui-fill");
     let model = block_on(Model::load(&gpu, &Source::folder(fill), LoadOptions::new())).unwrap();
     assert!(Chat::new(&model, template(), None).is_err());

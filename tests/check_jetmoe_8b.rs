@@ -12,7 +12,7 @@ use std::{
 };
 
 use check::{Expected, Greedy, Numbers, differences};
-use headwise::{Gpu, GpuOptions, LoadOptions, Model, Source, block_on};
+use headwise::{Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source, block_on};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -20,7 +20,8 @@ const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/jetmoe_t
 const PROSE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/prose");
 
 fn load(folder: &Path) -> Model {
-    let gpu = block_on(Gpu::new(GpuOptions::new())).expect("this needs a GPU adapter: scripts/setup vulkan");
+    let gpu = block_on(Gpu::new(GpuOptions::new().kernels(KernelChoice::Tuned)))
+        .expect("this needs a GPU adapter: scripts/setup vulkan");
     block_on(Model::load(&gpu, &Source::folder(folder), LoadOptions::new())).unwrap()
 }
 

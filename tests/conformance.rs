@@ -91,7 +91,7 @@ fn prose_matches_transformers() {
 fn prose_writes_what_transformers_writes() {
     let tensors = jetmoe::read_safetensors(Path::new("models/prose/reference.safetensors"));
     let texts = jetmoe::read_json(Path::new("models/prose/reference.json"));
-    let model = prose(KernelChoice::Auto);
+    let model = prose(KernelChoice::Tuned);
     let greedy = Generate::new().greedy().max_new(48);
     for prompt in 0..7 {
         let expected = prose_prompt(&tensors, prompt);
@@ -109,7 +109,7 @@ fn prose_writes_what_transformers_writes() {
 #[test]
 fn a_batch_writes_what_each_prompt_writes_alone() {
     let tensors = jetmoe::read_safetensors(Path::new("models/prose/reference.safetensors"));
-    let model = prose(KernelChoice::Auto);
+    let model = prose(KernelChoice::Tuned);
     let prompts: Vec<Vec<u32>> = (0..7).map(|prompt| ids(&prose_prompt(&tensors, prompt)("ids"))).collect();
     let expected: Vec<Vec<u32>> =
         (0..7).map(|prompt| ids(&prose_prompt(&tensors, prompt)("greedy"))).collect();

@@ -125,7 +125,7 @@ fn a_dense_llama_is_the_mixture_with_one_expert() {
 #[test]
 fn generating_equals_the_argmax_of_the_logits_for_every_family() {
     for name in ["molm_tiny", "molm_tiny_2head", "moh_llama_tiny"] {
-        let model = load(KernelChoice::Auto, name);
+        let model = load(KernelChoice::Tuned, name);
         let prompt = prompt_of(name);
         let options = Generate::new().greedy().max_new(12).with_routes();
         let generated =
@@ -194,7 +194,7 @@ fn configs_that_want_something_else_are_refused_by_field() {
 
 #[test]
 fn expert_use_is_the_load_and_entropy_of_the_routes() {
-    let model = load(KernelChoice::Auto, "molm_tiny");
+    let model = load(KernelChoice::Tuned, "molm_tiny");
     // Longer than one step, so that pieces are put together.
     let text: Vec<u32> = (0..600).map(|i| (i * i * 7 + 3 * i) % 53).collect();
     let expected = Molm::load(&fixture("molm_tiny")).forward(&text).routes;

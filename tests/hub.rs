@@ -440,6 +440,7 @@ fn the_token_is_told_to_the_hub_alone() {
 #[cfg(feature = "cli")]
 fn headwise(hub: &Hub, home: &Path, args: &[&str]) -> (i32, String, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_headwise"));
+    command.env("HEADWISE_KERNELS", "tuned");
     for name in
         ["HF_HUB_CACHE", "HF_HUB_OFFLINE", "RUST_LOG", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
     {

@@ -12,7 +12,7 @@ fn gpu(options: GpuOptions) -> Gpu {
 }
 
 fn plain_gpu() -> Gpu {
-    gpu(GpuOptions::new().default_limits(true))
+    gpu(GpuOptions::new().kernels(KernelChoice::Tuned).default_limits(true))
 }
 
 fn tiny() -> Source {
@@ -240,7 +240,7 @@ fn bad_arguments_are_named() {
 
 #[test]
 fn what_does_not_fit_is_refused_before_anything_is_allocated() {
-    let gpu = gpu(GpuOptions::new().memory_limit(1 << 20));
+    let gpu = gpu(GpuOptions::new().kernels(KernelChoice::Tuned).memory_limit(1 << 20));
     match load(&gpu, &Source::demo()) {
         Err(Error::TooLarge { need, have, .. }) => {
             let planned = block_on(headwise::ModelInfo::read(&Source::demo())).unwrap();
@@ -398,7 +398,7 @@ fn a_cache_that_cannot_grow_is_an_error_after_the_text_so_far() {
     let model = load(&free, &Source::folder(&folder)).unwrap();
     // Room for the first page and not for the second.
     let limit = free.allocated_bytes() + bytes_at(&free, &model, 1, 900);
-    let gpu = gpu(GpuOptions::new().default_limits(true).memory_limit(limit));
+    let gpu = gpu(GpuOptions::new().kernels(KernelChoice::Tuned).default_limits(true).memory_limit(limit));
     let model = load(&gpu, &Source::folder(&folder)).unwrap();
     let mut told = Vec::new();
     let options = Generate::new().greedy().stop_at([]).max_new(900);

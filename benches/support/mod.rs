@@ -28,9 +28,9 @@ pub fn open(kernels: KernelChoice) -> Gpu {
     block_on(Gpu::new(GpuOptions::new().kernels(kernels))).expect("a GPU adapter")
 }
 
-/// Opens the adapter as models do, and says which it is.
+/// Opens the adapter with the shapes that suit it, and says which it is.
 pub fn open_and_announce() -> Gpu {
-    let gpu = open(KernelChoice::Auto);
+    let gpu = open(KernelChoice::Tuned);
     println!("adapter: {} ({})", gpu.capabilities().name, gpu.capabilities().driver);
     gpu
 }

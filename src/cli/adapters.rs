@@ -28,6 +28,10 @@ fn describe(report: &AdapterReport) -> String {
     let it = &report.capabilities;
     let kernels: Vec<String> =
         report.kernels.iter().map(|(kernel, variant)| format!("{kernel} {variant}")).collect();
+    let source = match report.kernels_measured {
+        true => "measured here before",
+        false => "by capability, measured with the first model",
+    };
     output::table(&[
         ("adapter", it.name.clone()),
         ("backend", it.backend.clone()),
@@ -45,7 +49,7 @@ fn describe(report: &AdapterReport) -> String {
             ),
         ),
         ("features", features(it)),
-        ("kernels", kernels.join(", ")),
+        ("kernels", format!("{}; {}", kernels.join(", "), source)),
     ])
 }
 

@@ -68,8 +68,8 @@ pub struct ModelArgs {
     /// How the key/value cache holds its numbers; f16 takes half the memory
     #[arg(long, value_enum, default_value = "f32")]
     kv_cache: KvCacheArg,
-    /// Shape of the hot kernels
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Shape of the hot kernels: auto measures once and remembers, tuned goes by capability; the last three are single shapes
+    #[arg(long, value_enum, default_value = "auto", env = "HEADWISE_KERNELS", hide_env = true)]
     kernels: KernelsArg,
     /// Refuse to use more GPU memory than this, such as 2GiB
     #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
@@ -94,6 +94,7 @@ enum KvCacheArg {
 enum KernelsArg {
     Auto,
     Plain,
+    Tuned,
     Broadcast,
     Workgroup,
     Subgroup,
@@ -286,6 +287,7 @@ impl ModelArgs {
     pub fn open(&self, shared: &Shared) -> Result<Gpu, Error> {
         let kernels = match self.kernels {
             KernelsArg::Auto => KernelChoice::Auto,
+            KernelsArg::Tuned => KernelChoice::Tuned,
             KernelsArg::Plain => KernelChoice::Plain,
             KernelsArg::Broadcast => KernelChoice::Broadcast,
             KernelsArg::Workgroup => KernelChoice::Workgroup,

@@ -91,6 +91,11 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Those of every adapter of the machine.
+    pub async fn of_all() -> Vec<Self> {
+        all(&instance()).await.iter().map(Self::of).collect()
+    }
+
     /// What `adapter` could give a device.
     pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
         Self::new(adapter, adapter.features() & WANTED_FEATURES, &adapter.limits())
@@ -119,16 +124,6 @@ impl Capabilities {
             max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
         }
     }
-}
-
-/// One adapter of this machine, as `headwise adapters` shows it.
-#[derive(Clone, Debug, Serialize)]
-pub struct AdapterReport {
-    /// What the adapter could give a device.
-    #[serde(flatten)]
-    pub capabilities: Capabilities,
-    /// The variant headwise would run of each kernel that has more than one.
-    pub kernels: Vec<(&'static str, &'static str)>,
 }
 
 /// The optional features headwise asks for where the adapter has them.

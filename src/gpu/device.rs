@@ -1,11 +1,15 @@
 //! The device: one cheap handle that everything else clones.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    any::Any,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use super::{AdapterReport, AdapterSelection, Capabilities, adapter, kernel::PipelineCache};
+use super::{AdapterSelection, Capabilities, adapter, kernel::PipelineCache};
 use crate::{Error, Result};
 
 /// How to open a GPU.
@@ -14,16 +18,47 @@ pub struct GpuOptions {
     selection: AdapterSelection,
     default_limits: bool,
     kernels: KernelChoice,
+    memory: KernelMemory,
     memory_limit: Option<u64>,
+}
+
+/// Where [`KernelChoice::Auto`] finds and leaves what it measured.
+#[derive(Clone, Debug)]
+pub struct KernelMemory {
+    /// What an earlier device had to remember.
+    pub note: Option<String>,
+    pub place: NotePlace,
+}
+
+impl Default for KernelMemory {
+    fn default() -> Self {
+        Self { note: None, place: NotePlace::UserCache }
+    }
+}
+
+/// The folder of the file of notes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotePlace {
+    UserCache,
+    Folder(PathBuf),
+    Nowhere,
 }
 
 /// Which shape of the hot kernels to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelChoice {
-    /// By capability: register tiles on software adapters, with subgroups where these have one size, workgroups and subgroups on GPUs.
+    /// Measured once on an adapter and driver, in under 300 ms, and remembered: the shape by capability, or another that
+    /// beats it there by a tenth or more.
+    ///
+    /// Every shape computes the same formulas, but sums in its own order, so the last bits differ from one to another. As
+    /// long as the choice is remembered, results are the same bits in every run; programs that compare bits over machines
+    /// or without a memory want one of the other values.
     #[default]
     Auto,
+    /// By capability, without a measurement: register tiles on software adapters, with subgroups where these have one size,
+    /// workgroups and subgroups on GPUs.
+    Tuned,
     /// The plain kernels everywhere: register tiles, no workgroup memory in the hot loops.
     Plain,
     /// Register tiles, too, but workgroups of one subgroup whose lanes load for each other; the plain kernels where
@@ -65,6 +100,26 @@ impl GpuOptions {
         self.kernels = kernels;
         self
     }
+
+    /// Keeps the file of measured choices, `kernels.json`, in this folder in place of `headwise` in the user's folder of
+    /// caches (or the one that the environment variable `HEADWISE_CACHE` names).
+    pub fn kernel_cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.memory.place = NotePlace::Folder(folder.into());
+        self
+    }
+
+    /// Neither reads nor writes the file of measured choices.
+    pub fn without_kernel_cache(mut self) -> Self {
+        self.memory.place = NotePlace::Nowhere;
+        self
+    }
+
+    /// What [`Gpu::kernels_to_remember`] gave before, for programs that have no disk. A note that is broken, or of another
+    /// adapter, driver or version of headwise, is measured anew.
+    pub fn remembered_kernels(mut self, note: impl Into<String>) -> Self {
+        self.memory.note = Some(note.into());
+        self
+    }
 }
 
 /// An open GPU device. Cheap to clone; the device closes when the last clone and everything made from it
@@ -77,6 +132,8 @@ struct Inner {
     queue: wgpu::Queue,
     capabilities: Capabilities,
     kernels: KernelChoice,
+    memory: KernelMemory,
+    kept: OnceLock<Box<dyn Any + Send + Sync>>,
     memory_limit: Option<u64>,
     pipelines: PipelineCache,
     /// Bytes of live buffers, those of readbacks included.
@@ -133,6 +190,8 @@ impl Gpu {
         Ok(Self(Arc::new(Inner {
             pipelines: PipelineCache::default(),
             kernels: options.kernels,
+            memory: options.memory,
+            kept: OnceLock::new(),
             memory_limit: options.memory_limit,
             device,
             queue,
@@ -141,19 +200,6 @@ impl Gpu {
             next_buffer_id: AtomicU64::new(0),
             health,
         })))
-    }
-
-    /// Every adapter of this machine with what it can do and the kernel variants it would run.
-    pub async fn adapters() -> Vec<AdapterReport> {
-        adapter::all(&adapter::instance())
-            .await
-            .iter()
-            .map(|adapter| {
-                let capabilities = Capabilities::of(adapter);
-                let kernels = crate::ops::variants(KernelChoice::Auto, &capabilities);
-                AdapterReport { capabilities, kernels }
-            })
-            .collect()
     }
 
     /// What this device can do.
@@ -278,6 +324,39 @@ impl Gpu {
 
     pub fn kernel_choice(&self) -> KernelChoice {
         self.0.kernels
+    }
+
+    pub fn kernel_memory(&self) -> &KernelMemory {
+        &self.0.memory
+    }
+
+    /// What a room above keeps with this device: its first value stays.
+    pub fn keep<T: Any + Send + Sync + Copy>(&self, value: impl FnOnce() -> T) -> Option<T> {
+        self.0.kept.get_or_init(|| Box::new(value())).downcast_ref().copied()
+    }
+
+    /// What was kept, if anything was.
+    pub fn kept<T: Any + Send + Sync + Copy>(&self) -> Option<T> {
+        self.0.kept.get()?.downcast_ref().copied()
+    }
+
+    /// Runs work that the driver may refuse: what it reports meanwhile is this work's error, and the device stays usable.
+    ///
+    /// # Errors
+    /// The work's own, or what the device reported.
+    pub async fn attempt<T>(&self, during: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let scopes =
+            [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
+                .map(|filter| self.0.device.push_error_scope(filter));
+        let result = work.await;
+        let mut reported = None;
+        for scope in scopes.into_iter().rev() {
+            reported = reported.or(scope.pop().await);
+        }
+        match reported {
+            Some(error) => Err(Error::Gpu { during: during.to_owned(), message: error.to_string() }),
+            None => result,
+        }
     }
 
     pub(super) fn pipelines(&self) -> &PipelineCache {

@@ -4,6 +4,7 @@
 
 mod adapter;
 mod buffer;
+mod clock;
 mod device;
 mod kernel;
 mod readback;
@@ -14,8 +15,9 @@ mod web_nudge;
 #[cfg(target_arch = "wasm32")]
 mod web_subgroups;
 
-pub use adapter::{AdapterReport, AdapterSelection, Capabilities};
-pub use device::{Gpu, GpuOptions, KernelChoice};
+pub use adapter::{AdapterSelection, Capabilities};
+pub use clock::Clock;
+pub use device::{Gpu, GpuOptions, KernelChoice, KernelMemory, NotePlace};
 
 pub use buffer::{Buffer, PART_ALIGNMENT};
 pub use kernel::{Access, Constants, Kernel};

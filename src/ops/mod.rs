@@ -12,6 +12,7 @@ mod attention;
 mod attention_shape;
 mod cache_append;
 mod cache_reorder;
+mod chooser;
 mod combine;
 mod copy;
 mod cosine_router;
@@ -30,12 +31,13 @@ mod row_tile;
 mod sample;
 mod select;
 mod sequence_cut;
+mod shape;
 mod top_logits;
 
 use row_tile::RowTile;
 
+use crate::gpu::Buffer;
 use crate::gpu::{Access, Kernel};
-use crate::gpu::{Buffer, Capabilities, Gpu, KernelChoice};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
 pub use attention::{DecodeAttention, PrefillAttention, RelativePositions, StickBreaking};
@@ -44,6 +46,9 @@ pub use attention_shape::{
 };
 pub use cache_append::CacheAppend;
 pub use cache_reorder::CacheReorder;
+pub use chooser::{
+    AdapterReport, Candidate, Family, MARGIN, Measured, Notes, candidates, choose, choose_kernels, pick,
+};
 pub use combine::Combine;
 pub use copy::Copy;
 pub use cosine_router::CosineRouter;
@@ -61,6 +66,7 @@ pub use routed_matvec::{Beside, RoutedMatvec};
 pub use sample::{Argmax, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
+pub use shape::{Shape, Shapes};
 pub use top_logits::{MAX_TOP_LOGITS, TopLogits};
 
 /// The WGSL texts, expanded by `build.rs`.
@@ -187,75 +193,4 @@ pub struct Routes<'a> {
     pub scores: &'a Buffer,
     /// Index of the first score.
     pub first_score: u32,
-}
-
-/// The shape of the hot kernels on one device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    Plain,
-    /// Workgroups of one subgroup, of a size that is known beforehand.
-    Broadcast {
-        lanes: u32,
-    },
-    Workgroup,
-    Subgroup,
-}
-
-impl Shape {
-    fn choose(choice: KernelChoice, capabilities: &Capabilities) -> Self {
-        match choice {
-            KernelChoice::Plain => Self::Plain,
-            KernelChoice::Workgroup => Self::Workgroup,
-            KernelChoice::Broadcast => Self::broadcast(capabilities),
-            KernelChoice::Auto if capabilities.software => Self::broadcast(capabilities),
-            KernelChoice::Auto | KernelChoice::Subgroup => match capabilities.subgroups {
-                Some(_) => Self::Subgroup,
-                None => Self::Workgroup,
-            },
-        }
-    }
-
-    /// Where every subgroup has the same size, and one that the kernels are written for.
-    fn broadcast(capabilities: &Capabilities) -> Self {
-        match capabilities.subgroups {
-            Some((lanes, most)) if lanes == most && matches!(lanes, 4 | 8 | 16) => Self::Broadcast { lanes },
-            _ => Self::Plain,
-        }
-    }
-
-    /// The constant of `shaders/shared/broadcast.wgsl`.
-    fn lanes(self) -> Option<(&'static str, f64)> {
-        match self {
-            Self::Broadcast { lanes } => Some(("LANES", f64::from(lanes))),
-            Self::Plain | Self::Workgroup | Self::Subgroup => None,
-        }
-    }
-
-    fn of(gpu: &Gpu) -> Self {
-        Self::choose(gpu.kernel_choice(), gpu.capabilities())
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Broadcast { .. } => "broadcast",
-            Self::Workgroup => "workgroup",
-            Self::Subgroup => "subgroup",
-        }
-    }
-}
-
-/// The variant of each kernel that has more than one.
-pub fn variants(choice: KernelChoice, capabilities: &Capabilities) -> Vec<(&'static str, &'static str)> {
-    let shape = Shape::choose(choice, capabilities);
-    let matmul = if shape == Shape::Subgroup { Shape::Workgroup } else { shape };
-    let attention = match shape {
-        Shape::Broadcast { .. } => shape,
-        Shape::Plain | Shape::Workgroup | Shape::Subgroup => Shape::Workgroup,
-    };
-    vec![
-        ("routed_matvec", shape.name()),
-        ("routed_matmul", matmul.name()),
-        ("row_attention", attention.name()),
-    ]
 }

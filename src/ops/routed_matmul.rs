@@ -1,7 +1,7 @@
 //! Routed linear for many rows: assignments grouped by expert, computed in tiles.
 
 use super::{
-    Access, Activation, Bias, GroupBuffers, Kernel, Matrix, Shape, group::max_tiles, padded, shaders,
+    Access, Activation, Bias, GroupBuffers, Kernel, Matrix, Shape, Shapes, group::max_tiles, padded, shaders,
 };
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
@@ -34,10 +34,11 @@ uniform! {
 /// Rows of a tile in this device's variant, for `rows` assignments spread over `experts`; grouping must cut tiles of
 /// this height. Lower tiles waste less where an expert has few rows.
 pub fn tile_rows(gpu: &Gpu, rows: u32, experts: u32) -> u32 {
-    match Shape::of(gpu) {
+    let Shapes { matmul, tall, .. } = Shapes::of(gpu);
+    match matmul {
         Shape::Plain => 8,
-        Shape::Broadcast { .. } if rows <= 8 * experts => 8,
-        Shape::Broadcast { .. } => 16,
+        Shape::Broadcast { .. } if tall && rows > 8 * experts => 16,
+        Shape::Broadcast { .. } => 8,
         Shape::Workgroup | Shape::Subgroup => 32,
     }
 }
@@ -66,9 +67,13 @@ pub struct RoutedMatmul<'a> {
 
 impl RoutedMatmul<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
+        let tile_rows = tile_rows(recorder.gpu(), self.rows, self.matrix.shape.experts);
+        self.record_as(recorder, Shapes::of(recorder.gpu()).matmul, tile_rows);
+    }
+
+    /// As [`record`](Self::record), in a shape and with tiles that the chooser tries.
+    pub(super) fn record_as(&self, recorder: &mut Recorder, shape_of: Shape, tile_rows: u32) {
         let shape = self.matrix.shape;
-        let tile_rows = tile_rows(recorder.gpu(), self.rows, shape.experts);
-        let shape_of = Shape::of(recorder.gpu());
         // Output quads that a workgroup covers, half of them gates with SwiGLU.
         let (kernel, quads_each) = match shape_of {
             Shape::Plain => (&PLAIN, 16),

@@ -1,6 +1,8 @@
 //! Routed linear for few rows: reads the expert id itself, touches each active weight once.
 
-use super::{Access, Activation, Bias, Kernel, Matrix, QUANTIZED_GROUP, Routes, Shape, padded, shaders};
+use super::{
+    Access, Activation, Bias, Kernel, Matrix, QUANTIZED_GROUP, Routes, Shape, Shapes, padded, shaders,
+};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 const BINDINGS: &[Access] =
@@ -72,9 +74,13 @@ pub struct Beside<'a> {
 
 impl RoutedMatvec<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
+        self.record_as(recorder, Shapes::of(recorder.gpu()).matvec);
+    }
+
+    /// As [`record`](Self::record), in a shape of the kernel that the chooser tries.
+    pub(super) fn record_as(&self, recorder: &mut Recorder, shape_of: Shape) {
         let shape = self.matrix.shape;
         let out_quads = padded(shape.outputs) / 4;
-        let shape_of = Shape::of(recorder.gpu());
         let (kernel, quads_each) = match shape_of {
             Shape::Plain => (&PLAIN, 8),
             Shape::Broadcast { lanes } => (&BROADCAST, lanes),

@@ -8,7 +8,7 @@ use super::{
     session::{Session, SessionLayout},
     yardstick::Yardstick,
 };
-use crate::{Error, Result, gpu::Counters, ops::variants};
+use crate::{Error, Result, gpu::Counters, ops::Shapes};
 
 /// Lengths of the prompts.
 const PROMPTS: [usize; 3] = [16, 128, 512];
@@ -128,7 +128,7 @@ impl Model {
             adapter: capabilities.name.clone(),
             backend: capabilities.backend.clone(),
             driver: capabilities.driver.clone(),
-            kernels: variants(self.gpu.kernel_choice(), capabilities),
+            kernels: Shapes::of(&self.gpu).names(),
             family: info.family.clone(),
             parameters: info.parameters,
             active_parameters: info.active_parameters,

@@ -7,7 +7,7 @@ use crate::{
     Result,
     gpu::Gpu,
     models::{Blueprint, Task, Transformer},
-    ops::{CachePrecision, Precision},
+    ops::{CachePrecision, Precision, choose_kernels},
     weights::{Source, Upload},
 };
 
@@ -84,6 +84,7 @@ impl Model {
         let precision = info.precision(options.precision)?;
         gpu.plan("the model", info.weight_bytes(precision))?;
         gpu.fits("the table of positions", blueprint.spec.position_bytes())?;
+        choose_kernels(gpu).await;
         let requests = blueprint.spec.requests(&blueprint.names);
         let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
         let upload = Upload::new(gpu, &checkpoint, &requests, precision)?;

@@ -13,6 +13,7 @@ use super::{PLAY, PROSE, folder, load};
 
 fn start(folder: &Path, args: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headwise"));
+    command.env("HEADWISE_KERNELS", "tuned");
     command.args(["chat", "--model", folder.to_str().unwrap()]).args(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use headwise::{Counters, Generate, Gpu, GpuOptions, LoadOptions, Model, Source, block_on};
+use headwise::{Counters, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source, block_on};
 use serde_json::Value;
 
 use crate::support::*;
@@ -45,7 +45,7 @@ fn the_object_has_every_row_with_exact_counts_and_its_limit() {
     let left_out = |length| format!("no prompt of {length} tokens: the model's context is 64");
     assert_eq!(remarks, [left_out(128), left_out(512)]);
 
-    let gpu = block_on(Gpu::new(GpuOptions::new())).unwrap();
+    let gpu = block_on(Gpu::new(GpuOptions::new().kernels(KernelChoice::Tuned))).unwrap();
     let options = LoadOptions::new().precision(headwise::Precision::F16);
     let model = block_on(Model::load(&gpu, &Source::folder(TINY), options)).unwrap();
     let prompt = generated(&model, 16, 1);

@@ -21,6 +21,8 @@ pub fn headwise(args: &[&str]) -> Command {
     for name in ["XDG_RUNTIME_DIR", "NO_COLOR", "CLICOLOR_FORCE", "COLORTERM", "RUST_LOG"] {
         command.env_remove(name);
     }
+    // The same kernels in every run.
+    command.env("HEADWISE_KERNELS", "tuned").env("HEADWISE_CACHE", env!("CARGO_TARGET_TMPDIR"));
     command.env("RUST_BACKTRACE", "1").args(args).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -111,7 +111,7 @@ fn a_table_of_positions_that_cannot_be_bound_is_refused_with_numbers() {
 #[test]
 fn a_model_refuses_the_tasks_it_is_not_for() {
     let load = |name: &str, config: &Value| {
-        try_load(KernelChoice::Auto, &folder(name, config, None), LoadOptions::new()).unwrap()
+        try_load(KernelChoice::Tuned, &folder(name, config, None), LoadOptions::new()).unwrap()
     };
     let translator = load("translator", &moa_config());
     let classifier = load("classifier", &vit_config());
@@ -153,7 +153,7 @@ fn a_model_refuses_the_tasks_it_is_not_for() {
 #[test]
 fn a_cancelled_translation_is_an_error() {
     let translator =
-        try_load(KernelChoice::Auto, &folder("cancelled", &moa_config(), None), LoadOptions::new()).unwrap();
+        try_load(KernelChoice::Tuned, &folder("cancelled", &moa_config(), None), LoadOptions::new()).unwrap();
     let cancel = headwise::Cancel::new();
     cancel.cancel();
     let result = block_on(translator.translate_ids(&[&[1]], &Translate::new().cancel(&cancel), |_, _| {}));

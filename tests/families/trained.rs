@@ -17,7 +17,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn load(name: &str) -> Model {
-    try_load(headwise::KernelChoice::Auto, &folder(name), LoadOptions::new()).unwrap()
+    try_load(headwise::KernelChoice::Tuned, &folder(name), LoadOptions::new()).unwrap()
 }
 
 fn id_lists(value: &Value) -> Vec<Vec<u32>> {

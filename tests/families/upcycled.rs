@@ -33,6 +33,6 @@ fn a_mixture_of_equal_models_is_the_model() {
             }
         }
     }
-    let model = try_load(KernelChoice::Auto, &dense.with_file_name("upcycled-shared"), LoadOptions::new());
+    let model = try_load(KernelChoice::Tuned, &dense.with_file_name("upcycled-shared"), LoadOptions::new());
     assert_eq!(model.unwrap().info().family, "bam");
 }

@@ -62,7 +62,7 @@ fn changed(found: &Logits, wanted: &Logits) -> (usize, usize) {
 fn held_out_text_costs_little_more_bits_in_q8_and_q4() {
     let folder = Path::new(crate::command::PROSE);
     let load =
-        |precision| try_load(KernelChoice::Auto, folder, LoadOptions::new().precision(precision)).unwrap();
+        |precision| try_load(KernelChoice::Tuned, folder, LoadOptions::new().precision(precision)).unwrap();
     let model = load(Precision::F16);
     let windows = windows(&model);
     let read = |model: &Model| -> Vec<Logits> {
