@@ -83,12 +83,12 @@ pub fn candidates(family: Family, capabilities: &Capabilities) -> Vec<Candidate>
     shapes.into_iter().flat_map(with_tiles).collect()
 }
 
-/// The index of the fastest candidate, by seconds: the first, unless another needs [`MARGIN`] less. Candidates without a
-/// time lose; without a time of the first there is nothing to compare with.
-pub fn pick(seconds: &[Option<f64>]) -> usize {
-    let Some(&Some(first)) = seconds.first() else { return 0 };
+/// The index of the fastest candidate, by time: the first, unless another needs [`MARGIN`] less. Candidates without a time
+/// lose; without a time of the first there is nothing to compare with.
+pub fn pick(times: &[Option<f64>]) -> usize {
+    let Some(&Some(first)) = times.first() else { return 0 };
     let mut best = (0, first * (1.0 - MARGIN));
-    for (index, &time) in seconds.iter().enumerate().skip(1) {
+    for (index, &time) in times.iter().enumerate().skip(1) {
         if let Some(time) = time.filter(|&time| time < best.1) {
             best = (index, time);
         }
@@ -96,38 +96,37 @@ pub fn pick(seconds: &[Option<f64>]) -> usize {
     best.0
 }
 
-/// A time to beat, where the family's first candidate has one, in seconds.
-pub type Measured = Option<f64>;
-
-/// Measures the candidates of each family, first the shapes by capability, and picks.
+/// Measures the candidates of each family, first the shape by capability, and picks. `measure` gets a family, its first
+/// candidate and one of its candidates, and returns a time in times of the first one's.
 ///
 /// Before each candidate the clock is asked: where what is left of `budget` seconds is less than the slowest candidate so
-/// far took, the rest go without a time. A family without alternatives is not measured.
+/// far took, the rest go without a time. The matvec comes first, whose kernels compile sooner. A family without
+/// alternatives is not measured.
 pub async fn choose(
     capabilities: &Capabilities,
     budget: f64,
     clock: impl Fn() -> f64,
-    mut measure: impl AsyncFnMut(Family, Candidate, Measured) -> Measured,
+    mut measure: impl AsyncFnMut(Family, Candidate, Candidate) -> Option<f64>,
 ) -> Shapes {
-    let families = [Family::Matvec, Family::Matmul];
-    let lists = families.map(|family| candidates(family, capabilities));
-    let mut times = lists.each_ref().map(|list| vec![None; list.len()]);
-    let most = lists.iter().map(Vec::len).max().unwrap_or(0);
-    let turns = (0..most).flat_map(|index| [(0, index), (1, index)]);
     let mut slowest = 0.0_f64;
-    for (family, index) in
-        turns.filter(|&(family, index)| lists[family].len() > 1 && index < lists[family].len())
-    {
-        let before = clock();
-        if before + slowest >= budget {
-            break;
+    let mut picked = Vec::new();
+    for family in [Family::Matvec, Family::Matmul] {
+        let list = candidates(family, capabilities);
+        let mut times = Vec::new();
+        for &candidate in list.iter().filter(|_| list.len() > 1) {
+            let before = clock();
+            if before + slowest >= budget {
+                break;
+            }
+            let time = measure(family, list[0], candidate).await;
+            let took = clock() - before;
+            tracing::debug!(?family, ?candidate, ?time, took, "measured");
+            times.push(time);
+            slowest = slowest.max(took);
         }
-        let to_beat = times[family][0].filter(|_| index > 0);
-        times[family][index] = measure(families[family], lists[family][index], to_beat).await;
-        slowest = slowest.max(clock() - before);
+        picked.push(list[pick(&times)]);
     }
-    let [matvec, matmul] = [0, 1].map(|family| lists[family][pick(&times[family])]);
-    shapes_of(matvec, matmul)
+    shapes_of(picked[0], picked[1])
 }
 
 fn shapes_of(matvec: Candidate, matmul: Candidate) -> Shapes {
@@ -147,7 +146,7 @@ pub async fn choose_kernels(gpu: &Gpu) {
         None => {
             let clock = Clock::start();
             let mut trials = Trials::new(gpu);
-            let measure = async |family, candidate, to_beat| trials.seconds(family, candidate, to_beat).await;
+            let measure = async |family, first, candidate| trials.ratio(family, first, candidate).await;
             let shapes = choose(capabilities, BUDGET, || clock.seconds(), measure).await;
             tracing::info!(?shapes, seconds = clock.seconds(), "measured the kernels");
             Notes::of(&gpu.kernel_memory().place).add(Note::new(capabilities, shapes));

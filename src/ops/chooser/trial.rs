@@ -1,6 +1,6 @@
 //! The work that candidates do against the clock: like a decoded token's, and like a prompt's.
 
-use super::{Candidate, Family, Measured};
+use super::{Candidate, Family};
 use crate::{
     Result,
     gpu::{Buffer, Clock, Gpu, Recorder},
@@ -19,15 +19,15 @@ const PROMPT_WIDTH: u32 = 512;
 /// 64 rows for each expert.
 const PROMPT_TOKENS: u32 = 128;
 
-/// Runs of each candidate, of which the shortest counts. One before them compiles and commits memory.
-const RUNS: usize = 3;
+/// Rounds in which a family's first candidate and another take turns; the shortest run of each counts.
+const ROUNDS: usize = 4;
 /// A run repeats the work until the family's first candidate takes this long, so that the way to the GPU and back, and
 /// clocks of browsers, which tick in tenths of milliseconds, weigh little.
 const SECONDS: f64 = 0.004;
 /// Repetitions at the most.
 const MOST_TURNS: f64 = 32.0;
-/// A candidate whose run takes so many times the first one's has no chance.
-const HOPELESS: f64 = 1.3;
+/// A candidate that needs so many times the first one's time in a round has no chance.
+const HOPELESS: f64 = 1.5;
 
 /// The work of each family, made when it is measured first.
 pub(super) struct Trials<'a> {
@@ -41,19 +41,23 @@ impl<'a> Trials<'a> {
         Self { gpu, matvec: None, matmul: None }
     }
 
-    /// Seconds that a candidate takes for its family's work; none where the device refuses it.
-    pub async fn seconds(&mut self, family: Family, candidate: Candidate, to_beat: Measured) -> Measured {
+    /// The time that a candidate takes for its family's work, in times of the first candidate's; none where the device
+    /// refuses it.
+    pub async fn ratio(&mut self, family: Family, first: Candidate, candidate: Candidate) -> Option<f64> {
         let gpu = self.gpu;
         let work = match family {
             Family::Matvec => &mut self.matvec,
             Family::Matmul => &mut self.matmul,
         };
         let trial = async {
-            let work = match work {
-                Some(work) => work,
-                None => work.insert(Work::new(gpu, family)?),
-            };
-            work.seconds(candidate, to_beat).await
+            match work {
+                Some(work) => work.ratio(first, candidate).await,
+                None => {
+                    let work = work.insert(Work::new(gpu, family)?);
+                    work.measure_turns(first).await?;
+                    Ok(1.0)
+                }
+            }
         };
         gpu.attempt("measuring the kernels", trial).await.ok()
     }
@@ -98,24 +102,28 @@ impl Work {
         })
     }
 
-    async fn seconds(&mut self, candidate: Candidate, to_beat: Measured) -> Result<f64> {
-        if self.family == Family::Matmul {
-            self.group(candidate.tile_rows);
-        }
+    /// Finds out how often to repeat the work.
+    async fn measure_turns(&mut self, first: Candidate) -> Result<()> {
+        // Compiles, and commits memory.
+        self.run(first, 1).await?;
+        let once = self.run(first, 1).await?;
+        self.turns = (SECONDS / once).ceil().clamp(1.0, MOST_TURNS) as u32;
+        Ok(())
+    }
+
+    async fn ratio(&mut self, first: Candidate, candidate: Candidate) -> Result<f64> {
         // Compiles.
         self.run(candidate, 1).await?;
-        if to_beat.is_none() {
-            let once = self.run(candidate, 1).await?;
-            self.turns = (SECONDS / once).ceil().clamp(1.0, MOST_TURNS) as u32;
-        }
-        let mut shortest = f64::INFINITY;
-        for _ in 0..RUNS {
-            shortest = shortest.min(self.run(candidate, self.turns).await?);
-            if to_beat.is_some_and(|first| shortest > HOPELESS * first) {
+        let mut shortest = [f64::INFINITY; 2];
+        for _ in 0..ROUNDS {
+            for (shortest, candidate) in shortest.iter_mut().zip([first, candidate]) {
+                *shortest = shortest.min(self.run(candidate, self.turns).await?);
+            }
+            if shortest[1] > HOPELESS * shortest[0] {
                 break;
             }
         }
-        Ok(shortest)
+        Ok(shortest[1] / shortest[0])
     }
 
     /// Writes what grouping would: each expert's rows, one after the other, in full tiles.
@@ -132,6 +140,9 @@ impl Work {
     }
 
     async fn run(&mut self, candidate: Candidate, turns: u32) -> Result<f64> {
+        if self.family == Family::Matmul {
+            self.group(candidate.tile_rows);
+        }
         let clock = Clock::start();
         for _ in 0..turns {
             self.record(candidate);
