@@ -8,7 +8,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::{
     Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Source,
-    TokenRoutes, Translate, ops::variants,
+    TokenRoutes, Translate, ops::Shapes,
 };
 
 /// A loaded model. `free()` releases its GPU memory.
@@ -22,6 +22,7 @@ pub struct Engine {
 struct Loading {
     #[serde(default)]
     kernels: KernelChoice,
+    remembered: Option<String>,
 }
 
 /// How to generate, from the page's JSON. What is missing keeps the library's default.
@@ -69,12 +70,17 @@ struct Piece {
 #[wasm_bindgen]
 impl Engine {
     /// Loads the model folder at the URL `base`; `on_progress(done, total)` counts bytes. `options` are JSON:
-    /// `kernels` is the name of a [`KernelChoice`], `auto` where it is missing.
+    /// `kernels` is the name of a [`KernelChoice`], `auto` where it is missing; `remembered` is what [`info`](Self::info)
+    /// had by that name before, so that `auto` need not measure again.
     #[wasm_bindgen]
     pub async fn load(base: String, options: String, on_progress: Function) -> Result<Engine, JsError> {
         console_error_panic_hook::set_once();
-        let Loading { kernels } = parse(&options)?;
-        let gpu = Gpu::new(GpuOptions::new().kernels(kernels)).await?;
+        let Loading { kernels, remembered } = parse(&options)?;
+        let mut options = GpuOptions::new().kernels(kernels);
+        if let Some(note) = remembered {
+            options = options.remembered_kernels(note);
+        }
+        let gpu = Gpu::new(options).await?;
         let report = |done: u64, total: u64| {
             // A page that throws while it draws a progress bar does not make the model bad.
             let _ = on_progress.call2(&JsValue::NULL, &(done as f64).into(), &(total as f64).into());
@@ -89,7 +95,7 @@ impl Engine {
         let info = self.model.info();
         let gpu = self.model.gpu();
         let adapter = gpu.capabilities();
-        let kernels: BTreeMap<_, _> = variants(gpu.kernel_choice(), adapter).into_iter().collect();
+        let kernels: BTreeMap<_, _> = Shapes::of(gpu).names().into_iter().collect();
         let mask = info.mask.and_then(|id| self.model.tokenizer().ok()?.token(id));
         serde_json::json!({
             "family": info.family,
@@ -105,6 +111,7 @@ impl Engine {
             "adapter": { "name": adapter.name, "backend": adapter.backend, "type": adapter.kind },
             "subgroups": adapter.subgroups,
             "kernels": kernels,
+            "remembered": gpu.kernels_to_remember(),
         })
         .to_string()
     }

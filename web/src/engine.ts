@@ -14,12 +14,12 @@ export interface Listener {
 
 export class EngineWorker {
   readonly #listener: Listener;
-  readonly #options: LoadOptions;
+  readonly #options: () => LoadOptions;
   #worker: Worker | undefined;
   #unanswered: number | undefined; // when the oldest ping without an answer was sent
   #silent = false; // whether the listener was told so
 
-  constructor(listener: Listener, options: LoadOptions) {
+  constructor(listener: Listener, options: () => LoadOptions) {
     this.#listener = listener;
     this.#options = options;
     setInterval(() => this.#check(), PING_EVERY_MS);
@@ -64,7 +64,7 @@ export class EngineWorker {
   }
 
   #load(base: string) {
-    this.send({ kind: 'load', base, options: this.#options });
+    this.send({ kind: 'load', base, options: this.#options() });
   }
 
   #check() {

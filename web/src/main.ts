@@ -2,6 +2,7 @@
 import './style.css';
 import { part } from './dom';
 import { EngineWorker, type Listener } from './engine';
+import { recall, remember } from './memory';
 import type { Info, Lack, LoadOptions, Reply, TaskName } from './protocol';
 import { watchTabs } from './tabs';
 import { Fill } from './tasks/fill';
@@ -52,7 +53,11 @@ let task: Task | undefined;
 
 /** `?kernels=plain` in the address chooses the shape of the kernels. */
 const kernels = new URLSearchParams(location.search).get('kernels');
-const options: LoadOptions = kernels === null ? {} : { kernels };
+
+function options(): LoadOptions {
+  const remembered = recall();
+  return { ...(kernels !== null && { kernels }), ...(remembered !== null && { remembered }) };
+}
 
 const listener: Listener = {
   reply: onReply,
@@ -143,6 +148,7 @@ function onReady(info: Info) {
   const subgroups = least && `subgroups of ${least === most ? least : `${least} to ${most}`}`;
   adapter.textContent = [name || 'unnamed adapter', backend, type, subgroups].filter(Boolean).join(' · ');
   adapter.title = Object.entries(info.kernels).map(([kernel, variant]) => `${kernel}: ${variant}`).join('\n');
+  if (info.remembered !== null) remember(info.remembered);
   loaded = true;
   task?.ready(info);
   enter('ready');

@@ -3,9 +3,11 @@
 /** The tasks, in the order of the page's tabs. */
 export type TaskName = 'write' | 'translate' | 'fill' | 'see';
 
-/** Which shape of the hot kernels to run; by capability where it is missing. */
 export interface LoadOptions {
+  /** Which shape of the hot kernels to run; measured where it is missing. */
   kernels?: string;
+  /** The `remembered` of an earlier load, which is not measured again. */
+  remembered?: string;
 }
 
 /** How to pick the next token. */
@@ -37,6 +39,8 @@ export interface Info {
   subgroups: [number, number] | null;
   /** The variant that runs of each kernel that has more than one. */
   kernels: Record<string, string>;
+  /** What to hand to the next load, where the kernels were measured. */
+  remembered: string | null;
 }
 
 /** Head experts: `heads[layer][slot]`. */

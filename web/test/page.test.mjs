@@ -7,6 +7,7 @@ import { after, before, describe, test } from 'node:test';
 import { LOAD_MS, Page, RUN_MS } from './page.mjs';
 import { runs } from './promises/engine.mjs';
 import { fills } from './promises/fill.mjs';
+import { remembers } from './promises/memory.mjs';
 import { sees } from './promises/see.mjs';
 import { frees, switches } from './promises/tabs.mjs';
 import { translates } from './promises/translate.mjs';
@@ -46,13 +47,14 @@ describe('page in Chromium', () => {
   before(async () => { browser = await launchChromium(); });
   after(() => browser?.close());
 
-  const open = async () => {
+  const open = async (query = '?kernels=tuned') => {
     const page = await browser.newPage({ reducedMotion: 'reduce', viewport: { width: 900, height: 900 } });
     const opened = new Page(page);
-    await page.goto(server.url);
+    await page.goto(server.url + query);
     return opened;
   };
   runs(() => browser.newPage(), 'chromium');
+  remembers(() => open(''));
   const opened = promises(open, 'chromium');
   frees(opened);
 
@@ -102,13 +104,14 @@ describe('page in Firefox', () => {
   before(async () => { browser = await launchFirefox(); });
   after(() => browser?.close());
 
-  const open = async () => {
+  const open = async (query = '?kernels=tuned') => {
     const page = await browser.newPage();
     const opened = new Page(page);
     await page.setViewport({ width: 900, height: 900 });
-    await page.goto(server.url);
+    await page.goto(server.url + query);
     return opened;
   };
   runs(() => browser.newPage(), 'firefox');
+  remembers(() => open(''));
   promises(open, 'firefox');
 });

@@ -57,12 +57,12 @@ function nativeHeads(ids, layers) {
 
 const all = (variant) => ({ routed_matmul: variant, routed_matvec: variant, row_attention: variant });
 
-/** What runs by the `kernels` that are asked for; nothing asked for is the key ''. */
+/** What runs by the `kernels` that are asked for. */
 const EXPECTED = {
   chromium: {
     subgroups: [4, 4],
     kernels: {
-      '': all('broadcast'),
+      tuned: all('broadcast'),
       broadcast: all('broadcast'),
       plain: { ...all('plain'), row_attention: 'workgroup' },
       workgroup: all('workgroup'),
@@ -72,7 +72,7 @@ const EXPECTED = {
   firefox: {
     subgroups: null,
     kernels: {
-      '': { ...all('plain'), row_attention: 'workgroup' },
+      tuned: { ...all('plain'), row_attention: 'workgroup' },
       auto: { ...all('plain'), row_attention: 'workgroup' },
       broadcast: { ...all('plain'), row_attention: 'workgroup' },
       workgroup: all('workgroup'),
@@ -97,8 +97,8 @@ export function runs(open, browser) {
   const { subgroups, kernels } = EXPECTED[browser];
 
   for (const [asked, running] of Object.entries(kernels)) {
-    test(`writes as the native engine does with ${asked || 'its own choice of'} kernels`, { timeout: LOAD_MS + RUN_MS }, async () => {
-      const options = JSON.stringify(asked ? { kernels: asked } : {});
+    test(`writes as the native engine does with ${asked} kernels`, { timeout: LOAD_MS + RUN_MS }, async () => {
+      const options = JSON.stringify({ kernels: asked });
       const { info, tokens, counted, restored } = await page.evaluate(write, [server.url, options, PROMPT, NEW_TOKENS]);
       assert.deepEqual(info.subgroups, subgroups);
       assert.deepEqual(info.kernels, running);
@@ -117,6 +117,18 @@ export function runs(open, browser) {
       assert.equal(counted.emptySubmissions > 0, browser === 'firefox', `${counted.emptySubmissions} empty submissions`);
     });
   }
+
+  test('runs the kernels that it remembers, and remembers them', { timeout: 2 * LOAD_MS }, async () => {
+    const info = async (options) => (await page.evaluate(write, [server.url, JSON.stringify(options), PROMPT, 1])).info;
+    const note = await info({}).then(({ remembered }) => JSON.parse(remembered));
+    // Not what was measured, in a browser that has a choice.
+    const remembered = JSON.stringify({ ...note, matvec: 'plain' });
+    const again = await info({ remembered });
+    assert.equal(again.remembered, remembered);
+    assert.equal(again.kernels.routed_matvec, 'plain');
+    assert.equal((await info({ kernels: 'tuned', remembered })).remembered, null);
+    assert.equal(JSON.parse((await info({ remembered: 'nonsense' })).remembered).adapter, note.adapter);
+  });
 
   test('refuses kernels that there are not', { timeout: LOAD_MS }, async () => {
     const load = async ([base, options]) => {
