@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, path::Path};
 
 use headwise::{
-    Cancel, Generate, Gpu, GpuOptions, LoadOptions, Model, Source, block_on,
+    Cancel, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source, block_on,
     internal::{Buffer, Pending, Recorder},
 };
 
@@ -13,7 +13,7 @@ const IN_FLIGHT: usize = 4;
 const SMALLEST: u64 = 256;
 
 fn gpu() -> Gpu {
-    let options = GpuOptions::new().default_limits(true);
+    let options = GpuOptions::new().default_limits(true).kernels(KernelChoice::Tuned);
     block_on(Gpu::new(options)).expect("these tests need a GPU adapter: scripts/setup vulkan")
 }
 
