@@ -1,7 +1,8 @@
 // routed_matmul, for many rows on software adapters with subgroups: one lane computes 8 or, TALL, 16 rows × 8 columns in
 // registers, as in the plain variant, and the lanes of a subgroup load the rows' inputs together, a row each.
 // With SWIGLU the 8 columns are 4 of the gate half and the same 4 of the up half.
-// grid   x: column blocks of the part by LANES, y: tiles of at most 8 or 16 rows
+// grid   x: tiles of at most 8 or 16 rows, y: column blocks of the part by LANES: the tiles of an expert follow each other on
+//        the weights of a column block while caches have them
 
 //!include "shared/routed_matmul.wgsl"
 //!include "shared/routed_matmul_registers.wgsl"
@@ -12,11 +13,11 @@ override TALL: bool = true;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let tile = tile_at(group.y);
+    let tile = tile_at(group.x);
     if tile.rows == 0u {
         return;
     }
-    let column_block = group.x * LANES + lane;
+    let column_block = group.y * LANES + lane;
     let w = weight_quads(tile.expert, column_block);
 
     // The rows that this lane loads; with 4 lanes two of each eight.

@@ -111,6 +111,11 @@ impl RoutedMatmul<'_> {
                 experts: shape.experts,
                 tile_rows,
             };
+            let columns = quads.div_ceil(group_quads);
+            let groups = match shape_of {
+                Shape::Broadcast { .. } => [tiles, columns, 1],
+                Shape::Plain | Shape::Workgroup | Shape::Subgroup => [columns, tiles, 1],
+            };
             let (table, order) =
                 self.groups.map_or((self.src, self.src), |groups| (&groups.tiles, &groups.order));
             recorder.dispatch(
@@ -126,7 +131,7 @@ impl RoutedMatmul<'_> {
                         self.bias.buffer().unwrap_or(self.src),
                         self.dst,
                     ],
-                    groups: [quads.div_ceil(group_quads), tiles, 1],
+                    groups,
                     macs: macs * u64::from(self.rows),
                     weight_bytes: self.matrix.expert_bytes(part) * u64::from(self.rows.min(shape.experts)),
                     cache_bytes: 0,
