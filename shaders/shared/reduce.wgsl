@@ -1,7 +1,7 @@
 // Sums over a workgroup of LANES invocations. Every lane gets the same bits: all add the partial sums in
 // lane order.
 
-const LANES: u32 = 64u;
+override LANES: u32 = 64u;
 var<workgroup> partial_sums: array<f32, LANES>;
 
 fn workgroup_sum(lane: u32, value: f32) -> f32 {

@@ -1,6 +1,6 @@
 //! RMSNorm and LayerNorm.
 
-use super::{Access, Kernel, padded, shaders};
+use super::{Access, Kernel, Shapes, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static KERNEL: Kernel = Kernel {
@@ -68,6 +68,7 @@ impl NormRows<'_> {
                     ("LAYER_NORM", f64::from(u8::from(self.kind == NormKind::Layer))),
                     ("ALL_ROWS", all),
                     ("IN_PLACE", in_place),
+                    ("LANES", f64::from(Shapes::of(recorder.gpu()).row_lanes())),
                 ],
                 buffers: &[x, self.weights, rows, self.y],
                 groups: [1, self.count, 1],

@@ -1,6 +1,6 @@
 //! Norm, linear router and choice, in one kernel.
 
-use super::{Access, ExpertChoice, Kernel, NormKind, Routes, padded, shaders};
+use super::{Access, ExpertChoice, Kernel, NormKind, Routes, Shapes, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static KERNEL: Kernel = Kernel {
@@ -20,9 +20,6 @@ pub static KERNEL: Kernel = Kernel {
 
 /// Experts a router may choose from; the size of the kernel's score memory.
 pub const MAX_EXPERTS: u32 = 256;
-
-/// Lanes of the kernel's workgroup.
-const LANES: u32 = 64;
 
 uniform! {
     struct Params {
@@ -83,18 +80,20 @@ impl NormRouter<'_> {
             RouterInput::Normed { kind: NormKind::Layer, eps, weights, x, xn } => (2.0, eps, weights, x, xn),
             RouterInput::AsIs { xn, spare } => (0.0, 0.0, xn, xn, spare),
         };
+        let lanes = Shapes::of(recorder.gpu()).row_lanes();
         let params = Params {
             quads: padded(self.width) / 4,
             width: self.width,
             experts: self.choice.experts,
             rows,
             top_k: self.choice.top_k,
-            team: LANES / rows.next_power_of_two().min(LANES),
+            team: lanes / rows.next_power_of_two().min(lanes),
             first: self.routes.first,
             first_score: self.routes.first_score,
             eps,
         };
-        let mut constants = vec![("NORM", norm), ("BIAS", f64::from(u8::from(self.bias.is_some())))];
+        let bias = f64::from(u8::from(self.bias.is_some()));
+        let mut constants = vec![("NORM", norm), ("BIAS", bias), ("LANES", f64::from(lanes))];
         constants.extend(self.choice.constants());
         recorder.dispatch(
             &params,

@@ -93,6 +93,15 @@ impl Shapes {
         Chosen::of(gpu).shapes
     }
 
+    /// Lanes that share a row of a norm or a router, as `LANES` of `shaders/shared/reduce.wgsl`: few on software adapters,
+    /// where a barrier is a loop over all of them.
+    pub(super) fn row_lanes(&self) -> u32 {
+        match self.matvec {
+            Shape::Plain | Shape::Broadcast { .. } => 8,
+            Shape::Workgroup | Shape::Subgroup => 64,
+        }
+    }
+
     /// The variant of each kernel that has more than one.
     pub fn names(&self) -> Vec<(&'static str, &'static str)> {
         vec![
