@@ -21,7 +21,8 @@ pub const VARIANTS: [(&str, KernelChoice); 4] = [
 ];
 
 /// Ways to store weights.
-pub const PRECISIONS: [(&str, Precision); 2] = [("f32", Precision::F32), ("f16", Precision::F16)];
+pub const PRECISIONS: [(&str, Precision); 4] =
+    [("f32", Precision::F32), ("f16", Precision::F16), ("q8", Precision::Q8), ("q4", Precision::Q4)];
 
 /// Opens the adapter with one shape of the hot kernels.
 pub fn open(kernels: KernelChoice) -> Gpu {

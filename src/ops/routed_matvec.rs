@@ -87,40 +87,16 @@ impl RoutedMatvec<'_> {
             Shape::Workgroup => (&WORKGROUP, 1),
             Shape::Subgroup => (&SUBGROUP, 1),
         };
-        let mut constants = vec![
-            ("WEIGHT_FORMAT", self.matrix.precision.format()),
-            ("ROUTED", f64::from(u8::from(self.routes.is_some()))),
-            ("GATED", f64::from(u8::from(self.gated))),
-            ("BIAS", f64::from(u8::from(self.bias.buffer().is_some()))),
-            ("EXPERT_BIAS", f64::from(u8::from(matches!(self.bias, Bias::OfExpert(_))))),
-            ("ACTIVATION", self.activation.code()),
-            ("SWIGLU", f64::from(u8::from(shape.halves == 2))),
-            ("RESIDUAL", f64::from(u8::from(self.residual))),
-            ("BESIDE", f64::from(u8::from(self.beside.is_some()))),
-        ];
-        if let Some(lanes) = shape_of.lanes() {
-            let rest = !padded(shape.inputs).is_multiple_of(QUANTIZED_GROUP);
-            constants.extend([lanes, ("REST", f64::from(u8::from(rest)))]);
-        }
+        let constants = self.constants(shape_of);
         let spare = recorder.spare();
         for part in &self.matrix.parts {
-            let (quads, mut macs) = part.quads_and_macs(&shape);
-            macs *= u64::from(self.rows) * u64::from(self.slots);
-            let mut weight_bytes =
-                self.matrix.expert_bytes(part) * u64::from(self.rows) * u64::from(self.slots);
+            let (quads, macs) = part.quads_and_macs(&shape);
+            let assignments = u64::from(self.rows) * u64::from(self.slots);
             let own_groups = quads.div_ceil(quads_each);
-            let (mut weights, mut beside_dst) = (part.buffer.clone(), &spare);
-            let (mut beside_first, mut beside_rows, mut beside_quads) = (0, 1, 0);
-            if let Some(Beside { matrix, dst }) = self.beside {
-                let rows = u64::from(self.rows / self.src_div);
-                macs += rows * matrix.shape.macs();
-                weight_bytes += rows * matrix.row_bytes() * u64::from(matrix.shape.outputs);
-                if let [behind] = &matrix.parts[..] {
-                    beside_first = (behind.buffer.first_byte() / 16) as u32;
-                }
-                (beside_rows, beside_quads) = (matrix.shape.outputs, padded(matrix.shape.outputs) / 4);
-                (weights, beside_dst) = (weights.whole(), dst);
-            }
+            let (weights, second, beside_dst) = match self.beside {
+                None => (part.buffer.clone(), Second::NONE, &spare),
+                Some(beside) => (part.buffer.whole(), beside.of(self.rows / self.src_div), beside.dst),
+            };
             let params = Params {
                 rows: self.rows,
                 slots: self.slots,
@@ -133,9 +109,9 @@ impl RoutedMatvec<'_> {
                 experts: shape.experts,
                 first: self.routes.map_or(0, |routes| routes.first),
                 own_groups,
-                beside_first,
-                beside_rows,
-                beside_quads,
+                beside_first: second.first,
+                beside_rows: second.rows,
+                beside_quads: second.quads,
             };
             let (chosen, gates) =
                 self.routes.map_or((self.src, self.src), |routes| (routes.chosen, routes.gates));
@@ -153,12 +129,61 @@ impl RoutedMatvec<'_> {
                         self.dst,
                         beside_dst,
                     ],
-                    groups: [own_groups + beside_quads.div_ceil(quads_each), self.rows, 1],
-                    macs,
-                    weight_bytes,
+                    groups: [own_groups + second.quads.div_ceil(quads_each), self.rows, 1],
+                    macs: assignments * macs + second.macs,
+                    weight_bytes: assignments * self.matrix.expert_bytes(part) + second.weight_bytes,
                     cache_bytes: 0,
                 },
             );
+        }
+    }
+    fn constants(&self, shape_of: Shape) -> Vec<(&'static str, f64)> {
+        let flag = |on: bool| f64::from(u8::from(on));
+        let shape = self.matrix.shape;
+        let mut constants = vec![
+            ("WEIGHT_FORMAT", self.matrix.precision.format()),
+            ("ROUTED", flag(self.routes.is_some())),
+            ("GATED", flag(self.gated)),
+            ("BIAS", flag(self.bias.buffer().is_some())),
+            ("EXPERT_BIAS", flag(matches!(self.bias, Bias::OfExpert(_)))),
+            ("ACTIVATION", self.activation.code()),
+            ("SWIGLU", flag(shape.halves == 2)),
+            ("RESIDUAL", flag(self.residual)),
+            ("BESIDE", flag(self.beside.is_some())),
+        ];
+        if let Some(lanes) = shape_of.lanes() {
+            let rest = !padded(shape.inputs).is_multiple_of(QUANTIZED_GROUP);
+            constants.extend([lanes, ("REST", flag(rest))]);
+        }
+        constants
+    }
+}
+
+/// The second product in numbers.
+struct Second {
+    /// The vec4 where its weights start.
+    first: u32,
+    rows: u32,
+    quads: u32,
+    macs: u64,
+    weight_bytes: u64,
+}
+
+impl Second {
+    const NONE: Self = Self { first: 0, rows: 1, quads: 0, macs: 0, weight_bytes: 0 };
+}
+
+impl Beside<'_> {
+    /// For so many rows of `src`.
+    fn of(&self, tokens: u32) -> Second {
+        let Matrix { shape, parts, .. } = self.matrix;
+        let first_byte = parts.first().map_or(0, |behind| behind.buffer.first_byte());
+        Second {
+            first: (first_byte / 16) as u32,
+            rows: shape.outputs,
+            quads: padded(shape.outputs) / 4,
+            macs: u64::from(tokens) * shape.macs(),
+            weight_bytes: u64::from(tokens) * self.matrix.row_bytes() * u64::from(shape.outputs),
         }
     }
 }
