@@ -136,7 +136,7 @@ fn each_family_gets_its_fastest_shape() {
     let names = shapes.names();
     assert_eq!(
         names,
-        [("routed_matvec", "plain"), ("routed_matmul", "broadcast"), ("row_attention", "workgroup")]
+        [("routed_matvec", "plain"), ("routed_matmul", "broadcast"), ("row_attention", "broadcast")]
     );
     assert!(!shapes.tall);
     assert_eq!(

@@ -15,8 +15,9 @@ use trial::Trials;
 /// Seconds that a whole choice may take, compiling included.
 const BUDGET: f64 = 0.3;
 
-/// A candidate replaces the shape by capability if it takes this share less time, so that noise decides nothing.
-pub const MARGIN: f64 = 0.1;
+/// A candidate replaces the shape by capability if it takes this share less time in every round, so that noise decides
+/// nothing: the choice is kept.
+pub const MARGIN: f64 = 0.15;
 
 /// Times the slowest matvec that the first matmul is expected to take: what compiling it takes on Mesa's software driver
 /// (0.27 s against 0.09).
@@ -131,12 +132,12 @@ pub async fn choose(
         expected = MATMUL_COST * slowest;
         picked.push(list[pick(&times)]);
     }
-    shapes_of(picked[0], picked[1])
+    shapes_of(capabilities, picked[0], picked[1])
 }
 
-fn shapes_of(matvec: Candidate, matmul: Candidate) -> Shapes {
+fn shapes_of(capabilities: &Capabilities, matvec: Candidate, matmul: Candidate) -> Shapes {
     let low = matches!(matmul.shape, Shape::Broadcast { .. }) && matmul.tile_rows == 8;
-    Shapes::with(matvec.shape, matmul.shape, !low)
+    Shapes::by_capability(KernelChoice::Tuned, capabilities).with(matvec.shape, matmul.shape, !low)
 }
 
 /// Finds out which shapes `gpu` runs, if that is to be measured and not settled yet: from its notes, or by measuring,

@@ -75,16 +75,17 @@ impl Shapes {
     pub fn by_capability(choice: KernelChoice, capabilities: &Capabilities) -> Self {
         let shape = Shape::single(choice, capabilities);
         let matmul = if shape == Shape::Subgroup { Shape::Workgroup } else { shape };
-        Self::with(shape, matmul, true)
-    }
-
-    /// Attention follows the matvec: both live on broadcasts that cost less than loads, or do without.
-    pub(super) fn with(matvec: Shape, matmul: Shape, tall: bool) -> Self {
-        let attention = match matvec {
-            Shape::Broadcast { .. } => matvec,
+        let attention = match shape {
+            Shape::Broadcast { .. } => shape,
             Shape::Plain | Shape::Workgroup | Shape::Subgroup => Shape::Workgroup,
         };
-        Self { matvec, matmul, tall, attention }
+        Self { matvec: shape, matmul, tall: true, attention }
+    }
+
+    /// Attention stays by capability whatever is measured of the others: what it lives on, broadcasts that cost less than
+    /// loads, is the subgroups' and not theirs.
+    pub(super) fn with(self, matvec: Shape, matmul: Shape, tall: bool) -> Self {
+        Self { matvec, matmul, tall, ..self }
     }
 
     /// What this device runs: as chosen when its first model was loaded, and by capability where a kernel runs before.

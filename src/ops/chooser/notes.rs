@@ -33,7 +33,7 @@ pub(super) struct Note {
 
 impl Note {
     pub fn new(capabilities: &Capabilities, shapes: Shapes) -> Self {
-        let fits = |candidate: &Candidate| shapes_of(matvec_of(shapes), *candidate) == shapes;
+        let fits = |candidate: &Candidate| shapes_of(capabilities, matvec_of(shapes), *candidate) == shapes;
         let matmul = candidates(Family::Matmul, capabilities).into_iter().find(fits);
         Self {
             adapter: key(capabilities),
@@ -63,7 +63,7 @@ impl Note {
             return None;
         }
         let matvec = find(Family::Matvec, &self.matvec, 1)?;
-        Some(shapes_of(matvec, find(Family::Matmul, &self.matmul, self.tile_rows)?))
+        Some(shapes_of(capabilities, matvec, find(Family::Matmul, &self.matmul, self.tile_rows)?))
     }
 }
 

@@ -19,15 +19,16 @@ const PROMPT_WIDTH: u32 = 512;
 /// 64 rows for each expert.
 const PROMPT_TOKENS: u32 = 128;
 
-/// Rounds in which a family's first candidate and another take turns; the shortest run of each counts.
+/// Rounds in which a family's first candidate and another take turns; the other's worst round counts, so that a program
+/// that disturbs the first one's run does not decide for good.
 const ROUNDS: usize = 4;
 /// A run repeats the work until the family's first candidate takes this long, so that the way to the GPU and back, and
 /// clocks of browsers, which tick in tenths of milliseconds, weigh little.
 const SECONDS: f64 = 0.004;
 /// Repetitions at the most.
 const MOST_TURNS: f64 = 32.0;
-/// A candidate that needs so many times the first one's time in a round has no chance.
-const HOPELESS: f64 = 1.5;
+/// A candidate that needs so many times the first one's time in a round has lost.
+const HOPELESS: f64 = 1.0;
 
 /// The work of each family, made when it is measured first.
 pub(super) struct Trials<'a> {
@@ -114,16 +115,15 @@ impl Work {
     async fn ratio(&mut self, first: Candidate, candidate: Candidate) -> Result<f64> {
         // Compiles.
         self.run(candidate, 1).await?;
-        let mut shortest = [f64::INFINITY; 2];
+        let mut worst: f64 = 0.0;
         for _ in 0..ROUNDS {
-            for (shortest, candidate) in shortest.iter_mut().zip([first, candidate]) {
-                *shortest = shortest.min(self.run(candidate, self.turns).await?);
-            }
-            if shortest[1] > HOPELESS * shortest[0] {
+            let own = self.run(first, self.turns).await?;
+            worst = worst.max(self.run(candidate, self.turns).await? / own);
+            if worst > HOPELESS {
                 break;
             }
         }
-        Ok(shortest[1] / shortest[0])
+        Ok(worst)
     }
 
     /// Writes what grouping would: each expert's rows, one after the other, in full tiles.
