@@ -49,7 +49,7 @@ pub enum NotePlace {
 #[serde(rename_all = "lowercase")]
 pub enum KernelChoice {
     /// Measured once on an adapter and driver, in under 300 ms, and remembered: the shape by capability, or another that
-    /// beats it there by a tenth or more.
+    /// takes a seventh less time there.
     ///
     /// Every shape computes the same formulas, but sums in its own order, so the last bits differ from one to another. As
     /// long as the choice is remembered, results are the same bits in every run; programs that compare bits over machines

@@ -82,6 +82,10 @@ impl Pipeline {
 pub(super) fn compile<'a>(gpu: &Gpu, pipelines: impl Iterator<Item = &'a Arc<Pipeline>>) {
     let mut missing: Vec<&Arc<Pipeline>> =
         pipelines.filter(|pipeline| pipeline.raw.get().is_none()).collect();
+    if missing.is_empty() {
+        // As for nearly every submission: asking for the cores reads files.
+        return;
+    }
     missing.sort_by_key(|pipeline| Arc::as_ptr(pipeline));
     missing.dedup_by_key(|pipeline| Arc::as_ptr(pipeline));
     // Long ones first, so that none is left over at the end.

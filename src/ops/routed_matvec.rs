@@ -137,6 +137,7 @@ impl RoutedMatvec<'_> {
             );
         }
     }
+
     fn constants(&self, shape_of: Shape) -> Vec<(&'static str, f64)> {
         let flag = |on: bool| f64::from(u8::from(on));
         let shape = self.matrix.shape;

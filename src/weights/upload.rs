@@ -101,7 +101,7 @@ impl<'a> Upload<'a> {
         let mut wanted: Vec<&TensorInfo> = Vec::new();
         for request in requests {
             if let (Form::Matrix(..), Some(tensor)) = (request.form, checkpoint.packed(&request.key())) {
-                // Quantised by the file: rows as the GPU has them.
+                // Quantised by the file: rows in the matrix's precision.
                 targets.entry(tensor.name.as_str()).or_default().push(Target::packed(request));
                 wanted.push(tensor);
                 continue;
@@ -276,7 +276,7 @@ impl Window {
 /// What has come of a tensor and cannot be written yet.
 enum Staging {
     Nothing,
-    /// Rows come as the GPU has them.
+    /// Rows come in the matrix's precision.
     Packed,
     Matrix(Box<(Placer<f32>, Placer<u16>)>),
     /// `[rows, width]`
