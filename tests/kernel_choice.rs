@@ -9,7 +9,8 @@ use std::{
 use headwise::{
     Capabilities, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source, block_on,
     internal::{
-        Candidate, Family, MARGIN, NotePlace, Notes, Shape, Shapes, candidates, choose, choose_kernels, pick,
+        Candidate, Family, MARGIN, NotePlace, Notes, Packed, Shape, Shapes, candidates, choose,
+        choose_kernels, pick,
     },
 };
 
@@ -159,6 +160,61 @@ fn refused_candidates_and_equal_ones_change_nothing() {
     }
 }
 
+/// On a GPU with 16-bit floats, where they are quicker, and 8-bit integers, too.
+#[test]
+fn coarse_products_are_for_weights_as_coarse_on_gpus_where_they_win() {
+    let gpu = Capabilities { shader_f16: true, ..capabilities(false, Some((32, 32))) };
+    let quick = |_, candidate: Candidate| {
+        Some(match candidate.shape {
+            Shape::F16 => 0.5,
+            Shape::Packed => 0.25,
+            _ => 1.0,
+        })
+    };
+    let (shapes, measured) = chosen(&gpu, 100.0, quick);
+    let names: Vec<&str> = shapes.names().iter().map(|(_, name)| *name).collect();
+    assert_eq!(names, ["subgroup", "f16", "workgroup", "packed", "packed"]);
+    // Each beside what won without them.
+    let quantized: Vec<_> = measured
+        .iter()
+        .filter(|(family, ..)| matches!(family, Family::QuantizedMatvec | Family::QuantizedMatmul))
+        .collect();
+    assert_eq!(
+        quantized,
+        [
+            &(Family::QuantizedMatvec, "subgroup", 1),
+            &(Family::QuantizedMatvec, "packed", 1),
+            &(Family::QuantizedMatmul, "f16", 32),
+            &(Family::QuantizedMatmul, "packed", 32),
+        ]
+    );
+
+    // Tiles are cut before it is known which weights they are for: not packed where other products have lower tiles.
+    let (shapes, _) = chosen(&gpu, 100.0, |family, candidate| match (family, candidate.shape) {
+        (Family::Matmul, Shape::Plain) => Some(0.1),
+        _ => quick(family, candidate),
+    });
+    assert_eq!((shapes.matmul, shapes.packed), (Shape::Plain, Packed { matvec: true, matmul: false }));
+
+    // Without 16-bit floats, and on software adapters, neither is tried.
+    let without = |adapter: &Capabilities| {
+        let (shapes, measured) = chosen(adapter, 100.0, quick);
+        assert_eq!(shapes.packed.matvec, measured.iter().any(|(_, name, _)| *name == "packed"));
+        measured.iter().all(|(_, name, _)| *name != "f16")
+    };
+    assert!(without(&capabilities(false, Some((32, 32)))));
+    let software = Capabilities { shader_f16: true, ..capabilities(true, Some((8, 8))) };
+    assert!(without(&software));
+    assert_eq!(chosen(&software, 100.0, quick).0.packed, Packed::default());
+
+    // By capability only who asks for them has them.
+    for choice in [KernelChoice::Tuned, KernelChoice::Subgroup, KernelChoice::Workgroup, KernelChoice::Plain]
+    {
+        let shapes = Shapes::by_capability(choice, &gpu);
+        assert!(shapes.packed == Packed::default() && shapes.matmul != Shape::F16, "{choice:?}");
+    }
+}
+
 #[test]
 fn the_budget_ends_the_measurement() {
     let adapter = capabilities(true, Some((8, 8)));
@@ -233,6 +289,11 @@ fn a_note_on_something_else_is_not_believed() {
         json[field] = if field == "tile_rows" { 7.into() } else { "no such kernel".into() };
         assert!(says(&format!("[{json}]")).is_none(), "{json}");
     }
+    for field in ["packed_matvec", "packed_matmul"].into_iter().filter(|_| adapter.software) {
+        let mut json: serde_json::Value = serde_json::from_str(&note).unwrap();
+        json[field] = true.into();
+        assert!(says(&format!("[{json}]")).is_none(), "{json}");
+    }
 }
 
 #[test]
@@ -275,7 +336,7 @@ fn broken_notes_from_a_program_are_measured_anew() {
         "nonsense",
         "{}",
         "[]",
-        "{\"adapter\":\"\",\"matmul\":\"plain\",\"matvec\":\"plain\",\"tile_rows\":8}",
+        "{\"adapter\":\"\",\"matmul\":\"plain\",\"matvec\":\"plain\",\"packed_matmul\":false,\"packed_matvec\":false,\"tile_rows\":8}",
     ] {
         choose_with(GpuOptions::new().without_kernel_cache().remembered_kernels(note));
     }
@@ -286,7 +347,10 @@ fn notes_on_other_adapters_stay_and_old_ones_go() {
     let folder = folder("others");
     let file = folder.join("kernels.json");
     let other = |index: u32| {
-        format!("{{\"adapter\":\"{index}\",\"matmul\":\"plain\",\"matvec\":\"plain\",\"tile_rows\":8}}")
+        format!(
+            "{{\"adapter\":\"{index}\",\"matmul\":\"plain\",\"matvec\":\"plain\",\
+             \"packed_matmul\":false,\"packed_matvec\":false,\"tile_rows\":8}}"
+        )
     };
     let others: Vec<String> = (0..40).map(other).collect();
     fs::write(&file, format!("[{}]", others.join(","))).unwrap();

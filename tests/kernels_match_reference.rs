@@ -1,7 +1,8 @@
 //! Every kernel, in every variant, computes what its f64 oracle in `tests/reference/` says: within 1e-5, see
 //! [`support::assert_close`], over random shapes, on a device with WebGPU's default limits.
 //!
-//! Weights stored as f16 are rounded before the oracle sees them, so the same tolerance holds. Besides the
+//! Kernels that round inputs to f16 or 8 bits are held to what that rounding may cost each output instead
+//! (`kernels/rounding.rs`). Weights stored as f16 are rounded before the oracle sees them, so the same tolerance holds. Besides the
 //! values, every kernel is held to its manners: rows that are not its own stay untouched, the padding of its
 //! rows is zero, ids out of range do no harm, and the same input gives the same bits.
 //!
@@ -14,6 +15,7 @@ mod kernels {
     mod attention;
     mod device;
     mod linear;
+    mod rounding;
     mod routing;
     mod rows;
     mod sampling;

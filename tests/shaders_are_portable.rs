@@ -49,7 +49,12 @@ fn is_subgroup(kernel: &Kernel) -> bool {
     kernel.name.ends_with(".subgroup") || kernel.name.ends_with(".broadcast")
 }
 
-/// Parses and validates with no feature beyond WebGPU's core, and subgroups only where the name says so.
+/// May compute in 16-bit floats.
+fn is_f16(kernel: &Kernel) -> bool {
+    kernel.name.ends_with(".f16")
+}
+
+/// Parses and validates with no feature beyond WebGPU's core, and subgroups and 16-bit floats only where the name says so.
 fn validate(kernel: &Kernel) -> (Module, ModuleInfo) {
     let name = kernel.name;
     let module = naga::front::wgsl::parse_str(kernel.source)
@@ -58,6 +63,9 @@ fn validate(kernel: &Kernel) -> (Module, ModuleInfo) {
     let mut capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     if is_subgroup(kernel) {
         capabilities |= Capabilities::SUBGROUP;
+    }
+    if is_f16(kernel) {
+        capabilities |= Capabilities::SHADER_FLOAT16;
     }
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());

@@ -68,7 +68,8 @@ pub struct ModelArgs {
     /// How the key/value cache holds its numbers; f16 takes half the memory
     #[arg(long, value_enum, default_value = "f32")]
     kv_cache: KvCacheArg,
-    /// Shape of the hot kernels: auto measures once and remembers, tuned goes by capability; the last three are single shapes
+    /// Shape of the hot kernels: auto measures once and remembers, tuned goes by capability; the others are single shapes,
+    /// of which f16 and packed (8-bit integers) round the inputs of weights that are stored as coarsely
     #[arg(long, value_enum, default_value = "auto", env = "HEADWISE_KERNELS", hide_env = true)]
     kernels: KernelsArg,
     /// Refuse to use more GPU memory than this, such as 2GiB
@@ -98,6 +99,8 @@ enum KernelsArg {
     Broadcast,
     Workgroup,
     Subgroup,
+    F16,
+    Packed,
 }
 
 /// Continue a text
@@ -292,6 +295,8 @@ impl ModelArgs {
             KernelsArg::Broadcast => KernelChoice::Broadcast,
             KernelsArg::Workgroup => KernelChoice::Workgroup,
             KernelsArg::Subgroup => KernelChoice::Subgroup,
+            KernelsArg::F16 => KernelChoice::F16,
+            KernelsArg::Packed => KernelChoice::Packed,
         };
         let mut options = GpuOptions::new().adapter(shared.selection()).kernels(kernels);
         if let Some(limit) = self.memory_limit {

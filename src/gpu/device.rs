@@ -51,8 +51,9 @@ pub enum KernelChoice {
     /// Measured once on an adapter and driver, in under 300 ms, and remembered: the shape by capability, or another that
     /// takes a seventh less time there.
     ///
-    /// Every shape computes the same formulas, but sums in its own order, so the last bits differ from one to another. As
-    /// long as the choice is remembered, results are the same bits in every run; programs that compare bits over machines
+    /// Every shape computes the same formulas, but sums in its own order, so the last bits differ from one to another. On GPUs
+    /// that take a seventh less time for them, this includes the coarser products of [`F16`](Self::F16) and
+    /// [`Packed`](Self::Packed), for weights that are stored as coarsely; `Tuned` has none of them. As long as the choice is remembered, results are the same bits in every run; programs that compare bits over machines
     /// or without a memory want one of the other values.
     #[default]
     Auto,
@@ -68,6 +69,12 @@ pub enum KernelChoice {
     Workgroup,
     /// As `Workgroup`, with subgroup operations where a kernel has them.
     Subgroup,
+    /// As `Subgroup`, but prompts of weights that are stored in 16 bits or fewer are multiplied in 16-bit floats, where the
+    /// adapter has them. Sums over more than 8 products are f32.
+    F16,
+    /// As `Subgroup`, but quantised weights are multiplied as 8-bit integers, with inputs that are rounded to 8 bits in blocks
+    /// of 8 or 16.
+    Packed,
 }
 
 impl GpuOptions {

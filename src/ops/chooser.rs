@@ -5,7 +5,7 @@ mod trial;
 
 use serde::Serialize;
 
-use super::{Shape, Shapes};
+use super::{Packed, Shape, Shapes};
 use crate::gpu::{Capabilities, Clock, Gpu, KernelChoice, KernelMemory};
 
 use notes::Note;
@@ -49,6 +49,10 @@ pub enum Family {
     Matvec,
     /// Routed linear for many.
     Matmul,
+    /// The first with quantised weights.
+    QuantizedMatvec,
+    /// The second with quantised weights.
+    QuantizedMatmul,
 }
 
 /// A shape that may be the fastest of its family.
@@ -61,24 +65,27 @@ pub struct Candidate {
 
 /// The shape by capability, then the others that this device can run and that can win.
 ///
-/// Workgroup memory cannot win on software adapters, which run a barrier as a loop over all lanes.
+/// Workgroup memory cannot win on software adapters, which run a barrier as a loop over all lanes and emulate 16-bit floats.
+/// Matvecs have no f16 variant: they wait for weights.
 pub fn candidates(family: Family, capabilities: &Capabilities) -> Vec<Candidate> {
     let by_capability = Shapes::by_capability(KernelChoice::Tuned, capabilities);
     let broadcast = Shape::broadcast(capabilities);
     let (first, tiles): (Shape, fn(Shape) -> &'static [u32]) = match family {
-        Family::Matvec => (by_capability.matvec, |_| &[1]),
-        Family::Matmul => (by_capability.matmul, |shape| match shape {
+        Family::Matvec | Family::QuantizedMatvec => (by_capability.matvec, |_| &[1]),
+        Family::Matmul | Family::QuantizedMatmul => (by_capability.matmul, |shape| match shape {
             Shape::Plain => &[8],
             Shape::Broadcast { .. } => &[16, 8],
-            Shape::Workgroup | Shape::Subgroup => &[32],
+            Shape::Workgroup | Shape::Subgroup | Shape::F16 | Shape::Packed => &[32],
         }),
     };
-    let mut shapes = vec![first];
-    let others: &[Shape] = if capabilities.software {
-        &[broadcast, Shape::Plain]
-    } else {
-        &[Shape::Workgroup, broadcast, Shape::Plain]
+    let others: &[Shape] = match family {
+        Family::QuantizedMatvec | Family::QuantizedMatmul if capabilities.software => &[],
+        Family::QuantizedMatvec | Family::QuantizedMatmul => &[Shape::Packed],
+        _ if capabilities.software => &[broadcast, Shape::Plain],
+        Family::Matmul if capabilities.shader_f16 => &[Shape::F16, broadcast, Shape::Plain],
+        _ => &[Shape::Workgroup, broadcast, Shape::Plain],
     };
+    let mut shapes = vec![first];
     for &other in others {
         if !shapes.contains(&other) {
             shapes.push(other);
@@ -105,39 +112,49 @@ pub fn pick(times: &[Option<f64>]) -> usize {
 /// candidate and one of its candidates, and returns a time in times of the first one's.
 ///
 /// Before each candidate the clock is asked: where what is left of `budget` seconds is less than the slowest candidate so
-/// of its family took, the rest go without a time. The matvec comes first, whose kernels compile sooner; where they did so
-/// slowly that the matmul's would not fit, these are left alone. A family without alternatives is not measured.
+/// far of matvecs or of matmuls took, the rest of the family go without a time. The matvec comes first, whose kernels compile
+/// sooner; where they did so slowly that the matmul's would not fit, these are left alone. A family without alternatives is
+/// not measured. With quantised weights, the first candidate is the one picked without.
 pub async fn choose(
     capabilities: &Capabilities,
     budget: f64,
     clock: impl Fn() -> f64,
     mut measure: impl AsyncFnMut(Family, Candidate, Candidate) -> Option<f64>,
 ) -> Shapes {
-    let mut expected = 0.0;
-    let mut picked = Vec::new();
-    for family in [Family::Matvec, Family::Matmul] {
-        let list = candidates(family, capabilities);
-        let (mut times, mut slowest) = (Vec::new(), 0.0_f64);
+    // Of matvecs and of matmuls.
+    let (mut picked, mut slowest) = (Vec::<Candidate>::new(), [0.0_f64; 2]);
+    let families = [Family::Matvec, Family::Matmul, Family::QuantizedMatvec, Family::QuantizedMatmul];
+    for (index, family) in families.into_iter().enumerate() {
+        let mut list = candidates(family, capabilities);
+        if let Some(&float) = picked.get(index.wrapping_sub(2)) {
+            // Tiles are cut before anybody knows which weights they are for.
+            let packed = |one: &Candidate| one.shape == Shape::Packed && one.tile_rows == float.tile_rows;
+            list = std::iter::once(float).chain(list.into_iter().filter(packed)).collect();
+        }
+        let kind = index % 2;
+        let mut expected = if family == Family::Matmul { MATMUL_COST * slowest[0] } else { slowest[kind] };
+        let mut times = Vec::new();
         for &candidate in list.iter().filter(|_| list.len() > 1) {
             let before = clock();
-            if before + if times.is_empty() { expected } else { slowest } >= budget {
+            if before + expected >= budget {
                 break;
             }
             let time = measure(family, list[0], candidate).await;
             let took = clock() - before;
             tracing::debug!(?family, ?candidate, ?time, took, "measured");
             times.push(time);
-            slowest = slowest.max(took);
+            slowest[kind] = slowest[kind].max(took);
+            expected = slowest[kind];
         }
-        expected = MATMUL_COST * slowest;
         picked.push(list[pick(&times)]);
     }
-    shapes_of(capabilities, picked[0], picked[1])
+    let packed = |index: usize| picked[index].shape == Shape::Packed;
+    shapes_of(capabilities, picked[0], picked[1], Packed { matvec: packed(2), matmul: packed(3) })
 }
 
-fn shapes_of(capabilities: &Capabilities, matvec: Candidate, matmul: Candidate) -> Shapes {
+fn shapes_of(capabilities: &Capabilities, matvec: Candidate, matmul: Candidate, packed: Packed) -> Shapes {
     let low = matches!(matmul.shape, Shape::Broadcast { .. }) && matmul.tile_rows == 8;
-    Shapes::by_capability(KernelChoice::Tuned, capabilities).with(matvec.shape, matmul.shape, !low)
+    Shapes::by_capability(KernelChoice::Tuned, capabilities).with(matvec.shape, matmul.shape, !low, packed)
 }
 
 /// Finds out which shapes `gpu` runs, if that is to be measured and not settled yet: from its notes, or by measuring,

@@ -66,7 +66,7 @@ pub use routed_matvec::{Beside, RoutedMatvec};
 pub use sample::{Argmax, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
-pub use shape::{Shape, Shapes};
+pub use shape::{Packed, Shape, Shapes};
 pub use top_logits::{MAX_TOP_LOGITS, TopLogits};
 
 /// The WGSL texts, expanded by `build.rs`.
@@ -103,9 +103,12 @@ pub static KERNELS: &[&Kernel] = &[
     &routed_matmul::PLAIN,
     &routed_matmul::BROADCAST,
     &routed_matmul::WORKGROUP,
+    &routed_matmul::F16,
+    &routed_matmul::PACKED,
     &routed_matvec::PLAIN,
     &routed_matvec::BROADCAST,
     &routed_matvec::WORKGROUP,
+    &routed_matvec::PACKED,
     &routed_matvec::SUBGROUP,
     &sample::ARGMAX,
     &sample::SAMPLE,
@@ -142,9 +145,12 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&routed_matmul::PLAIN, routed_matmul::Params::layout()),
         (&routed_matmul::BROADCAST, routed_matmul::Params::layout()),
         (&routed_matmul::WORKGROUP, routed_matmul::Params::layout()),
+        (&routed_matmul::F16, routed_matmul::Params::layout()),
+        (&routed_matmul::PACKED, routed_matmul::Params::layout()),
         (&routed_matvec::PLAIN, routed_matvec::Params::layout()),
         (&routed_matvec::BROADCAST, routed_matvec::Params::layout()),
         (&routed_matvec::WORKGROUP, routed_matvec::Params::layout()),
+        (&routed_matvec::PACKED, routed_matvec::Params::layout()),
         (&routed_matvec::SUBGROUP, routed_matvec::Params::layout()),
         (&sample::ARGMAX, sample::ArgmaxParams::layout()),
         (&sample::SAMPLE, sample::SampleParams::layout()),

@@ -68,7 +68,7 @@ impl NormRows<'_> {
                     ("LAYER_NORM", f64::from(u8::from(self.kind == NormKind::Layer))),
                     ("ALL_ROWS", all),
                     ("IN_PLACE", in_place),
-                    ("LANES", f64::from(Shapes::of(recorder.gpu()).row_lanes())),
+                    ("LANES", f64::from(Shapes::of(recorder.gpu()).row_lanes)),
                 ],
                 buffers: &[x, self.weights, rows, self.y],
                 groups: [1, self.count, 1],

@@ -80,7 +80,7 @@ impl NormRouter<'_> {
             RouterInput::Normed { kind: NormKind::Layer, eps, weights, x, xn } => (2.0, eps, weights, x, xn),
             RouterInput::AsIs { xn, spare } => (0.0, 0.0, xn, xn, spare),
         };
-        let lanes = Shapes::of(recorder.gpu()).row_lanes();
+        let lanes = Shapes::of(recorder.gpu()).row_lanes;
         let params = Params {
             quads: padded(self.width) / 4,
             width: self.width,

@@ -17,6 +17,12 @@ pub static BROADCAST: Kernel =
 pub static WORKGROUP: Kernel =
     Kernel { name: "routed_matmul.workgroup", source: shaders::ROUTED_MATMUL_WORKGROUP, bindings: BINDINGS };
 
+pub static F16: Kernel =
+    Kernel { name: "routed_matmul.f16", source: shaders::ROUTED_MATMUL_F16, bindings: BINDINGS };
+
+pub static PACKED: Kernel =
+    Kernel { name: "routed_matmul.packed", source: shaders::ROUTED_MATMUL_PACKED, bindings: BINDINGS };
+
 uniform! {
     struct Params {
         rows: u32,
@@ -39,7 +45,7 @@ pub fn tile_rows(gpu: &Gpu, rows: u32, experts: u32) -> u32 {
         Shape::Plain => 8,
         Shape::Broadcast { .. } if tall && rows > 8 * experts => 16,
         Shape::Broadcast { .. } => 8,
-        Shape::Workgroup | Shape::Subgroup => 32,
+        Shape::Workgroup | Shape::Subgroup | Shape::F16 | Shape::Packed => 32,
     }
 }
 
@@ -68,7 +74,8 @@ pub struct RoutedMatmul<'a> {
 impl RoutedMatmul<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let tile_rows = tile_rows(recorder.gpu(), self.rows, self.matrix.shape.experts);
-        self.record_as(recorder, Shapes::of(recorder.gpu()).matmul, tile_rows);
+        let shape = Shapes::of(recorder.gpu()).matmul_of(self.matrix.precision);
+        self.record_as(recorder, shape, tile_rows);
     }
 
     /// As [`record`](Self::record), in a shape and with tiles that the chooser tries.
@@ -79,6 +86,8 @@ impl RoutedMatmul<'_> {
             Shape::Plain => (&PLAIN, 16),
             Shape::Broadcast { lanes } => (&BROADCAST, 2 * lanes),
             Shape::Workgroup | Shape::Subgroup => (&WORKGROUP, 16),
+            Shape::F16 => (&F16, 16),
+            Shape::Packed => (&PACKED, 16),
         };
         let swiglu = shape.halves == 2;
         let group_quads = quads_each / shape.halves;
@@ -114,7 +123,7 @@ impl RoutedMatmul<'_> {
             let columns = quads.div_ceil(group_quads);
             let groups = match shape_of {
                 Shape::Broadcast { .. } => [tiles, columns, 1],
-                Shape::Plain | Shape::Workgroup | Shape::Subgroup => [columns, tiles, 1],
+                _ => [columns, tiles, 1],
             };
             let (table, order) =
                 self.groups.map_or((self.src, self.src), |groups| (&groups.tiles, &groups.order));

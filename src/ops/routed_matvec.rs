@@ -17,6 +17,9 @@ pub static WORKGROUP: Kernel =
 pub static BROADCAST: Kernel =
     Kernel { name: "routed_matvec.broadcast", source: shaders::ROUTED_MATVEC_BROADCAST, bindings: BINDINGS };
 
+pub static PACKED: Kernel =
+    Kernel { name: "routed_matvec.packed", source: shaders::ROUTED_MATVEC_PACKED, bindings: BINDINGS };
+
 pub static SUBGROUP: Kernel =
     Kernel { name: "routed_matvec.subgroup", source: shaders::ROUTED_MATVEC_SUBGROUP, bindings: BINDINGS };
 
@@ -74,7 +77,8 @@ pub struct Beside<'a> {
 
 impl RoutedMatvec<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
-        self.record_as(recorder, Shapes::of(recorder.gpu()).matvec);
+        let shape = Shapes::of(recorder.gpu()).matvec_of(self.matrix.precision);
+        self.record_as(recorder, shape);
     }
 
     /// As [`record`](Self::record), in a shape of the kernel that the chooser tries.
@@ -84,7 +88,8 @@ impl RoutedMatvec<'_> {
         let (kernel, quads_each) = match shape_of {
             Shape::Plain => (&PLAIN, 8),
             Shape::Broadcast { lanes } => (&BROADCAST, lanes),
-            Shape::Workgroup => (&WORKGROUP, 1),
+            Shape::Workgroup | Shape::F16 => (&WORKGROUP, 1),
+            Shape::Packed => (&PACKED, 1),
             Shape::Subgroup => (&SUBGROUP, 1),
         };
         let constants = self.constants(shape_of);

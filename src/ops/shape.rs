@@ -1,6 +1,6 @@
 //! The shapes of the hot kernels: what each device runs.
 
-use super::chooser::Chosen;
+use super::{Precision, chooser::Chosen};
 use crate::gpu::{Capabilities, Gpu, KernelChoice};
 
 /// One way to write a hot kernel.
@@ -13,6 +13,10 @@ pub enum Shape {
     },
     Workgroup,
     Subgroup,
+    /// As `Workgroup`, with products of 16-bit floats.
+    F16,
+    /// As `Workgroup`, with products of 8-bit integers.
+    Packed,
 }
 
 impl Shape {
@@ -24,8 +28,11 @@ impl Shape {
             KernelChoice::Auto | KernelChoice::Tuned if capabilities.software => {
                 Self::broadcast(capabilities)
             }
-            KernelChoice::Auto | KernelChoice::Tuned | KernelChoice::Subgroup => match capabilities.subgroups
-            {
+            KernelChoice::Auto
+            | KernelChoice::Tuned
+            | KernelChoice::Subgroup
+            | KernelChoice::F16
+            | KernelChoice::Packed => match capabilities.subgroups {
                 Some(_) => Self::Subgroup,
                 None => Self::Workgroup,
             },
@@ -44,7 +51,7 @@ impl Shape {
     pub(super) fn lanes(self) -> Option<(&'static str, f64)> {
         match self {
             Self::Broadcast { lanes } => Some(("LANES", f64::from(lanes))),
-            Self::Plain | Self::Workgroup | Self::Subgroup => None,
+            Self::Plain | Self::Workgroup | Self::Subgroup | Self::F16 | Self::Packed => None,
         }
     }
 
@@ -54,6 +61,8 @@ impl Shape {
             Self::Broadcast { .. } => "broadcast",
             Self::Workgroup => "workgroup",
             Self::Subgroup => "subgroup",
+            Self::F16 => "f16",
+            Self::Packed => "packed",
         }
     }
 }
@@ -66,26 +75,49 @@ pub struct Shapes {
     pub matmul: Shape,
     /// Whether `Broadcast` matmuls take tiles of 16 rows where experts have more than 8.
     pub tall: bool,
+    /// Whether matvecs and matmuls of quantised weights are `Packed`; the matmul then has tiles as high as a packed one's.
+    pub packed: Packed,
     /// `Broadcast`, or the one other.
     pub attention: Shape,
+    /// Lanes that share a row of a norm or a router, as `LANES` of `shaders/shared/reduce.wgsl`: few on software adapters,
+    /// where a barrier is a loop over all of them.
+    pub row_lanes: u32,
+}
+
+/// Which products of quantised weights are of 8-bit integers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    pub matvec: bool,
+    pub matmul: bool,
 }
 
 impl Shapes {
     /// What `choice` means without a measurement.
     pub fn by_capability(choice: KernelChoice, capabilities: &Capabilities) -> Self {
         let shape = Shape::single(choice, capabilities);
-        let matmul = if shape == Shape::Subgroup { Shape::Workgroup } else { shape };
-        let attention = match shape {
-            Shape::Broadcast { .. } => shape,
-            Shape::Plain | Shape::Workgroup | Shape::Subgroup => Shape::Workgroup,
+        let workgroup = match shape {
+            Shape::Plain | Shape::Broadcast { .. } => None,
+            Shape::Workgroup | Shape::Subgroup | Shape::F16 | Shape::Packed => Some(Shape::Workgroup),
         };
-        Self { matvec: shape, matmul, tall: true, attention }
+        let matmul = match choice {
+            KernelChoice::F16 if capabilities.shader_f16 => Shape::F16,
+            _ => workgroup.unwrap_or(shape),
+        };
+        let packed = choice == KernelChoice::Packed;
+        Self {
+            matvec: shape,
+            matmul,
+            tall: true,
+            packed: Packed { matvec: packed, matmul: packed },
+            attention: if let Shape::Broadcast { .. } = shape { shape } else { Shape::Workgroup },
+            row_lanes: if workgroup.is_some() { 64 } else { 8 },
+        }
     }
 
-    /// Attention stays by capability whatever is measured of the others: what it lives on, broadcasts that cost less than
-    /// loads, is the subgroups' and not theirs.
-    pub(super) fn with(self, matvec: Shape, matmul: Shape, tall: bool) -> Self {
-        Self { matvec, matmul, tall, ..self }
+    /// What is not measured stays by capability. Attention lives on broadcasts that cost less than loads, which is the
+    /// subgroups' and not the other kernels'.
+    pub(super) fn with(self, matvec: Shape, matmul: Shape, tall: bool, packed: Packed) -> Self {
+        Self { matvec, matmul, tall, packed, ..self }
     }
 
     /// What this device runs: as chosen when its first model was loaded, and by capability where a kernel runs before.
@@ -94,21 +126,32 @@ impl Shapes {
         Chosen::of(gpu).shapes
     }
 
-    /// Lanes that share a row of a norm or a router, as `LANES` of `shaders/shared/reduce.wgsl`: few on software adapters,
-    /// where a barrier is a loop over all of them.
-    pub(super) fn row_lanes(&self) -> u32 {
-        match self.matvec {
-            Shape::Plain | Shape::Broadcast { .. } => 8,
-            Shape::Workgroup | Shape::Subgroup => 64,
+    /// The shape of a matvec of weights that are stored so.
+    pub(super) fn matvec_of(&self, precision: Precision) -> Shape {
+        if self.packed.matvec && precision.is_quantized() { Shape::Packed } else { self.matvec }
+    }
+
+    /// The shape of a matmul of weights that are stored so: those in f32 are not rounded.
+    pub(super) fn matmul_of(&self, precision: Precision) -> Shape {
+        match self.matmul {
+            _ if self.packed.matmul && precision.is_quantized() => Shape::Packed,
+            Shape::F16 if precision == Precision::F32 => Shape::Workgroup,
+            shape => shape,
         }
     }
 
-    /// The variant of each kernel that has more than one.
+    /// The variant of each kernel that has more than one, and that of quantised weights where it is another.
     pub fn names(&self) -> Vec<(&'static str, &'static str)> {
-        vec![
+        let mut names = vec![
             ("routed_matvec", self.matvec.name()),
             ("routed_matmul", self.matmul.name()),
             ("row_attention", self.attention.name()),
-        ]
+        ];
+        let packed = [
+            (self.packed.matvec, "routed_matvec of quantised weights"),
+            (self.packed.matmul, "routed_matmul of quantised weights"),
+        ];
+        names.extend(packed.iter().filter(|(is, _)| *is).map(|(_, name)| (*name, Shape::Packed.name())));
+        names
     }
 }

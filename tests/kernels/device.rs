@@ -2,11 +2,11 @@
 
 use headwise::internal::KernelChoice;
 
-use crate::support::{CHOICES, gpu};
+use crate::support::{CHOICES, ROUNDING, gpu};
 
 #[test]
 fn devices_have_the_default_limits() {
-    for choice in CHOICES {
+    for choice in CHOICES.into_iter().chain(ROUNDING) {
         let limits = gpu(choice).device().limits();
         let default = wgpu::Limits::default();
         assert_eq!(limits.max_storage_buffer_binding_size, default.max_storage_buffer_binding_size);
@@ -28,4 +28,11 @@ fn subgroups_have_the_size_the_environment_asks_for() {
         let lanes = width.parse::<u32>().expect("LP_NATIVE_VECTOR_WIDTH is a number of bits") / 32;
         assert_eq!(capabilities.subgroups, Some((lanes, lanes)), "LP_NATIVE_VECTOR_WIDTH={width}");
     }
+}
+
+/// Else what says it tests 16-bit floats would test the kernels that do without.
+#[test]
+fn sixteen_bit_floats_are_there_where_tests_run_on_mesas_software_driver() {
+    let capabilities = gpu(KernelChoice::F16).capabilities();
+    assert!(capabilities.shader_f16 || !capabilities.name.starts_with("llvmpipe"));
 }

@@ -20,29 +20,29 @@ use crate::{
 
 /// A routed linear map of random numbers.
 #[derive(Clone, Copy, Debug)]
-struct Linear {
-    shape: MatrixShape,
-    precision: Precision,
+pub(super) struct Linear {
+    pub shape: MatrixShape,
+    pub precision: Precision,
     /// Rows of a part of the matrix.
-    part_rows: u32,
+    pub part_rows: u32,
     /// Rows of the result, and assignments summed into each.
-    rows: u32,
-    slots: u32,
-    src_div: u32,
+    pub rows: u32,
+    pub slots: u32,
+    pub src_div: u32,
     /// Experts that any assignment chose; absent for a dense matrix.
-    used: Option<u32>,
+    pub used: Option<u32>,
     /// Where the routes start.
-    first: u32,
-    gated: bool,
-    bias: Biased,
-    activation: Activation,
-    residual: bool,
-    seed: u64,
+    pub first: u32,
+    pub gated: bool,
+    pub bias: Biased,
+    pub activation: Activation,
+    pub residual: bool,
+    pub seed: u64,
 }
 
 /// What is added to the outputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Biased {
+pub(super) enum Biased {
     No,
     Once,
     /// By expert; rows of one assignment each.
@@ -56,7 +56,7 @@ impl Biased {
 }
 
 /// A dense or routed matrix; a stack of several experts that is not routed does not exist.
-fn any_linear(max_rows: u32, max_slots: u32) -> impl Strategy<Value = Linear> {
+pub(super) fn any_linear(max_rows: u32, max_slots: u32) -> impl Strategy<Value = Linear> {
     // Inputs on both sides of what the 64 lanes of a workgroup hold in one step, 8 each.
     let inputs = prop_oneof![3 => size(200), 1 => 450..1200u32];
     let shape = (size(9), 1..=2u32, size(150), inputs);
@@ -117,16 +117,16 @@ fn activate(activation: Activation, x: &[f64]) -> Vec<f64> {
 }
 
 /// The numbers of a [`Linear`].
-struct Operands {
+pub(super) struct Operands {
     /// As they are after storage.
-    weights: Vec<f64>,
+    pub weights: Vec<f64>,
     /// Rows in a quantised precision; else they are made of `weights`.
-    rows: Option<Vec<u8>>,
-    src: Vec<f64>,
-    chosen: Vec<u32>,
-    gates: Vec<f64>,
-    bias: Vec<f64>,
-    residual: Vec<f64>,
+    pub rows: Option<Vec<u8>>,
+    pub src: Vec<f64>,
+    pub chosen: Vec<u32>,
+    pub gates: Vec<f64>,
+    pub bias: Vec<f64>,
+    pub residual: Vec<f64>,
 }
 
 impl Linear {
@@ -134,7 +134,7 @@ impl Linear {
         (self.rows * self.slots) as usize
     }
 
-    fn operands(&self) -> Operands {
+    pub fn operands(&self) -> Operands {
         let MatrixShape { experts, outputs, inputs, .. } = self.shape;
         let out = (self.rows * outputs) as usize;
         let sources = self.assignments().div_ceil(self.src_div as usize);
@@ -172,7 +172,7 @@ impl Linear {
         }
     }
 
-    fn oracle(&self, operands: &Operands) -> Vec<f64> {
+    pub fn oracle(&self, operands: &Operands) -> Vec<f64> {
         let outputs = self.shape.outputs as usize;
         let mut product = routed_linear(&RoutedLinear {
             weight: &operands.weights,
@@ -214,7 +214,7 @@ impl Linear {
     }
 
     /// Multiply-accumulates, by the definition.
-    fn macs(&self) -> u64 {
+    pub fn macs(&self) -> u64 {
         let MatrixShape { halves, outputs, inputs, .. } = self.shape;
         self.assignments() as u64 * u64::from(halves) * u64::from(outputs) * u64::from(inputs)
     }
@@ -244,7 +244,7 @@ impl Linear {
         }
     }
 
-    fn matvec(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
+    pub fn matvec(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
         let MatrixShape { outputs, inputs, .. } = self.shape;
         let (chosen, gates) = self.routes(gpu, operands);
         let dst = match self.residual {
@@ -276,7 +276,7 @@ impl Linear {
     }
 
     /// Only for `slots` = 1, without gates or residual.
-    fn matmul(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
+    pub fn matmul(&self, gpu: &Gpu, operands: &Operands) -> (Vec<f64>, Counters) {
         let MatrixShape { experts, outputs, inputs, .. } = self.shape;
         let (chosen, gates) = self.routes(gpu, operands);
         let groups =

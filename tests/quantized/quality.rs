@@ -60,10 +60,28 @@ fn changed(found: &Logits, wanted: &Logits) -> (usize, usize) {
 
 #[test]
 fn held_out_text_costs_little_more_bits_in_q8_and_q4() {
+    cost_little_more(&[
+        (KernelChoice::Tuned, Precision::Q8, 0.005),
+        (KernelChoice::Tuned, Precision::Q4, 0.03),
+    ]);
+}
+
+/// As much as with products in f32.
+#[test]
+fn held_out_text_costs_little_more_bits_in_rounded_products() {
+    cost_little_more(&[
+        (KernelChoice::F16, Precision::F16, 0.005),
+        (KernelChoice::Packed, Precision::Q8, 0.005),
+        (KernelChoice::Packed, Precision::Q4, 0.03),
+    ]);
+}
+
+/// Bits of the prose model against those of f16 with products in f32, and the share more that each case may need.
+fn cost_little_more(cases: &[(KernelChoice, Precision, f64)]) {
     let folder = Path::new(crate::command::PROSE);
     let load =
-        |precision| try_load(KernelChoice::Tuned, folder, LoadOptions::new().precision(precision)).unwrap();
-    let model = load(Precision::F16);
+        |kernels, precision| try_load(kernels, folder, LoadOptions::new().precision(precision)).unwrap();
+    let model = load(KernelChoice::Tuned, Precision::F16);
     let windows = windows(&model);
     let read = |model: &Model| -> Vec<Logits> {
         windows.iter().map(|ids| block_on(model.logits(&[ids])).unwrap().remove(0)).collect()
@@ -75,19 +93,19 @@ fn held_out_text_costs_little_more_bits_in_q8_and_q4() {
     let wanted = read(&model);
     let exact = cost(&wanted);
     println!("{characters} characters in f16: {:.4} bits each", exact / characters as f64);
-    for (precision, most) in [(Precision::Q8, 0.005), (Precision::Q4, 0.03)] {
-        let found = read(&load(precision));
+    for &(kernels, precision, most) in cases {
+        let found = read(&load(kernels, precision));
         let more = cost(&found) / exact - 1.0;
         let pairs = found.iter().zip(&wanted).map(|(found, wanted)| changed(found, wanted));
         let (other, all) = pairs.fold((0, 0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
         println!(
-            "{precision:?}: {:.4} bits, {:+.3} %; {other} of {all} choices of experts changed, {:.2} %",
+            "{precision:?}, {kernels:?}: {:.4} bits, {:+.3} %; {other} of {all} choices of experts changed, {:.2} %",
             cost(&found) / characters as f64,
             100.0 * more,
             100.0 * other as f64 / all as f64
         );
-        assert!(more.abs() < most, "{precision:?}: {more}");
+        assert!(more.abs() < most, "{precision:?}, {kernels:?}: {more}");
         // A shift that a bound on the bits would not see: most tokens still go where they went.
-        assert!(other * 4 < all, "{precision:?}: {other} of {all} choices of experts changed");
+        assert!(other * 4 < all, "{precision:?}, {kernels:?}: {other} of {all} choices of experts changed");
     }
 }

@@ -18,16 +18,21 @@ use proptest::{
     test_runner::{Config, RngSeed, TestRunner},
 };
 
-/// Every shape of the hot kernels.
+/// Every shape of the hot kernels that computes in f32.
 pub const CHOICES: [KernelChoice; 4] =
     [KernelChoice::Plain, KernelChoice::Broadcast, KernelChoice::Workgroup, KernelChoice::Subgroup];
+
+/// Those that round inputs to fewer bits.
+pub const ROUNDING: [KernelChoice; 2] = [KernelChoice::F16, KernelChoice::Packed];
 
 /// The device that runs `choice` under WebGPU's default limits: one for the whole process.
 ///
 /// Panics without an adapter: a machine that cannot run these tests must not pass them.
 pub fn gpu(choice: KernelChoice) -> &'static Gpu {
-    static GPUS: [OnceLock<Gpu>; CHOICES.len()] = [const { OnceLock::new() }; CHOICES.len()];
-    let index = CHOICES.iter().position(|&one| one == choice).expect("one of CHOICES");
+    const COUNT: usize = CHOICES.len() + ROUNDING.len();
+    static GPUS: [OnceLock<Gpu>; COUNT] = [const { OnceLock::new() }; COUNT];
+    let mut all = CHOICES.iter().chain(&ROUNDING);
+    let index = all.position(|&one| one == choice).expect("one of CHOICES or ROUNDING");
     GPUS[index].get_or_init(|| {
         let options = GpuOptions::new().default_limits(true).kernels(choice);
         let gpu = pollster::block_on(Gpu::new(options))

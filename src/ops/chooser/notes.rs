@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Candidate, Family, candidates, shapes_of};
 use crate::{
     gpu::{Capabilities, NotePlace},
-    ops::Shapes,
+    ops::{Packed, Shape, Shapes},
 };
 
 /// The largest file that is read, and the most notes that are kept in it.
@@ -27,18 +27,24 @@ pub(super) struct Note {
     adapter: String,
     matmul: String,
     matvec: String,
+    /// Whether either is `packed` with quantised weights.
+    packed_matmul: bool,
+    packed_matvec: bool,
     /// Rows of the matmul's tallest tiles.
     tile_rows: u32,
 }
 
 impl Note {
     pub fn new(capabilities: &Capabilities, shapes: Shapes) -> Self {
-        let fits = |candidate: &Candidate| shapes_of(capabilities, matvec_of(shapes), *candidate) == shapes;
+        let matvec = Candidate { shape: shapes.matvec, tile_rows: 1 };
+        let fits = |matmul: &Candidate| shapes_of(capabilities, matvec, *matmul, shapes.packed) == shapes;
         let matmul = candidates(Family::Matmul, capabilities).into_iter().find(fits);
         Self {
             adapter: key(capabilities),
             matvec: shapes.matvec.name().to_owned(),
             matmul: shapes.matmul.name().to_owned(),
+            packed_matmul: shapes.packed.matmul,
+            packed_matvec: shapes.packed.matvec,
             tile_rows: matmul.map_or(0, |matmul| matmul.tile_rows),
         }
     }
@@ -63,12 +69,18 @@ impl Note {
             return None;
         }
         let matvec = find(Family::Matvec, &self.matvec, 1)?;
-        Some(shapes_of(capabilities, matvec, find(Family::Matmul, &self.matmul, self.tile_rows)?))
+        let matmul = find(Family::Matmul, &self.matmul, self.tile_rows)?;
+        let packed = Packed { matvec: self.packed_matvec, matmul: self.packed_matmul };
+        for (is, family, tile_rows) in [
+            (packed.matvec, Family::QuantizedMatvec, 1),
+            (packed.matmul, Family::QuantizedMatmul, matmul.tile_rows),
+        ] {
+            if is {
+                find(family, Shape::Packed.name(), tile_rows)?;
+            }
+        }
+        Some(shapes_of(capabilities, matvec, matmul, packed))
     }
-}
-
-fn matvec_of(shapes: Shapes) -> Candidate {
-    Candidate { shape: shapes.matvec, tile_rows: 1 }
 }
 
 /// What a choice is for. A driver's update may change which shape is fastest, and so may one of headwise.

@@ -33,29 +33,25 @@ const HOPELESS: f64 = 1.0;
 /// The work of each family, made when it is measured first.
 pub(super) struct Trials<'a> {
     gpu: &'a Gpu,
-    matvec: Option<Work>,
-    matmul: Option<Work>,
+    works: Vec<Work>,
 }
 
 impl<'a> Trials<'a> {
     pub fn new(gpu: &'a Gpu) -> Self {
-        Self { gpu, matvec: None, matmul: None }
+        Self { gpu, works: Vec::new() }
     }
 
     /// The time that a candidate takes for its family's work, in times of the first candidate's; none where the device
     /// refuses it.
     pub async fn ratio(&mut self, family: Family, first: Candidate, candidate: Candidate) -> Option<f64> {
         let gpu = self.gpu;
-        let work = match family {
-            Family::Matvec => &mut self.matvec,
-            Family::Matmul => &mut self.matmul,
-        };
         let trial = async {
-            match work {
+            match self.works.iter_mut().find(|work| work.family == family) {
                 Some(work) => work.ratio(first, candidate).await,
                 None => {
-                    let work = work.insert(Work::new(gpu, family)?);
+                    let mut work = Work::new(gpu, family)?;
                     work.measure_turns(first).await?;
+                    self.works.push(work);
                     Ok(1.0)
                 }
             }
@@ -80,9 +76,11 @@ struct Work {
 
 impl Work {
     fn new(gpu: &Gpu, family: Family) -> Result<Self> {
-        let (width, tokens) = match family {
-            Family::Matvec => (DECODE_WIDTH, 1),
-            Family::Matmul => (PROMPT_WIDTH, PROMPT_TOKENS),
+        let (width, tokens, precision) = match family {
+            Family::Matvec => (DECODE_WIDTH, 1, Precision::F16),
+            Family::Matmul => (PROMPT_WIDTH, PROMPT_TOKENS, Precision::F16),
+            Family::QuantizedMatvec => (DECODE_WIDTH, 1, Precision::Q4),
+            Family::QuantizedMatmul => (PROMPT_WIDTH, PROMPT_TOKENS, Precision::Q4),
         };
         let shape = MatrixShape { experts: EXPERTS, halves: 1, outputs: width, inputs: width };
         let assignments = tokens * ACTIVE;
@@ -92,7 +90,7 @@ impl Work {
         Ok(Self {
             family,
             recorder: Recorder::new(gpu),
-            matrix: Matrix::new(gpu, "chooser.weights", shape, Precision::F16)?,
+            matrix: Matrix::new(gpu, "chooser.weights", shape, precision)?,
             tokens,
             src: Buffer::new(gpu, "chooser.src", rows(tokens)),
             dst: Buffer::new(gpu, "chooser.dst", rows(assignments)),
@@ -140,7 +138,7 @@ impl Work {
     }
 
     async fn run(&mut self, candidate: Candidate, turns: u32) -> Result<f64> {
-        if self.family == Family::Matmul {
+        if matches!(self.family, Family::Matmul | Family::QuantizedMatmul) {
             self.group(candidate.tile_rows);
         }
         let clock = Clock::start();
@@ -156,7 +154,7 @@ impl Work {
         let Self { recorder, matrix, src, dst, chosen, gates, groups, tokens, .. } = self;
         let (rows, bias, activation) = (*tokens * ACTIVE, Bias::None, Activation::None);
         match self.family {
-            Family::Matvec => RoutedMatvec {
+            Family::Matvec | Family::QuantizedMatvec => RoutedMatvec {
                 src,
                 matrix,
                 routes: Some(Routes { chosen, gates, first: 0, scores: gates, first_score: 0 }),
@@ -171,7 +169,7 @@ impl Work {
                 beside: None,
             }
             .record_as(recorder, candidate.shape),
-            Family::Matmul => RoutedMatmul {
+            Family::Matmul | Family::QuantizedMatmul => RoutedMatmul {
                 src,
                 matrix,
                 groups: Some(groups),

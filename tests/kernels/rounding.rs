@@ -1,0 +1,258 @@
+//! The variants of routed linear that round what they multiply: each output is off by no more than rounding each of its
+//! inputs may cost, and all of them together by far less.
+
+use headwise::internal::{Activation, KernelChoice, MatrixShape, Precision};
+
+use super::linear::{Biased, Linear, Operands, any_linear};
+use crate::{
+    reference::quantize::Scheme,
+    support::{ROUNDING, assert_close, assert_repeatable, check, gpu},
+};
+
+/// A value and how far off it may be.
+#[derive(Clone, Copy)]
+struct Rounded {
+    value: f64,
+    bound: f64,
+}
+
+/// What an input is multiplied by: the weight, and the part of it that meets the rounded input.
+struct Weight {
+    all: f64,
+    rounding: f64,
+}
+
+impl Linear {
+    /// Row `row` of expert `expert`, all halves counted.
+    fn weights(&self, operands: &Operands, row: usize) -> Vec<Weight> {
+        let inputs = self.shape.inputs as usize;
+        let all = &operands.weights[row * inputs..][..inputs];
+        let scheme = match self.precision {
+            Precision::Q8 => Scheme::Q8,
+            Precision::Q4 => Scheme::Q4,
+            Precision::F32 | Precision::F16 => {
+                return all.iter().map(|&all| Weight { all, rounding: all }).collect();
+            }
+        };
+        let padded = inputs.next_multiple_of(8);
+        let bytes = scheme.row_bytes(padded);
+        let bytes = &operands.rows.as_ref().expect("rows of a quantised matrix")[row * bytes..][..bytes];
+        // Minima and the middle of q4's codes meet the inputs as they are.
+        let middle = if scheme == Scheme::Q4 { 8.0 } else { 0.0 };
+        let rounding =
+            |i: usize| scheme.scale_and_min(bytes, padded, i / 32).0 * (scheme.code(bytes, i) - middle);
+        all.iter().enumerate().map(|(i, &all)| Weight { all, rounding: rounding(i) }).collect()
+    }
+
+    /// Each output in `choice`, whose codes are of blocks of so many inputs.
+    fn rounded(&self, operands: &Operands, choice: KernelChoice, block: usize) -> Vec<Rounded> {
+        let MatrixShape { halves, outputs, inputs, .. } = self.shape;
+        let (halves, outputs, inputs) = (halves as usize, outputs as usize, inputs as usize);
+        let product = |assignment: usize, row: usize| {
+            let x = &operands.src[assignment / self.src_div as usize * inputs..][..inputs];
+            let row = operands.chosen[assignment] as usize * halves * outputs + row;
+            let w = self.weights(operands, row);
+            let bound = match (choice, self.precision) {
+                (KernelChoice::F16, Precision::F16 | Precision::Q8 | Precision::Q4) => in_16_bits(x, &w),
+                (KernelChoice::Packed, Precision::Q8 | Precision::Q4) => in_codes(x, &w, block),
+                _ => 0.0,
+            };
+            Rounded { value: x.iter().zip(&w).map(|(x, w)| x * w.all).sum(), bound }
+        };
+        let output = |i: usize| {
+            let (row, column) = (i / outputs, i % outputs);
+            let mut sum = Rounded { value: 0.0, bound: 0.0 };
+            for slot in 0..self.slots as usize {
+                let assignment = row * self.slots as usize + slot;
+                let gate = if self.gated { operands.gates[assignment] } else { 1.0 };
+                let own = match halves {
+                    1 => product(assignment, column),
+                    _ => swiglu(product(assignment, column), product(assignment, outputs + column)),
+                };
+                sum.value += gate * own.value;
+                sum.bound += gate.abs() * own.bound;
+            }
+            sum.value += match self.bias {
+                Biased::No => 0.0,
+                Biased::Once => operands.bias[column],
+                Biased::ByExpert => operands.bias[operands.chosen[row] as usize * outputs + column],
+            };
+            sum.value += if self.residual { operands.residual[i] } else { 0.0 };
+            sum
+        };
+        (0..self.rows as usize * outputs).map(output).collect()
+    }
+}
+
+/// silu(gate) · up; the slope of silu is at most 1.1.
+fn swiglu(gate: Rounded, up: Rounded) -> Rounded {
+    let silu = gate.value / (1.0 + (-gate.value).exp());
+    Rounded {
+        value: silu * up.value,
+        bound: 1.1 * gate.bound * (up.value.abs() + up.bound) + silu.abs() * up.bound,
+    }
+}
+
+/// Σ x · w where both are rounded to f16, multiplied in f16, and added up in f16, eight at a time: twelve roundings of one
+/// part in 2,048, as each may lose what it cannot hold, below 2⁻¹⁴.
+fn in_16_bits(x: &[f64], w: &[Weight]) -> f64 {
+    let each = (1.0 + 0.5f64.powi(11)).powi(12) - 1.0;
+    x.iter().zip(w).map(|(x, w)| each * (x * w.all).abs() + 0.5f64.powi(14)).sum()
+}
+
+/// Σ x · w where each block of x is rounded to codes of −127 to 127 times one scale.
+fn in_codes(x: &[f64], w: &[Weight], block: usize) -> f64 {
+    let of_block = |(x, w): (&[f64], &[Weight])| {
+        let most = x.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+        // A little more than half a step: the inputs are scaled in f32.
+        0.500_1 * most / 127.0 * w.iter().map(|w| w.rounding.abs()).sum::<f64>()
+    };
+    x.chunks(block).zip(w.chunks(block)).map(of_block).sum()
+}
+
+/// Panics unless every output is within its bound and what f32 costs.
+#[track_caller]
+fn assert_within(got: &[f64], expected: &[Rounded], what: impl std::fmt::Debug) {
+    assert_eq!(got.len(), expected.len(), "{what:?}: lengths");
+    let scale = expected.iter().fold(1.0, |scale: f64, one| scale.max(one.value.abs()));
+    for (i, (got, one)) in got.iter().zip(expected).enumerate() {
+        let error = (got - one.value).abs();
+        let bound = one.bound + 1e-5 * scale;
+        assert!(
+            error <= bound,
+            "{what:?}: element {i} is {got}, not {}: off by {error:e} of {bound:e}",
+            one.value
+        );
+    }
+}
+
+#[test]
+fn matvecs_are_off_by_no_more_than_their_rounding() {
+    check(48, any_linear(7, 6), |linear| {
+        let linear = Linear { activation: Activation::None, ..linear };
+        let operands = linear.operands();
+        // No matvec multiplies in 16 bits.
+        let exact = linear.rounded(&operands, KernelChoice::Workgroup, 8);
+        let coded = linear.rounded(&operands, KernelChoice::Packed, 8);
+        for (choice, expected) in [(KernelChoice::F16, exact), (KernelChoice::Packed, coded)] {
+            let (got, counters) = linear.matvec(gpu(choice), &operands);
+            assert_within(&got, &expected, choice);
+            assert_eq!(counters.macs, linear.macs());
+        }
+    });
+}
+
+#[test]
+fn matmuls_are_off_by_no_more_than_their_rounding() {
+    check(48, any_linear(150, 1), |linear| {
+        let linear =
+            Linear { slots: 1, gated: false, residual: false, activation: Activation::None, ..linear };
+        let operands = linear.operands();
+        for choice in ROUNDING {
+            let (got, counters) = linear.matmul(gpu(choice), &operands);
+            assert_within(&got, &linear.rounded(&operands, choice, 16), choice);
+            assert_eq!(counters.macs, linear.macs());
+        }
+    });
+}
+
+/// 40 tokens that use 3 of 5 experts, of a matrix in three parts.
+fn typical(precision: Precision) -> Linear {
+    Linear {
+        shape: MatrixShape { experts: 5, halves: 1, outputs: 100, inputs: 512 },
+        precision,
+        part_rows: 40,
+        rows: 40,
+        slots: 1,
+        src_div: 1,
+        used: Some(4),
+        first: 6,
+        gated: false,
+        bias: Biased::No,
+        activation: Activation::None,
+        residual: false,
+        seed: 11,
+    }
+}
+
+/// Roundings cancel out: the root of the mean square is off by less than 5e-3.
+#[test]
+fn outputs_together_are_off_by_little() {
+    for precision in [Precision::F16, Precision::Q8, Precision::Q4] {
+        let linear = typical(precision);
+        let operands = linear.operands();
+        let expected = linear.oracle(&operands);
+        let norm =
+            |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+        for choice in ROUNDING {
+            for got in [linear.matvec(gpu(choice), &operands).0, linear.matmul(gpu(choice), &operands).0] {
+                let error = norm(&mut got.iter().zip(&expected).map(|(got, expected)| got - expected))
+                    / norm(&mut expected.iter().copied());
+                assert!(error < 5e-3, "{choice:?}, {precision:?}: {error:e}");
+            }
+        }
+    }
+}
+
+/// Weights that are stored more finely are multiplied as ever.
+#[test]
+fn finer_weights_are_not_rounded() {
+    for (precision, choices) in [(Precision::F32, &ROUNDING[..]), (Precision::F16, &[KernelChoice::Packed])] {
+        let linear = typical(precision);
+        let operands = linear.operands();
+        let expected = linear.oracle(&operands);
+        for &choice in choices {
+            assert_close(&linear.matvec(gpu(choice), &operands).0, &expected, (choice, precision));
+            assert_close(&linear.matmul(gpu(choice), &operands).0, &expected, (choice, precision));
+        }
+    }
+}
+
+#[test]
+fn inputs_of_zero_and_of_any_size_stay_finite_in_codes() {
+    for precision in [Precision::Q8, Precision::Q4] {
+        let linear = typical(precision);
+        for size in [0.0, 1e-40, 1e-30, 1e30] {
+            let mut operands = linear.operands();
+            operands.src.iter_mut().for_each(|x| *x = f64::from((*x * size) as f32));
+            for (got, block) in [
+                (linear.matvec(gpu(KernelChoice::Packed), &operands).0, 8),
+                (linear.matmul(gpu(KernelChoice::Packed), &operands).0, 16),
+            ] {
+                assert_within(
+                    &got,
+                    &linear.rounded(&operands, KernelChoice::Packed, block),
+                    (precision, size),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn rounded_products_give_the_same_bits_every_time_and_in_any_batch() {
+    let (outputs, inputs) = (100, 512);
+    for choice in ROUNDING {
+        let gpu = gpu(choice);
+        for precision in [Precision::F16, Precision::Q8, Precision::Q4] {
+            let linear = typical(precision);
+            let operands = linear.operands();
+            assert_repeatable(|| linear.matmul(gpu, &operands).0);
+            assert_repeatable(|| linear.matvec(gpu, &operands).0);
+            let batches = [linear.matmul(gpu, &operands).0, linear.matvec(gpu, &operands).0];
+            for row in [0, 39] {
+                let one = Linear { rows: 1, ..linear };
+                let alone = Operands {
+                    chosen: vec![operands.chosen[row]],
+                    gates: vec![operands.gates[row]],
+                    src: operands.src[row * inputs..][..inputs].to_vec(),
+                    ..linear.operands()
+                };
+                let alone = [one.matmul(gpu, &alone).0, one.matvec(gpu, &alone).0];
+                for (batch, alone) in batches.iter().zip(&alone) {
+                    assert_eq!(batch[row * outputs..][..outputs], alone[..], "{choice:?}, row {row}");
+                }
+            }
+        }
+    }
+}
