@@ -12,12 +12,14 @@ use headwise::{
     },
 };
 
-/// Every shape of the hot kernels.
-pub const VARIANTS: [(&str, KernelChoice); 4] = [
+/// Every shape of the hot kernels; the last two only for weights that are stored as coarsely as they multiply.
+pub const VARIANTS: [(&str, KernelChoice); 6] = [
     ("plain", KernelChoice::Plain),
     ("broadcast", KernelChoice::Broadcast),
     ("workgroup", KernelChoice::Workgroup),
     ("subgroup", KernelChoice::Subgroup),
+    ("f16", KernelChoice::F16),
+    ("packed", KernelChoice::Packed),
 ];
 
 /// Ways to store weights.
