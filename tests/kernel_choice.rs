@@ -9,7 +9,7 @@ use std::{
 use headwise::{
     Capabilities, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source, block_on,
     internal::{
-        Candidate, Family, MARGIN, NotePlace, Notes, Packed, Shape, Shapes, candidates, choose,
+        Candidate, Family, MARGIN, Measured, NotePlace, Notes, Packed, Shape, Shapes, candidates, choose,
         choose_kernels, pick,
     },
 };
@@ -45,7 +45,7 @@ fn chosen(
         clock.set(clock.get() + took.unwrap_or(1.0));
         took
     };
-    let shapes = block_on(choose(capabilities, budget, || clock.get(), measure));
+    let (shapes, _) = block_on(choose(capabilities, budget, || clock.get(), measure));
     (shapes, measured.into_inner())
 }
 
@@ -74,11 +74,19 @@ fn choose_with(options: GpuOptions) -> (Gpu, String) {
     (gpu, note)
 }
 
+/// A note that is believed, however short of time its measurement was.
+fn settled(note: &str) -> String {
+    note.replace(PARTLY, FULLY)
+}
+
+const PARTLY: &str = "\"measured\":\"partly\"";
+const FULLY: &str = "\"measured\":\"fully\"";
+
 /// A note of another choice than the one that `gpu` makes by capability, if it has one.
 fn other_note(gpu: &Gpu, note: &str) -> Option<String> {
     let capabilities = gpu.capabilities();
     let other = *candidates(Family::Matvec, capabilities).last()?;
-    let mut json: serde_json::Value = serde_json::from_str(note).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&settled(note)).unwrap();
     json["matvec"] = other.shape.name().into();
     (other.shape != tuned(capabilities).matvec).then(|| json.to_string())
 }
@@ -224,6 +232,13 @@ fn the_budget_ends_the_measurement() {
     {
         let (shapes, measured) = chosen(&adapter, budget, |_, _| Some(1.0));
         assert_eq!((shapes, measured.len()), (tuned(&adapter), expected), "{budget}");
+        let clock = Cell::new(0.0);
+        let measure = async |_, _, _| {
+            clock.set(clock.get() + 1.0);
+            Some(1.0)
+        };
+        let (_, how_far) = block_on(choose(&adapter, budget, || clock.get(), measure));
+        assert_eq!(how_far == Measured::Fully, expected == 5, "{budget}");
     }
 }
 
@@ -243,17 +258,30 @@ fn a_choice_is_made_once_and_found_again() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "something is left beside the file");
 
     // Another choice in the file is what the next device runs: it read it, and measured nothing.
-    let note = other_note(&gpu, &first).unwrap_or(first);
+    let note = other_note(&gpu, &first).unwrap_or_else(|| settled(&first));
     fs::write(&file, format!("[{note}]")).unwrap();
     let (_, second) = choose_with(GpuOptions::new().kernel_cache(&folder));
     assert_eq!(second, note);
     assert_eq!(fs::read_to_string(&file).unwrap(), format!("[{note}]"));
 }
 
+/// Where compiling took the time, drivers have compiled by the second time, or keep nothing and never will have.
+#[test]
+fn what_the_budget_cut_short_is_measured_once_more() {
+    let folder = folder("once-more");
+    let (_, whole) = choose_with(GpuOptions::new().kernel_cache(&folder));
+    let part = whole.replace(FULLY, PARTLY);
+    fs::write(folder.join("kernels.json"), format!("[{part}]")).unwrap();
+    let (gpu, second) = choose_with(GpuOptions::new().kernel_cache(&folder));
+    assert!(second.contains(FULLY), "{second}");
+    let (_, measured) = Notes::of(&NotePlace::Folder(folder)).shapes(gpu.capabilities()).unwrap();
+    assert_eq!(measured, Measured::Fully);
+}
+
 #[test]
 fn a_note_is_handed_from_one_device_to_the_next() {
     let (gpu, first) = choose_with(GpuOptions::new().without_kernel_cache());
-    let note = other_note(&gpu, &first).unwrap_or(first);
+    let note = other_note(&gpu, &first).unwrap_or_else(|| settled(&first));
     let (_, second) = choose_with(GpuOptions::new().without_kernel_cache().remembered_kernels(&*note));
     assert_eq!(second, note);
 }
@@ -336,7 +364,7 @@ fn broken_notes_from_a_program_are_measured_anew() {
         "nonsense",
         "{}",
         "[]",
-        "{\"adapter\":\"\",\"matmul\":\"plain\",\"matvec\":\"plain\",\"packed_matmul\":false,\"packed_matvec\":false,\"tile_rows\":8}",
+        "{\"adapter\":\"\",\"matmul\":\"plain\",\"matvec\":\"plain\",\"measured\":\"fully\",\"packed_matmul\":false,\"packed_matvec\":false,\"tile_rows\":8}",
     ] {
         choose_with(GpuOptions::new().without_kernel_cache().remembered_kernels(note));
     }
@@ -349,7 +377,7 @@ fn notes_on_other_adapters_stay_and_old_ones_go() {
     let other = |index: u32| {
         format!(
             "{{\"adapter\":\"{index}\",\"matmul\":\"plain\",\"matvec\":\"plain\",\
-             \"packed_matmul\":false,\"packed_matvec\":false,\"tile_rows\":8}}"
+             \"measured\":\"fully\",\"packed_matmul\":false,\"packed_matvec\":false,\"tile_rows\":8}}"
         )
     };
     let others: Vec<String> = (0..40).map(other).collect();

@@ -23,11 +23,21 @@ pub const MARGIN: f64 = 0.15;
 /// (0.27 s against 0.09).
 const MATMUL_COST: f64 = 3.0;
 
-/// What a device runs, and whether that was measured.
+/// What a device runs, and how that was measured, if it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chosen {
     pub shapes: Shapes,
-    measured: bool,
+    measured: Option<Measured>,
+}
+
+/// How far a measurement got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measured {
+    /// To the end, or for the second time.
+    Fully,
+    /// The budget ended it: the next device measures once more, when drivers have compiled what this one waited for.
+    Partly,
 }
 
 impl Chosen {
@@ -38,7 +48,7 @@ impl Chosen {
 
     fn by_capability(gpu: &Gpu) -> Self {
         let shapes = Shapes::by_capability(gpu.kernel_choice(), gpu.capabilities());
-        Self { shapes, measured: false }
+        Self { shapes, measured: None }
     }
 }
 
@@ -115,12 +125,15 @@ pub fn pick(times: &[Option<f64>]) -> usize {
 /// far of matvecs or of matmuls took, the rest of the family go without a time. The matvec comes first, whose kernels compile
 /// sooner; where they did so slowly that the matmul's would not fit, these are left alone. A family without alternatives is
 /// not measured. With quantised weights, the first candidate is the one picked without.
+///
+/// Also says whether the budget was enough.
 pub async fn choose(
     capabilities: &Capabilities,
     budget: f64,
     clock: impl Fn() -> f64,
     mut measure: impl AsyncFnMut(Family, Candidate, Candidate) -> Option<f64>,
-) -> Shapes {
+) -> (Shapes, Measured) {
+    let mut measured = Measured::Fully;
     // Of matvecs and of matmuls.
     let (mut picked, mut slowest) = (Vec::<Candidate>::new(), [0.0_f64; 2]);
     let families = [Family::Matvec, Family::Matmul, Family::QuantizedMatvec, Family::QuantizedMatmul];
@@ -137,6 +150,7 @@ pub async fn choose(
         for &candidate in list.iter().filter(|_| list.len() > 1) {
             let before = clock();
             if before + expected >= budget {
+                measured = Measured::Partly;
                 break;
             }
             let time = measure(family, list[0], candidate).await;
@@ -149,7 +163,8 @@ pub async fn choose(
         picked.push(list[pick(&times)]);
     }
     let packed = |index: usize| picked[index].shape == Shape::Packed;
-    shapes_of(capabilities, picked[0], picked[1], Packed { matvec: packed(2), matmul: packed(3) })
+    let packed = Packed { matvec: packed(2), matmul: packed(3) };
+    (shapes_of(capabilities, picked[0], picked[1], packed), measured)
 }
 
 fn shapes_of(capabilities: &Capabilities, matvec: Candidate, matmul: Candidate, packed: Packed) -> Shapes {
@@ -164,23 +179,27 @@ pub async fn choose_kernels(gpu: &Gpu) {
         return;
     }
     let capabilities = gpu.capabilities();
-    let shapes = match remembered(gpu.kernel_memory(), capabilities) {
-        Some(shapes) => shapes,
-        None => {
+    let (shapes, measured) = match remembered(gpu.kernel_memory(), capabilities) {
+        Some((shapes, Measured::Fully)) => (shapes, Measured::Fully),
+        before => {
             let clock = Clock::start();
             let mut trials = Trials::new(gpu);
             let measure = async |family, first, candidate| trials.ratio(family, first, candidate).await;
-            let shapes = choose(capabilities, BUDGET, || clock.seconds(), measure).await;
-            tracing::info!(?shapes, seconds = clock.seconds(), "measured the kernels");
-            Notes::of(&gpu.kernel_memory().place).add(Note::new(capabilities, shapes));
-            shapes
+            let (shapes, mut measured) = choose(capabilities, BUDGET, || clock.seconds(), measure).await;
+            tracing::info!(?shapes, ?measured, seconds = clock.seconds(), "measured the kernels");
+            if before.is_some() {
+                // Where drivers keep nothing that they compiled, a third time would end as these did.
+                measured = Measured::Fully;
+            }
+            Notes::of(&gpu.kernel_memory().place).add(Note::new(capabilities, shapes, measured));
+            (shapes, measured)
         }
     };
-    gpu.keep(|| Chosen { shapes, measured: true });
+    gpu.keep(|| Chosen { shapes, measured: Some(measured) });
 }
 
 /// What is known of an adapter from earlier.
-fn remembered(memory: &KernelMemory, capabilities: &Capabilities) -> Option<Shapes> {
+fn remembered(memory: &KernelMemory, capabilities: &Capabilities) -> Option<(Shapes, Measured)> {
     let given = memory.note.as_deref().and_then(|note| Note::parse(note)?.shapes(capabilities));
     given.or_else(|| Notes::of(&memory.place).shapes(capabilities))
 }
@@ -189,15 +208,15 @@ impl Gpu {
     /// The measured choice of kernels, for [`GpuOptions::remembered_kernels`](crate::GpuOptions::remembered_kernels) of a
     /// later device; nothing before a model was loaded, and where nothing is measured. One line of JSON.
     pub fn kernels_to_remember(&self) -> Option<String> {
-        let chosen = self.kept::<Chosen>().filter(|chosen| chosen.measured)?;
-        Some(Note::new(self.capabilities(), chosen.shapes).text())
+        let chosen = self.kept::<Chosen>()?;
+        Some(Note::new(self.capabilities(), chosen.shapes, chosen.measured?).text())
     }
 
     /// Every adapter of this machine with what it can do and the kernel variants it would run.
     pub async fn adapters() -> Vec<AdapterReport> {
         let memory = KernelMemory::default();
         let report = |capabilities: Capabilities| {
-            let remembered = remembered(&memory, &capabilities);
+            let remembered = remembered(&memory, &capabilities).map(|(shapes, _)| shapes);
             let by_capability = || Shapes::by_capability(KernelChoice::Tuned, &capabilities);
             let (shapes, kernels_measured) = (remembered.unwrap_or_else(by_capability), remembered.is_some());
             AdapterReport { kernels: shapes.names(), kernels_measured, capabilities }

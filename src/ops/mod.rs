@@ -47,7 +47,7 @@ pub use attention_shape::{
 pub use cache_append::CacheAppend;
 pub use cache_reorder::CacheReorder;
 pub use chooser::{
-    AdapterReport, Candidate, Family, MARGIN, Notes, candidates, choose, choose_kernels, pick,
+    AdapterReport, Candidate, Family, MARGIN, Measured, Notes, candidates, choose, choose_kernels, pick,
 };
 pub use combine::Combine;
 pub use copy::Copy;

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Candidate, Family, candidates, shapes_of};
+use super::{Candidate, Family, Measured, candidates, shapes_of};
 use crate::{
     gpu::{Capabilities, NotePlace},
     ops::{Packed, Shape, Shapes},
@@ -27,6 +27,7 @@ pub(super) struct Note {
     adapter: String,
     matmul: String,
     matvec: String,
+    measured: Measured,
     /// Whether either is `packed` with quantised weights.
     packed_matmul: bool,
     packed_matvec: bool,
@@ -35,7 +36,7 @@ pub(super) struct Note {
 }
 
 impl Note {
-    pub fn new(capabilities: &Capabilities, shapes: Shapes) -> Self {
+    pub fn new(capabilities: &Capabilities, shapes: Shapes, measured: Measured) -> Self {
         let matvec = Candidate { shape: shapes.matvec, tile_rows: 1 };
         let fits = |matmul: &Candidate| shapes_of(capabilities, matvec, *matmul, shapes.packed) == shapes;
         let matmul = candidates(Family::Matmul, capabilities).into_iter().find(fits);
@@ -43,6 +44,7 @@ impl Note {
             adapter: key(capabilities),
             matvec: shapes.matvec.name().to_owned(),
             matmul: shapes.matmul.name().to_owned(),
+            measured,
             packed_matmul: shapes.packed.matmul,
             packed_matvec: shapes.packed.matvec,
             tile_rows: matmul.map_or(0, |matmul| matmul.tile_rows),
@@ -59,7 +61,7 @@ impl Note {
     }
 
     /// What it says about this adapter, where that is one of its candidates.
-    pub fn shapes(&self, capabilities: &Capabilities) -> Option<Shapes> {
+    pub fn shapes(&self, capabilities: &Capabilities) -> Option<(Shapes, Measured)> {
         let find = |family, name: &str, tile_rows| {
             candidates(family, capabilities)
                 .into_iter()
@@ -79,7 +81,7 @@ impl Note {
                 find(family, Shape::Packed.name(), tile_rows)?;
             }
         }
-        Some(shapes_of(capabilities, matvec, matmul, packed))
+        Some((shapes_of(capabilities, matvec, matmul, packed), self.measured))
     }
 }
 
@@ -108,7 +110,7 @@ impl Notes {
     }
 
     /// What the newest note on this adapter says.
-    pub fn shapes(&self, capabilities: &Capabilities) -> Option<Shapes> {
+    pub fn shapes(&self, capabilities: &Capabilities) -> Option<(Shapes, Measured)> {
         self.read().iter().rev().find_map(|note| note.shapes(capabilities))
     }
 
