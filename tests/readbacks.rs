@@ -94,7 +94,10 @@ fn reads_that_nobody_waits_for_neither_break_nor_fill_later_ones() {
         let late = reads.read(8_000 + round, 16);
         let wanted = reads.read(round, 16);
         assert_eq!(words(wanted), vec![round; 16], "round {round}");
-        drop(late);
+        if round % 2 == 0 {
+            // It was given no buffer that the first one's answer would still go to.
+            assert_eq!(words(late), vec![8_000 + round; 16], "round {round}");
+        }
     }
     // Each wait also lets the device answer what was dropped before it.
     let created = gpu.created_buffers() - created;

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use headwise::internal::{Access, KERNELS, Kernel, params_layouts};
 use naga::{
     AddressSpace, GlobalVariable, Module, Scalar, ScalarKind, ShaderStage, StorageAccess, TypeInner,
-    back::{PipelineConstants, hlsl, msl, pipeline_constants::process_overrides, spv},
+    back::{PipelineConstants, hlsl, msl, spv},
     proc::Layouter,
     valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator},
 };
@@ -59,6 +59,14 @@ fn validate(kernel: &Kernel) -> (Module, ModuleInfo) {
     let name = kernel.name;
     let module = naga::front::wgsl::parse_str(kernel.source)
         .unwrap_or_else(|error| panic!("{}", error.emit_to_string_with_path(kernel.source, name)));
+    let info = validator(kernel)
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{}", error.emit_to_string_with_path(kernel.source, name)));
+    (module, info)
+}
+
+/// Of what `kernel` may use.
+fn validator(kernel: &Kernel) -> Validator {
     // WebGPU has unpack2x16float without any feature; naga counts it as one because of old GL.
     let mut capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     if is_subgroup(kernel) {
@@ -69,10 +77,7 @@ fn validate(kernel: &Kernel) -> (Module, ModuleInfo) {
     }
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
-    let info = validator
-        .validate(&module)
-        .unwrap_or_else(|error| panic!("{}", error.emit_to_string_with_path(kernel.source, name)));
-    (module, info)
+    validator
 }
 
 /// Every combination of override values.
@@ -114,13 +119,16 @@ fn every_kernel_validates_without_optional_features() {
 fn every_permutation_translates_to_spirv_msl_and_hlsl() {
     let entry = (ShaderStage::Compute, "main");
     for kernel in KERNELS {
-        let (module, info) = validate(kernel);
+        let (module, _) = validate(kernel);
+        let specialise = kernel.specialiser();
         for constants in permutations(&module) {
             let fail = |backend: &str, error: &dyn std::fmt::Display| -> ! {
                 panic!("{} as {backend} with {constants:?}: {error}", kernel.name)
             };
-            let (module, info) = process_overrides(&module, &info, Some(entry), &constants)
-                .unwrap_or_else(|error| fail("a module", &error));
+            let module = specialise(&constants).unwrap_or_else(|| fail("a module", &"refused"));
+            let info = validator(kernel)
+                .validate(&module)
+                .unwrap_or_else(|error| fail("a specialised module", &error));
 
             let spirv = spv::Options {
                 lang_version: if is_subgroup(kernel) { (1, 3) } else { (1, 0) },

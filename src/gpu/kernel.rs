@@ -1,6 +1,7 @@
 //! Kernels and their pipelines.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{
         Arc, Mutex, OnceLock,
@@ -8,6 +9,11 @@ use std::{
     },
 };
 
+#[cfg(not(target_arch = "wasm32"))]
+use wgpu::naga::back::PipelineConstants;
+
+#[cfg(not(target_arch = "wasm32"))]
+use super::specialise::Parsed;
 use super::{Gpu, device::lock};
 
 /// How a kernel uses a storage buffer.
@@ -49,6 +55,8 @@ pub(super) struct Interface {
     pub layout: wgpu::BindGroupLayout,
     pipeline_layout: wgpu::PipelineLayout,
     module: OnceLock<wgpu::ShaderModule>,
+    #[cfg(not(target_arch = "wasm32"))]
+    parsed: Parsed,
     /// A number no other kernel of this device has.
     pub id: usize,
 }
@@ -121,8 +129,15 @@ impl Kernel {
         lock(&gpu.pipelines().pipelines).entry(key).or_insert_with(|| Arc::new(make())).clone()
     }
 
+    /// Makes what natively a driver gets for some constants; nothing where the text or a constant is wrong.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn specialiser(&self) -> impl Fn(&PipelineConstants) -> Option<wgpu::naga::Module> {
+        let parsed = Parsed::default();
+        move |constants| parsed.specialise(self.source, constants)
+    }
+
     /// The text as the device wants it.
-    fn text(&self) -> std::borrow::Cow<'static, str> {
+    fn text(&self) -> Cow<'static, str> {
         #[cfg(target_arch = "wasm32")]
         if self.name.ends_with(".subgroup") || self.name.ends_with(".broadcast") {
             return format!("{}{}", super::web_subgroups::ENABLE, self.source).into();
@@ -171,24 +186,38 @@ impl Kernel {
             bind_group_layouts: &[Some(&layout)],
             ..Default::default()
         });
-        Interface { layout, pipeline_layout, module: OnceLock::new(), id }
+        Interface {
+            layout,
+            pipeline_layout,
+            module: OnceLock::new(),
+            #[cfg(not(target_arch = "wasm32"))]
+            parsed: Parsed::default(),
+            id,
+        }
     }
 
     fn compile(&self, gpu: &Gpu, interface: &Interface, constants: Constants<'_>) -> wgpu::ComputePipeline {
         let (device, label) = (gpu.device(), self.label());
-        let module = || {
-            device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        let module = |source| {
+            device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(&label), source })
+        };
+        let pipeline = |module: &wgpu::ShaderModule, constants| {
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(&label),
-                source: wgpu::ShaderSource::Wgsl(self.text()),
+                layout: Some(&interface.pipeline_layout),
+                module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions { constants, ..Default::default() },
+                cache: None,
             })
         };
-        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&label),
-            layout: Some(&interface.pipeline_layout),
-            module: interface.module.get_or_init(module),
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions { constants, ..Default::default() },
-            cache: None,
-        })
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let values = constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+            if let Some(special) = interface.parsed.specialise(self.source, &values) {
+                return pipeline(&module(wgpu::ShaderSource::Naga(Cow::Owned(special))), &[]);
+            }
+        }
+        pipeline(interface.module.get_or_init(|| module(wgpu::ShaderSource::Wgsl(self.text()))), constants)
     }
 }

@@ -9,6 +9,8 @@ mod device;
 mod kernel;
 mod readback;
 mod recorder;
+#[cfg(not(target_arch = "wasm32"))]
+mod specialise;
 mod staging;
 #[cfg(target_arch = "wasm32")]
 mod web_nudge;

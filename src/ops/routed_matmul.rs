@@ -8,20 +8,15 @@ use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 const BINDINGS: &[Access] =
     &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
 
-pub static PLAIN: Kernel =
-    Kernel { name: "routed_matmul", source: shaders::ROUTED_MATMUL, bindings: BINDINGS };
+pub static PLAIN: Kernel = variant("routed_matmul", shaders::ROUTED_MATMUL);
+pub static BROADCAST: Kernel = variant("routed_matmul.broadcast", shaders::ROUTED_MATMUL_BROADCAST);
+pub static WORKGROUP: Kernel = variant("routed_matmul.workgroup", shaders::ROUTED_MATMUL_WORKGROUP);
+pub static F16: Kernel = variant("routed_matmul.f16", shaders::ROUTED_MATMUL_F16);
+pub static PACKED: Kernel = variant("routed_matmul.packed", shaders::ROUTED_MATMUL_PACKED);
 
-pub static BROADCAST: Kernel =
-    Kernel { name: "routed_matmul.broadcast", source: shaders::ROUTED_MATMUL_BROADCAST, bindings: BINDINGS };
-
-pub static WORKGROUP: Kernel =
-    Kernel { name: "routed_matmul.workgroup", source: shaders::ROUTED_MATMUL_WORKGROUP, bindings: BINDINGS };
-
-pub static F16: Kernel =
-    Kernel { name: "routed_matmul.f16", source: shaders::ROUTED_MATMUL_F16, bindings: BINDINGS };
-
-pub static PACKED: Kernel =
-    Kernel { name: "routed_matmul.packed", source: shaders::ROUTED_MATMUL_PACKED, bindings: BINDINGS };
+const fn variant(name: &'static str, source: &'static str) -> Kernel {
+    Kernel { name, source, bindings: BINDINGS }
+}
 
 uniform! {
     struct Params {

@@ -8,20 +8,15 @@ use crate::gpu::{Buffer, Dispatch, Recorder};
 const BINDINGS: &[Access] =
     &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
 
-pub static PLAIN: Kernel =
-    Kernel { name: "routed_matvec", source: shaders::ROUTED_MATVEC, bindings: BINDINGS };
+pub static PLAIN: Kernel = variant("routed_matvec", shaders::ROUTED_MATVEC);
+pub static WORKGROUP: Kernel = variant("routed_matvec.workgroup", shaders::ROUTED_MATVEC_WORKGROUP);
+pub static BROADCAST: Kernel = variant("routed_matvec.broadcast", shaders::ROUTED_MATVEC_BROADCAST);
+pub static PACKED: Kernel = variant("routed_matvec.packed", shaders::ROUTED_MATVEC_PACKED);
+pub static SUBGROUP: Kernel = variant("routed_matvec.subgroup", shaders::ROUTED_MATVEC_SUBGROUP);
 
-pub static WORKGROUP: Kernel =
-    Kernel { name: "routed_matvec.workgroup", source: shaders::ROUTED_MATVEC_WORKGROUP, bindings: BINDINGS };
-
-pub static BROADCAST: Kernel =
-    Kernel { name: "routed_matvec.broadcast", source: shaders::ROUTED_MATVEC_BROADCAST, bindings: BINDINGS };
-
-pub static PACKED: Kernel =
-    Kernel { name: "routed_matvec.packed", source: shaders::ROUTED_MATVEC_PACKED, bindings: BINDINGS };
-
-pub static SUBGROUP: Kernel =
-    Kernel { name: "routed_matvec.subgroup", source: shaders::ROUTED_MATVEC_SUBGROUP, bindings: BINDINGS };
+const fn variant(name: &'static str, source: &'static str) -> Kernel {
+    Kernel { name, source, bindings: BINDINGS }
+}
 
 uniform! {
     struct Params {
