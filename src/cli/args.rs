@@ -68,7 +68,7 @@ pub struct ModelArgs {
     /// How the key/value cache holds its numbers; f16 takes half the memory
     #[arg(long, value_enum, default_value = "f32")]
     kv_cache: KvCacheArg,
-    /// Shape of the hot kernels: auto measures once, tuned goes by capability; f16, packed (8 bits) round
+    /// Kernels: auto measures, tuned goes by capability; f16, packed (8 bits) round
     #[arg(long, value_enum, default_value = "auto", env = "HEADWISE_KERNELS", hide_env = true)]
     kernels: KernelsArg,
     /// Refuse to use more GPU memory than this, such as 2GiB
