@@ -17,28 +17,65 @@ const SHRINKS: [f32; 7] = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24];
 /// `Err` is the first value that cannot be stored: not finite, or beyond what a scale in f16 reaches.
 pub fn pack_rows(precision: Precision, inputs: usize, rows: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
     debug_assert!(precision.is_quantized() && inputs.is_multiple_of(GROUP));
-    for row in rows.chunks_exact(inputs) {
-        let end = out.len() + precision.row_bytes(inputs as u32) as usize;
-        let mut scales = Vec::with_capacity(4 * inputs / GROUP);
-        for group in row.as_chunks::<GROUP>().0 {
-            if let Some(value) = group.iter().find(|value| !value.is_finite()) {
-                return Err(*value);
-            }
-            if precision == Precision::Q8 {
-                let (scale, codes) = q8(group)?;
-                out.extend(codes.map(|code| code as u8));
-                scales.extend(scale.to_le_bytes());
-            } else {
-                let Q4 { scale, min, codes, .. } = q4(group)?;
-                for eight in codes.as_chunks::<8>().0 {
-                    let (low, high) = eight.split_at(4);
-                    out.extend(low.iter().zip(high).map(|(low, high)| low | high << 4));
-                }
-                scales.extend([scale, min].into_iter().flat_map(f16::to_le_bytes));
-            }
+    let row_bytes = precision.row_bytes(inputs as u32) as usize;
+    let (start, count) = (out.len(), rows.len() / inputs);
+    out.resize(start + count * row_bytes, 0);
+    // Rows for each thread.
+    let each = count.div_ceil(threads(rows.len())).max(1);
+    let parts = rows.chunks(each * inputs).zip(out[start..].chunks_mut(each * row_bytes));
+    let pack = |(rows, packed): (&[f32], &mut [u8])| {
+        let mut rows = rows.chunks_exact(inputs).zip(packed.chunks_exact_mut(row_bytes));
+        rows.try_for_each(|(row, packed)| pack_row(precision, row, packed))
+    };
+    let packed: Result<(), f32> = if each >= count {
+        parts.map(pack).collect()
+    } else {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = parts.map(|part| scope.spawn(|| pack(part))).collect();
+            // A thread that panicked would have in this one, too.
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().map(join).collect()
+        })
+    };
+    if packed.is_err() {
+        out.truncate(start);
+    }
+    packed
+}
+
+/// Threads that are worth their while for so many weights.
+fn threads(weights: usize) -> usize {
+    const EACH: usize = 1 << 16;
+    if cfg!(target_arch = "wasm32") || weights < 2 * EACH {
+        return 1;
+    }
+    std::thread::available_parallelism().map_or(1, usize::from).min(weights / EACH)
+}
+
+fn pack_row(precision: Precision, row: &[f32], packed: &mut [u8]) -> Result<(), f32> {
+    let groups = row.as_chunks::<GROUP>().0;
+    let (code_bytes, scale_bytes) = if precision == Precision::Q8 { (GROUP, 2) } else { (GROUP / 2, 4) };
+    let (codes, scales) = packed.split_at_mut(groups.len() * code_bytes);
+    let places = codes.chunks_exact_mut(code_bytes).zip(scales.chunks_exact_mut(scale_bytes));
+    for (group, (to, to_scale)) in groups.iter().zip(places) {
+        if let Some(value) = group.iter().find(|value| !value.is_finite()) {
+            return Err(*value);
         }
-        out.extend(scales);
-        out.resize(end, 0);
+        if precision == Precision::Q8 {
+            let (scale, codes) = q8(group)?;
+            to.copy_from_slice(&codes.map(|code| code as u8));
+            to_scale.copy_from_slice(&scale.to_le_bytes());
+        } else {
+            let Q4 { scale, min, codes, .. } = q4(group)?;
+            for (word, eight) in to.chunks_exact_mut(4).zip(codes.as_chunks::<8>().0) {
+                let (low, high) = eight.split_at(4);
+                word.iter_mut().zip(low.iter().zip(high)).for_each(|(to, (low, high))| *to = low | high << 4);
+            }
+            to_scale[..2].copy_from_slice(&scale.to_le_bytes());
+            to_scale[2..].copy_from_slice(&min.to_le_bytes());
+        }
     }
     Ok(())
 }
@@ -94,13 +131,17 @@ fn code(group: &[f32; GROUP], scale: f32, min: f32) -> Option<Q4> {
         return None;
     }
     let (steps, step, from) = (reciprocal(scale), scale.to_f32(), min.to_f32());
-    let mut error = 0.0;
-    let codes = group.map(|value| {
-        let code = nearest(((value - from) * steps).clamp(0.0, 15.0));
-        let off = value - (step * code + from);
-        error += off * off;
-        code as u8
-    });
+    let mut errors = Lanes::default();
+    let mut codes = [0; GROUP];
+    for (values, codes) in group.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut::<LANES>().0) {
+        for ((value, to), error) in values.iter().zip(codes).zip(&mut errors) {
+            let code = nearest(((value - from) * steps).clamp(0.0, 15.0));
+            let off = value - (step * code + from);
+            *error += off * off;
+            *to = code as u8;
+        }
+    }
+    let error = total(errors);
     // A scale of 0 is stored with the codes 0, and a negative zero not at all: zero rows are zero bytes.
     Some(Q4 { scale, min: if min == f16::ZERO { f16::ZERO } else { min }, codes, error })
 }
@@ -108,11 +149,17 @@ fn code(group: &[f32; GROUP], scale: f32, min: f32) -> Option<Q4> {
 /// Scale and minimum of the line through (code, weight) with the least squares.
 fn fit(group: &[f32; GROUP], codes: &[u8; GROUP]) -> (f32, f32) {
     let count = GROUP as f32;
-    let (mut x, mut xx, mut y, mut xy) = (0.0, 0.0, 0.0, 0.0);
-    for (value, code) in group.iter().zip(codes) {
-        let code = f32::from(*code);
-        (x, xx, y, xy) = (x + code, xx + code * code, y + value, xy + code * value);
+    let (mut xs, mut xxs, mut ys, mut xys) = <(Lanes, Lanes, Lanes, Lanes)>::default();
+    for (values, codes) in group.as_chunks::<LANES>().0.iter().zip(codes.as_chunks::<LANES>().0) {
+        for (lane, (value, code)) in values.iter().zip(codes).enumerate() {
+            let code = f32::from(*code);
+            xs[lane] += code;
+            xxs[lane] += code * code;
+            ys[lane] += value;
+            xys[lane] += code * value;
+        }
     }
+    let (x, xx, y, xy) = (total(xs), total(xxs), total(ys), total(xys));
     let spread = count * xx - x * x;
     // All codes alike: one value.
     if spread == 0.0 {
@@ -120,6 +167,14 @@ fn fit(group: &[f32; GROUP], codes: &[u8; GROUP]) -> (f32, f32) {
     }
     let scale = (count * xy - x * y) / spread;
     (scale, (y - scale * x) / count)
+}
+
+/// Sums side by side, so that loops over a group become vector code.
+type Lanes = [f32; LANES];
+const LANES: usize = 8;
+
+fn total([a, b, c, d, e, f, g, h]: Lanes) -> f32 {
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
 fn reciprocal(scale: f16) -> f32 {

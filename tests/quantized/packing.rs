@@ -172,3 +172,20 @@ fn what_cannot_be_stored_is_named() {
     // Far beyond f16 itself, but not beyond 127 of its steps.
     assert!(pack_rows(Precision::Q8, 32, &[8e6; 32], &mut Vec::new()).is_ok());
 }
+
+/// Many rows are packed by several threads.
+#[test]
+fn rows_are_packed_alike_one_by_one_and_together() {
+    let (inputs, count) = (96, 4001);
+    let mut rows: Vec<f32> = (0..inputs * count).map(|i| (0.7 * i as f32).sin()).collect();
+    for precision in [Precision::Q8, Precision::Q4] {
+        let one_by_one: Vec<u8> = rows.chunks(inputs).flat_map(|row| pack(precision, inputs, row)).collect();
+        assert!(pack(precision, inputs, &rows) == one_by_one, "{precision:?}");
+    }
+    // The first of what cannot be stored, and nothing of the rest.
+    let last = rows.len() - 1;
+    (rows[last], rows[inputs * 1000]) = (f32::NAN, f32::INFINITY);
+    let mut bytes = vec![1, 2, 3];
+    assert_eq!(pack_rows(Precision::Q4, inputs, &rows, &mut bytes), Err(f32::INFINITY));
+    assert_eq!(bytes, [1, 2, 3]);
+}
