@@ -22,13 +22,13 @@ pub fn pack_rows(precision: Precision, inputs: usize, rows: &[f32], out: &mut Ve
     out.resize(start + count * row_bytes, 0);
     // Rows for each thread.
     let each = count.div_ceil(threads(rows.len())).max(1);
-    let parts = rows.chunks(each * inputs).zip(out[start..].chunks_mut(each * row_bytes));
+    let mut parts = rows.chunks(each * inputs).zip(out[start..].chunks_mut(each * row_bytes));
     let pack = |(rows, packed): (&[f32], &mut [u8])| {
         let mut rows = rows.chunks_exact(inputs).zip(packed.chunks_exact_mut(row_bytes));
         rows.try_for_each(|(row, packed)| pack_row(precision, row, packed))
     };
-    let packed: Result<(), f32> = if each >= count {
-        parts.map(pack).collect()
+    let packed = if each >= count {
+        parts.try_for_each(pack)
     } else {
         std::thread::scope(|scope| {
             let threads: Vec<_> = parts.map(|part| scope.spawn(|| pack(part))).collect();
@@ -36,7 +36,7 @@ pub fn pack_rows(precision: Precision, inputs: usize, rows: &[f32], out: &mut Ve
             let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            threads.into_iter().map(join).collect()
+            threads.into_iter().try_for_each(join)
         })
     };
     if packed.is_err() {
