@@ -121,12 +121,15 @@ export function runs(open, browser) {
   test('runs the kernels that it remembers, and remembers them', { timeout: 2 * LOAD_MS }, async () => {
     const info = async (options) => (await page.evaluate(write, [server.url, JSON.stringify(options), PROMPT, 1])).info;
     const note = await info({}).then(({ remembered }) => JSON.parse(remembered));
-    // Not what was measured, in a browser that has a choice.
-    const remembered = JSON.stringify({ ...note, matvec: 'plain' });
+    // Not what was measured, in a browser that has a choice; with all the time that it took.
+    const remembered = JSON.stringify({ ...note, matvec: 'plain', measured: 'fully' });
     const again = await info({ remembered });
     assert.equal(again.remembered, remembered);
     assert.equal(again.kernels.routed_matvec, 'plain');
     assert.equal((await info({ kernels: 'tuned', remembered })).remembered, null);
+    // What ran out of time is measured once more.
+    const second = await info({ remembered: JSON.stringify({ ...note, measured: 'partly' }) });
+    assert.equal(JSON.parse(second.remembered).measured, 'fully');
     assert.equal(JSON.parse((await info({ remembered: 'nonsense' })).remembered).adapter, note.adapter);
   });
 

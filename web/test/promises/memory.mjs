@@ -10,8 +10,9 @@ export function remembers(open) {
     const { page } = opened;
     await opened.reach('ready', LOAD_MS);
     const kept = () => page.evaluate(() => localStorage.getItem('headwise.kernels'));
-    // Not what was measured, in a browser that has a choice: a page that measures again would not run it.
-    const note = JSON.stringify({ ...JSON.parse(await kept()), matvec: 'plain' });
+    // Not what was measured, in a browser that has a choice: a page that measures again would not run it. With all the time
+    // that it took, or the page would.
+    const note = JSON.stringify({ ...JSON.parse(await kept()), matvec: 'plain', measured: 'fully' });
     await page.evaluate((note) => localStorage.setItem('headwise.kernels', note), note);
     await page.reload();
     await opened.reach('ready', LOAD_MS);
