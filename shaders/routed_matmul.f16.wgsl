@@ -7,33 +7,7 @@ enable f16;
 
 //!include "shared/routed_matmul.wgsl"
 //!include "shared/routed_matmul_workgroup.wgsl"
+//!include "shared/routed_matmul_tiles.wgsl"
 
-// Blocks of 8 inputs that are staged at a time.
-const STEP_BLOCKS: u32 = 1u;
-
-// Two vec4s for each row or column.
-var<workgroup> row_tile: array<vec4<f16>, 64>;
-var<workgroup> column_tile: array<vec4<f16>, 128>;
-
-fn stage(lane: u32, staged: Staged, step: u32) {
-    if lane < 64u {
-        row_tile[lane] = vec4<f16>(src[staged.row + 2u * step + lane % 2u]);
-    } else {
-        let eight = row_eight(staged.quad, staged.column, step);
-        column_tile[2u * (lane - 64u)] = vec4<f16>(eight.lo);
-        column_tile[2u * (lane - 64u) + 1u] = vec4<f16>(eight.hi);
-    }
-}
-
-fn products(local: vec2<u32>) -> Sums {
-    let c = 2u * local.x;
-    let lo = mat4x4<f16>(column_tile[c], column_tile[c + 32u], column_tile[c + 64u], column_tile[c + 96u]);
-    let hi = mat4x4<f16>(column_tile[c + 1u], column_tile[c + 33u], column_tile[c + 65u], column_tile[c + 97u]);
-    let r = 8u * local.y;
-    return Sums(
-        vec4<f32>(row_tile[r] * lo + row_tile[r + 1u] * hi),
-        vec4<f32>(row_tile[r + 2u] * lo + row_tile[r + 3u] * hi),
-        vec4<f32>(row_tile[r + 4u] * lo + row_tile[r + 5u] * hi),
-        vec4<f32>(row_tile[r + 6u] * lo + row_tile[r + 7u] * hi),
-    );
-}
+alias Four = vec4<f16>;
+alias Square = mat4x4<f16>;

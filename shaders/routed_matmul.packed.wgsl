@@ -7,7 +7,7 @@
 //!include "shared/routed_matmul_workgroup.wgsl"
 //!include "shared/packed.wgsl"
 
-// Blocks of 8 inputs that are staged at a time: a group.
+// A group of Q8 or Q4.
 const STEP_BLOCKS: u32 = 4u;
 
 // Two halves for each row or column: codes of 16 inputs each.

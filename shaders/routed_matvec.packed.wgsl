@@ -8,28 +8,22 @@
 //!include "shared/routed_matvec_workgroup.wgsl"
 //!include "shared/packed.wgsl"
 
-fn lane_dot4(lane: u32, work: Work, expert: u32, half: u32, quad: u32, start: u32) -> vec4<f32> {
-    let base = quad_start(work, expert, half, quad);
-    var sum = vec4<f32>(0.0);
-    for (var block = lane; block < params.in_blocks; block += LANES) {
-        let lo = src[start + 2u * block];
-        let hi = src[start + 2u * block + 1u];
-        let most = most_of(lo, hi);
-        let scale = scale_of(most);
-        let x = codes_of(lo, hi, inverse_of(most));
-        let whole = sum_of(lo, hi);
-        let products = middle_of(whole, scale, x) + scale * vec4<f32>(vec4<i32>(
-            dot_codes(x, row_packed(base, 0u, block)),
-            dot_codes(x, row_packed(base, 1u, block)),
-            dot_codes(x, row_packed(base, 2u, block)),
-            dot_codes(x, row_packed(base, 3u, block)),
-        ));
-        if WEIGHT_FORMAT == Q8 {
-            sum += q8_scales(base, block / 4u) * products;
-        } else {
-            let steps = q4_steps(base, block / 4u);
-            sum += steps.scale * products + steps.minimum * whole;
-        }
+fn block_dot4(base: u32, start: u32, block: u32) -> vec4<f32> {
+    let lo = src[start + 2u * block];
+    let hi = src[start + 2u * block + 1u];
+    let most = most_of(lo, hi);
+    let scale = scale_of(most);
+    let x = codes_of(lo, hi, inverse_of(most));
+    let whole = sum_of(lo, hi);
+    let products = middle_of(whole, scale, x) + scale * vec4<f32>(vec4<i32>(
+        dot_codes(x, row_packed(base, 0u, block)),
+        dot_codes(x, row_packed(base, 1u, block)),
+        dot_codes(x, row_packed(base, 2u, block)),
+        dot_codes(x, row_packed(base, 3u, block)),
+    ));
+    if WEIGHT_FORMAT == Q8 {
+        return q8_scales(base, block / 4u) * products;
     }
-    return sum;
+    let steps = q4_steps(base, block / 4u);
+    return steps.scale * products + steps.minimum * whole;
 }

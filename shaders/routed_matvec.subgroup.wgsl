@@ -4,7 +4,7 @@
 
 //!include "shared/routed_matvec.wgsl"
 //!include "shared/routed_matvec_group.wgsl"
-//!include "shared/routed_matvec_lane.wgsl"
+//!include "shared/routed_matvec_block.wgsl"
 
 var<workgroup> partial_sums: array<vec4<f32>, LANES>;
 var<private> subgroup_lane: u32;

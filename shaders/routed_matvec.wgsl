@@ -2,17 +2,14 @@
 // grid   x: output quads of the part, y: rows
 
 //!include "shared/routed_matvec.wgsl"
+//!include "shared/routed_matvec_block.wgsl"
 
 // The four rows of a quad of an expert's half, times the src row at vec4 index `start`.
 fn dot4(work: Work, expert: u32, half: u32, quad: u32, start: u32) -> vec4<f32> {
     let base = quad_start(work, expert, half, quad);
     var sum = vec4<f32>(0.0);
     for (var block = 0u; block < params.in_blocks; block++) {
-        let lo = src[start + 2u * block];
-        let hi = src[start + 2u * block + 1u];
-        let w = quad_eight(base, block);
-        sum += lo * mat4x4<f32>(w.r0.lo, w.r1.lo, w.r2.lo, w.r3.lo)
-            + hi * mat4x4<f32>(w.r0.hi, w.r1.hi, w.r2.hi, w.r3.hi);
+        sum += block_dot4(base, start, block);
     }
     return sum;
 }

@@ -3,5 +3,5 @@
 
 //!include "shared/routed_matvec.wgsl"
 //!include "shared/routed_matvec_group.wgsl"
-//!include "shared/routed_matvec_lane.wgsl"
+//!include "shared/routed_matvec_block.wgsl"
 //!include "shared/routed_matvec_workgroup.wgsl"

@@ -1,5 +1,6 @@
 // The grid, the lanes and the epilogue of the variants of routed_matmul that stage tiles in workgroup memory: a workgroup
-// computes 32 rows × 64 columns, a step of inputs at a time. A variant has `stage` and `products`.
+// computes 32 rows × 64 columns, a step of inputs at a time. A variant has `stage`, `products` and STEP_BLOCKS,
+// the blocks of 8 inputs in a step.
 // With SWIGLU the 64 columns are 32 of the gate half and the same 32 of the up half.
 
 // Not vec4s: writing one component of a vector may touch the others, which other lanes write.

@@ -1,7 +1,18 @@
-// Four outputs of a row, computed by the LANES lanes of a workgroup together. A variant has `lane_dot4`, what a lane adds to
-// a product, and `group_sum`.
+// Four outputs of a row, computed by the LANES lanes of a workgroup together. A variant has `block_dot4` (see
+// routed_matvec_block.wgsl) and `group_sum`.
 
 const LANES: u32 = 64u;
+
+// What a lane adds to the four rows of a quad of an expert's half, times the src row at vec4 index `start`: every LANES-th
+// block of each.
+fn lane_dot4(lane: u32, work: Work, expert: u32, half: u32, quad: u32, start: u32) -> vec4<f32> {
+    let base = quad_start(work, expert, half, quad);
+    var sum = vec4<f32>(0.0);
+    for (var block = lane; block < params.in_blocks; block += LANES) {
+        sum += block_dot4(base, start, block);
+    }
+    return sum;
+}
 
 // Four outputs of the row at work, the same in every lane. SwiGLU needs whole sums before its product, so each slot
 // is summed over the lanes on its own; without it, the lanes add up their slots first.
