@@ -142,7 +142,8 @@ impl Linear {
                 let tile_rows = tile_rows(recorder.gpu(), assignments, experts);
                 Group { routes, assignments, experts, tile_rows, into: groups }.record(recorder);
                 let groups = Some(&*groups);
-                RoutedMatmul { src, matrix, groups, bias, activation, dst, rows: assignments, src_div }
+                let (rows, bounded) = (assignments, true);
+                RoutedMatmul { src, matrix, groups, bias, activation, dst, rows, src_div, bounded }
                     .record(recorder);
             }
         })

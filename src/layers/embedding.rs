@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::{
     gpu::{Buffer, Recorder},
-    layers::{Workspace, linear::dense},
-    ops::{Activation, AddPositions, Bias, Embedding, Matrix},
+    layers::Workspace,
+    ops::{AddPositions, Bias, Embedding, Matrix, RoutedLinear},
 };
 
 /// The table of token embeddings, `[vocabulary, width]`, and positions where the model adds them here.
@@ -43,7 +43,8 @@ impl PatchEmbedding {
     pub fn record(&self, recorder: &mut Recorder, workspace: &Workspace, tokens: u32) {
         let bias = Bias::OfAll(&self.bias);
         let (src, x) = (&workspace.patches, &workspace.x);
-        dense(recorder, src, &self.projection, bias, Activation::None, x, tokens);
+        let dense = RoutedLinear::dense(tokens, src, &self.projection, x);
+        RoutedLinear { bias, ..dense }.record(recorder);
         AddPositions {
             spans: &workspace.spans,
             table: &self.positions,

@@ -8,9 +8,7 @@ use crate::{
     Error, Result,
     gpu::{Buffer, Recorder},
     layers::{Norm, NormSpec, RouteCursor, Router, RouterNet, RouterSpec, Step, Workspace},
-    ops::{
-        Activation, Bias, Combine, Group, Matrix, MatrixShape, RoutedMatmul, RoutedMatvec, Routes, tile_rows,
-    },
+    ops::{Activation, Bias, Matrix, MatrixShape, Output, RoutedLinear, RowList, Sums},
 };
 
 /// What happens between the two projections.
@@ -101,11 +99,42 @@ impl ExpertMlp {
             (Some(router), Some(routes)) => router.record(recorder, workspace, &self.norm, step, routes),
             _ => self.norm.record_before(recorder, workspace, step.tokens),
         }
-        if step.few() {
-            self.record_few(recorder, workspace, step, routes);
-        } else {
-            self.record_many(recorder, workspace, step, routes);
+        let (active, experts) = (self.spec.active(), self.spec.experts());
+        let rows = match routes {
+            None => RowList::dense(step.tokens),
+            Some(routes) => RowList::routed(step.tokens, active, experts, routes, &workspace.mlp_groups),
+        };
+        rows.sort(recorder);
+        RoutedLinear {
+            rows,
+            src: self.norm.input(workspace),
+            src_div: active,
+            normed: self.norm.norms_input(),
+            matrix: &self.weights.up,
+            bias: self.up_bias(),
+            activation: self.activation(),
+            output: Output::Each(&workspace.hidden),
+            alongside: None,
         }
+        .record(recorder);
+        RoutedLinear {
+            rows,
+            src: &workspace.hidden,
+            src_div: 1,
+            normed: false,
+            matrix: &self.weights.down,
+            bias: Bias::None,
+            activation: Activation::None,
+            output: Output::Sums(Sums {
+                dst: &workspace.x,
+                of: active,
+                bias: self.weights.output_bias.as_ref(),
+                residual: true,
+                products: &workspace.expert_rows,
+            }),
+            alongside: None,
+        }
+        .record(recorder);
         self.norm.record_after(recorder, workspace, step.tokens);
     }
 
@@ -122,99 +151,5 @@ impl ExpertMlp {
             MlpActivation::SwiGlu => Activation::None,
             MlpActivation::Plain(activation) => activation,
         }
-    }
-
-    fn record_few(
-        &self,
-        recorder: &mut Recorder,
-        workspace: &Workspace,
-        step: &Step,
-        routes: Option<Routes<'_>>,
-    ) {
-        let active = self.spec.active();
-        RoutedMatvec {
-            beside: None,
-            src: self.norm.input(workspace),
-            matrix: &self.weights.up,
-            routes,
-            gated: false,
-            bias: self.up_bias(),
-            activation: self.activation(),
-            dst: &workspace.hidden,
-            residual: false,
-            rows: step.tokens * active,
-            slots: 1,
-            src_div: active,
-        }
-        .record(recorder);
-        RoutedMatvec {
-            beside: None,
-            src: &workspace.hidden,
-            matrix: &self.weights.down,
-            routes,
-            gated: routes.is_some(),
-            bias: Bias::of_all(self.weights.output_bias.as_ref()),
-            activation: Activation::None,
-            dst: &workspace.x,
-            residual: true,
-            rows: step.tokens,
-            slots: active,
-            src_div: 1,
-        }
-        .record(recorder);
-    }
-
-    fn record_many(
-        &self,
-        recorder: &mut Recorder,
-        workspace: &Workspace,
-        step: &Step,
-        routes: Option<Routes<'_>>,
-    ) {
-        let active = self.spec.active();
-        let assignments = step.tokens * active;
-        let groups = &workspace.mlp_groups;
-        if let Some(routes) = routes {
-            Group {
-                routes,
-                assignments,
-                experts: self.spec.experts(),
-                tile_rows: tile_rows(recorder.gpu(), assignments, self.spec.experts()),
-                into: groups,
-            }
-            .record(recorder);
-        }
-        let up = RoutedMatmul {
-            src: self.norm.input(workspace),
-            matrix: &self.weights.up,
-            groups: routes.map(|_| groups),
-            bias: self.up_bias(),
-            activation: self.activation(),
-            dst: &workspace.hidden,
-            rows: assignments,
-            src_div: active,
-        };
-        up.record(recorder);
-        RoutedMatmul {
-            src: &workspace.hidden,
-            matrix: &self.weights.down,
-            bias: Bias::None,
-            activation: Activation::None,
-            dst: &workspace.expert_rows,
-            src_div: 1,
-            ..up
-        }
-        .record(recorder);
-        Combine {
-            rows: &workspace.expert_rows,
-            routes,
-            bias: self.weights.output_bias.as_ref(),
-            x: &workspace.x,
-            residual: true,
-            tokens: step.tokens,
-            slots: active,
-            width: self.spec.norm.width,
-        }
-        .record(recorder);
     }
 }

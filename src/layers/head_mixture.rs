@@ -18,13 +18,12 @@ mod keys_values;
 use crate::{
     gpu::{Buffer, Recorder},
     layers::{
-        AttentionKernel, HeadMixtureSpec, KvProjection, LayerCache, Norm, PositionEncoding, RouteCursor,
-        Router, Step, Visible, Workspace, linear::dense,
+        HeadMixtureSpec, KvProjection, LayerCache, Norm, PositionEncoding, RouteCursor, Router, Step,
+        Workspace,
     },
     ops::{
-        Activation, AttentionShape, Beside, Bias, Combine, DecodeAttention, Group, Matrix, PrefillAttention,
-        Queries, RelativePositions, RopeAttentionDecode, RoutedMatmul, RoutedMatvec, Routes, StickBreaking,
-        tile_rows,
+        Activation, Alongside, AttentionShape, Bias, Matrix, Output, Positions, QueryRows, RelativePositions,
+        RoutedLinear, Routes, RowAttention, RowList, SplitScratch, Sums,
     },
 };
 
@@ -69,11 +68,10 @@ struct Call<'a> {
     step: &'a Step,
     /// What the layer reads.
     input: &'a Buffer,
-    routes: Option<Routes<'a>>,
+    /// The heads that tokens chose.
+    rows: RowList<'a>,
     value_routes: Option<Routes<'a>>,
     shape: AttentionShape,
-    /// Whether each row runs on its own, instead of in tiles by expert.
-    few: bool,
 }
 
 impl HeadMixture {
@@ -86,238 +84,140 @@ impl HeadMixture {
         step: &'a Step,
         routes: &mut RouteCursor<'a>,
     ) {
+        let routed = self.router.as_ref().map(|router| (router, routes.next(&router.spec)));
         let call = Call {
             workspace,
             cache,
             step,
             input: self.norm.input(workspace),
-            routes: self.router.as_ref().map(|router| routes.next(&router.spec)),
+            rows: self.rows(workspace, step, routed.map(|(_, routes)| routes)),
             value_routes: self.weights.values.as_ref().map(|(_, router)| routes.next(&router.spec)),
             shape: cache.size.shape(&self.spec),
-            few: step.few() && !self.spec.router.whole_sequences(),
         };
-        match (&self.router, call.routes) {
-            (Some(router), Some(routes)) => router.record(recorder, workspace, &self.norm, step, routes),
-            _ => self.norm.record_before(recorder, workspace, step.tokens),
+        match routed {
+            Some((router, routes)) => router.record(recorder, workspace, &self.norm, step, routes),
+            None => self.norm.record_before(recorder, workspace, step.tokens),
         }
-        let routed_queries = !self.spec.dense_queries();
-        if routed_queries {
-            self.group(recorder, &call);
+        // The choice may wait for the queries.
+        let waits = routed.filter(|_| self.spec.routes_after_queries());
+        if waits.is_none() {
+            call.rows.sort(recorder);
         }
         self.project(recorder, &call);
-        if let (true, Some(router), Some(routes)) =
-            (self.spec.routes_after_queries(), &self.router, call.routes)
-        {
+        if let Some((router, routes)) = waits {
             router.record_after_queries(recorder, workspace, self.spec.head_dim, step.tokens, routes);
+            call.rows.sort(recorder);
         }
-        self.append(recorder, &call);
         self.attend(recorder, &call);
-        // Value experts were grouped in the same place.
-        if !routed_queries || call.value_routes.is_some() {
-            self.group(recorder, &call);
-        }
         self.output(recorder, &call);
         self.norm.record_after(recorder, workspace, step.tokens);
     }
 
-    /// Sorts a long step's assignments by expert.
-    fn group(&self, recorder: &mut Recorder, call: &Call<'_>) {
-        let Some(routes) = call.routes.filter(|_| !call.few) else { return };
-        let (assignments, experts) = (call.step.tokens * self.spec.active(), self.spec.experts());
-        Group {
-            routes,
-            assignments,
-            experts,
-            tile_rows: tile_rows(recorder.gpu(), assignments, experts),
-            into: &call.workspace.attention_groups,
-        }
-        .record(recorder);
+    /// A row for each head expert that a token chose.
+    fn rows<'a>(&self, workspace: &'a Workspace, step: &Step, routes: Option<Routes<'a>>) -> RowList<'a> {
+        let Some(routes) = routes else { return RowList::dense(step.tokens) };
+        let (active, experts) = (self.spec.active(), self.spec.experts());
+        let rows = RowList::routed(step.tokens, active, experts, routes, &workspace.attention_groups);
+        if self.spec.router.whole_sequences() { rows.with_gaps() } else { rows }
     }
 
     /// Queries, keys and values.
     fn project(&self, recorder: &mut Recorder, call: &Call<'_>) {
-        let Call { workspace, step, input: src, .. } = *call;
-        let active = self.spec.active();
-        let (matrix, bias, dst) = (&self.weights.query, self.weights.query_bias.as_ref(), &workspace.q);
-        let rows = step.tokens * active;
-        let of_expert = bias.map_or(Bias::None, Bias::OfExpert);
-        match call.routes.filter(|_| !self.spec.dense_queries()) {
-            None => dense(recorder, src, matrix, Bias::of_all(bias), Activation::None, dst, step.tokens),
-            Some(routes) if call.few => RoutedMatvec {
-                beside: self.beside(call),
-                src,
-                matrix,
-                routes: Some(routes),
-                gated: false,
-                bias: of_expert,
-                activation: Activation::None,
-                dst,
-                residual: false,
-                rows,
-                slots: 1,
-                src_div: active,
-            }
-            .record(recorder),
-            Some(_) => RoutedMatmul {
-                src,
-                matrix,
-                groups: Some(&workspace.attention_groups),
-                bias: of_expert,
-                activation: Activation::None,
-                dst,
-                rows,
-                src_div: active,
-            }
-            .record(recorder),
+        let Call { workspace, step, .. } = *call;
+        let bias = self.weights.query_bias.as_ref();
+        let (rows, src_div, bias) = match self.spec.dense_queries() {
+            true => (RowList::dense(step.tokens), 1, Bias::of_all(bias)),
+            false => (call.rows, self.spec.active(), bias.map_or(Bias::None, Bias::OfExpert)),
+        };
+        let kv = self.weights.kv.as_ref().filter(|_| self.spec.kv != KvProjection::Memory);
+        RoutedLinear {
+            rows,
+            src: call.input,
+            src_div,
+            normed: self.norm.norms_input(),
+            matrix: &self.weights.query,
+            bias,
+            activation: Activation::None,
+            output: Output::Each(&workspace.q),
+            alongside: kv.map(|(matrix, bias)| {
+                let (bias, dst) = (bias.as_ref(), &workspace.kv);
+                Alongside { matrix, bias, dst }
+            }),
         }
-        if self.spec.kv == KvProjection::Memory {
-            return;
-        }
-        if let (Some((matrix, bias)), None) = (&self.weights.kv, self.beside(call)) {
-            let bias = Bias::of_all(bias.as_ref());
-            dense(recorder, src, matrix, bias, Activation::None, &workspace.kv, step.tokens);
-        }
+        .record(recorder);
         self.mix_values(recorder, call);
     }
 
-    /// The key/value projection, where the kernel of a few routed queries can do it by the way.
-    fn beside<'a>(&'a self, call: &Call<'a>) -> Option<Beside<'a>> {
-        let (matrix, bias) = self.weights.kv.as_ref()?;
-        let routed = call.few && call.routes.is_some() && !self.spec.dense_queries();
-        let here = self.spec.kv != KvProjection::Memory && bias.is_none();
-        let paired = self.weights.query.is_paired_with(matrix);
-        (routed && here && paired).then_some(Beside { matrix, dst: &call.workspace.kv })
-    }
-
+    /// This step's keys and values into the cache, and every head over the keys that it sees.
     fn attend(&self, recorder: &mut Recorder, call: &Call<'_>) {
-        let Call { workspace, cache, step, routes, shape, .. } = *call;
+        let Call { workspace, cache, step, shape, .. } = *call;
         let memory = self.spec.kv == KvProjection::Memory;
-        let Visible { most, total: keys } = if memory { step.memory } else { step.own };
-        let spans = if memory { &workspace.memory_spans } else { call.spans() };
-        let (q, k_cache, v_cache) = (&workspace.q, &cache.k, &cache.v);
-        let (out, tokens) = (&workspace.attended, step.tokens);
-        let relative = match (&self.weights.relative, self.spec.position) {
-            (Some(table), PositionEncoding::Relative { clip }) => Some(RelativePositions { table, clip }),
-            _ => None,
+        let (spans, visible) = match memory {
+            true => (&workspace.memory_spans, step.memory),
+            false if shape.head_spans => (&workspace.head_spans, step.own),
+            false => (&workspace.spans, step.own),
         };
-        if let (PositionEncoding::Rope { channels: rotated, .. }, true) =
-            (self.spec.position, self.appends_itself(call))
-        {
-            RopeAttentionDecode {
-                shape,
-                spans,
-                q,
-                kv: &workspace.kv,
-                angles: &cache.angles,
-                rotated,
-                k_cache,
-                v_cache,
-                partial: &workspace.partial,
-                stats: &workspace.stats,
-                out,
-                tokens,
-                most_keys: most,
-                keys,
-            }
-            .record(recorder);
-        } else if self.spec.kernel == AttentionKernel::StickBreaking {
-            StickBreaking { shape, spans, q, k_cache, v_cache, routes, out, tokens, keys }.record(recorder);
-        } else if call.few || shape.queries != Queries::BySlot || shape.head_spans || relative.is_some() {
-            DecodeAttention {
-                shape,
-                spans,
-                q,
-                k_cache,
-                v_cache,
-                partial: &workspace.partial,
-                stats: &workspace.stats,
-                routes,
-                out,
-                tokens,
-                most_keys: most,
-                relative,
-                split: call.few,
-                keys,
-            }
-            .record(recorder);
-        } else {
-            PrefillAttention {
-                shape,
+        RowAttention {
+            shape,
+            kernel: self.spec.kernel,
+            rows: QueryRows {
+                q: &workspace.q,
                 spans,
                 ranges: &workspace.ranges,
-                q,
-                k_cache,
-                v_cache,
-                out,
-                tokens,
+                routes: call.rows.routes(),
+                tokens: step.tokens,
+                sequences: step.ranges,
                 longest: step.longest,
-                ranges_len: step.ranges,
-                most_keys: most,
-                keys,
+                visible,
+            },
+            new: self.new_keys(call),
+            positions: self.positions(cache),
+            k_cache: &cache.k,
+            v_cache: &cache.v,
+            scratch: SplitScratch { partial: &workspace.partial, stats: &workspace.stats },
+            out: &workspace.attended,
+        }
+        .record(recorder);
+    }
+
+    fn positions<'a>(&'a self, cache: &'a LayerCache) -> Positions<'a> {
+        match (self.spec.position, &self.weights.relative) {
+            (PositionEncoding::Rope { channels, .. }, _) => {
+                Positions::Rope { angles: &cache.angles, rotated: channels }
             }
-            .record(recorder);
+            (PositionEncoding::Relative { clip }, Some(table)) => {
+                Positions::Relative(RelativePositions { table, clip })
+            }
+            (PositionEncoding::Relative { .. } | PositionEncoding::None, _) => Positions::None,
         }
     }
 
     /// The output projection, the gated sum and the residual.
     fn output(&self, recorder: &mut Recorder, call: &Call<'_>) {
-        let Call { workspace, step, routes, .. } = *call;
-        let active = self.spec.active();
-        // Experts that share a query read the same attention output.
-        let src_div = if self.spec.query_share > 1 { self.spec.router.choice.top_k } else { 1 };
-        let (src, matrix) = (&workspace.attended, &self.weights.output);
+        let workspace = call.workspace;
         let (once, of_expert) = match &self.weights.output_bias {
             OutputBias::None => (None, Bias::None),
             OutputBias::Once(bias) => (Some(bias), Bias::None),
             OutputBias::OfExpert(bias) => (None, Bias::OfExpert(bias)),
         };
-        if call.few {
-            debug_assert!(matches!(of_expert, Bias::None), "an output bias of each expert needs a cut");
-            RoutedMatvec {
-                beside: None,
-                src,
-                matrix,
-                routes,
-                gated: routes.is_some(),
-                bias: Bias::of_all(once),
-                activation: Activation::None,
-                dst: &workspace.x,
-                residual: true,
-                rows: step.tokens,
-                slots: active,
-                src_div,
-            }
-            .record(recorder);
-            return;
-        }
-        RoutedMatmul {
-            src,
-            matrix,
-            groups: routes.map(|_| &workspace.attention_groups),
+        RoutedLinear {
+            rows: call.rows,
+            src: &workspace.attended,
+            // Experts that share a query read the same attention output.
+            src_div: if self.spec.query_share > 1 { self.spec.router.choice.top_k } else { 1 },
+            normed: false,
+            matrix: &self.weights.output,
             bias: of_expert,
             activation: Activation::None,
-            dst: &workspace.expert_rows,
-            rows: step.tokens * active,
-            src_div,
+            output: Output::Sums(Sums {
+                dst: &workspace.x,
+                of: self.spec.active(),
+                bias: once,
+                residual: true,
+                products: &workspace.expert_rows,
+            }),
+            alongside: None,
         }
         .record(recorder);
-        Combine {
-            rows: &workspace.expert_rows,
-            routes,
-            bias: once,
-            x: &workspace.x,
-            residual: true,
-            tokens: step.tokens,
-            slots: active,
-            width: self.spec.norm.width,
-        }
-        .record(recorder);
-    }
-}
-
-impl<'a> Call<'a> {
-    /// Where the step's rows stand in their own sequences.
-    fn spans(&self) -> &'a Buffer {
-        if self.shape.head_spans { &self.workspace.head_spans } else { &self.workspace.spans }
     }
 }

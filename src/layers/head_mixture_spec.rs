@@ -4,8 +4,8 @@ use crate::{
     Error, Result,
     layers::{NormSpec, RouterNet, RouterSpec, Scope},
     ops::{
-        AttentionShape, CachePrecision, ExpertChoice, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, MatrixShape, Queries,
-        head_stride,
+        AttentionKernel, AttentionShape, CachePrecision, ExpertChoice, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM,
+        MatrixShape, Queries, head_stride,
     },
 };
 
@@ -39,15 +39,6 @@ pub enum PositionEncoding {
     },
     /// Not at all, or with the model's input.
     None,
-}
-
-/// How scores become attention weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionKernel {
-    /// Softmax of `q·k / √d`.
-    Softmax,
-    /// Stick-breaking of `q·k / √d`, from the last key back.
-    StickBreaking,
 }
 
 /// Everything that distinguishes one head mixture from another. Biases are not here: a layer has those that its tensors

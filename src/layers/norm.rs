@@ -61,6 +61,11 @@ impl Norm {
         }
     }
 
+    /// Whether [`Norm::input`] comes from a norm.
+    pub(super) fn norms_input(&self) -> bool {
+        self.spec.placement != NormPlacement::None
+    }
+
     /// What a router scores; where it norms, [`Norm::record_before`] need not run.
     pub(super) fn router_input<'a>(&'a self, workspace: &'a Workspace) -> RouterInput<'a> {
         match (&self.weights, self.spec.placement) {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::{
     gpu::{Buffer, Recorder},
-    layers::{Workspace, linear::dense},
-    ops::{Activation, Bias, Matrix},
+    layers::Workspace,
+    ops::{Bias, Matrix, RoutedLinear},
 };
 
 /// `logits = W · x (+ b)`, `W` `[vocabulary, width]`, often the embedding table itself.
@@ -19,7 +19,7 @@ impl OutputHead {
     /// Logits of the rows in `workspace.last`.
     pub fn record(&self, recorder: &mut Recorder, workspace: &Workspace, rows: u32) {
         let bias = Bias::of_all(self.bias.as_ref());
-        let (src, dst) = (&workspace.last, &workspace.logits);
-        dense(recorder, src, &self.matrix, bias, Activation::None, dst, rows);
+        let dense = RoutedLinear::dense(rows, &workspace.last, &self.matrix, &workspace.logits);
+        RoutedLinear { bias, normed: true, ..dense }.record(recorder);
     }
 }

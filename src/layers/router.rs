@@ -3,10 +3,10 @@
 use crate::{
     Error, Result,
     gpu::{Buffer, Recorder},
-    layers::{Norm, Step, Workspace, linear::dense},
+    layers::{Norm, Step, Workspace},
     ops::{
         Activation, Bias, CosineRouter, ExpertChoice, MAX_EXPERTS, Matrix, NormRouter, QueryNorm,
-        RouterInput, Routes, Select, SequenceCut, Weighting,
+        RoutedLinear, RouterInput, Routes, Select, SequenceCut, Weighting,
     },
 };
 
@@ -218,16 +218,25 @@ impl Router {
                 let RouterNet::Mlp { activation, .. } = self.spec.net else { return };
                 norm.record_before(recorder, workspace, tokens);
                 let (input, hidden) = (norm.input(workspace), &workspace.router_hidden);
-                let bias = Bias::of_all(first_bias.as_ref());
-                dense(recorder, input, first, bias, activation, hidden, tokens);
-                let bias = Bias::of_all(second_bias.as_ref());
-                dense(recorder, hidden, second, bias, Activation::None, &workspace.scores, tokens);
+                RoutedLinear {
+                    bias: Bias::of_all(first_bias.as_ref()),
+                    activation,
+                    normed: norm.norms_input(),
+                    ..RoutedLinear::dense(tokens, input, first, hidden)
+                }
+                .record(recorder);
+                RoutedLinear {
+                    bias: Bias::of_all(second_bias.as_ref()),
+                    ..RoutedLinear::dense(tokens, hidden, second, &workspace.scores)
+                }
+                .record(recorder);
                 self.select(recorder, workspace, tokens, routes);
             }
             RouterWeights::Cosine { projection, centroids, temperature } => {
                 norm.record_before(recorder, workspace, tokens);
                 let (input, hidden) = (norm.input(workspace), &workspace.router_hidden);
-                dense(recorder, input, projection, Bias::None, Activation::None, hidden, tokens);
+                let dense = RoutedLinear::dense(tokens, input, projection, hidden);
+                RoutedLinear { normed: norm.norms_input(), ..dense }.record(recorder);
                 CosineRouter {
                     hidden,
                     centroids,

@@ -3,10 +3,10 @@
 use crate::{
     Error, Result,
     gpu::{Buffer, Gpu},
-    layers::{ExpertMlpSpec, FEW_TOKENS, HeadMixtureSpec, RouterSpec, Step, Visible},
+    layers::{ExpertMlpSpec, HeadMixtureSpec, RouterSpec, Step},
     ops::{
-        AttentionShape, GroupBuffers, MAX_TOP_LOGITS, Routes, Span, head_stride, least_tile_rows, padded,
-        workgroups,
+        AttentionShape, GroupBuffers, MAX_TOP_LOGITS, Routes, Span, Visible, head_stride, least_tile_rows,
+        padded, split_tokens, workgroups,
     },
 };
 
@@ -32,12 +32,11 @@ pub struct Dimensions {
     /// Floats of all splits of a token's query rows.
     split_heads: u32,
     split_head_dim: u32,
-    attention_active: u32,
-    attention_experts: u32,
+    attention_rows: Sorted,
+    value_rows: Sorted,
     /// Floats a token takes in `expert_rows`.
     expert_floats: u32,
-    mlp_active: u32,
-    mlp_experts: u32,
+    mlp_rows: Sorted,
     mlp_hidden: u32,
     /// Width of the hidden layer of a router, and scores it may have.
     router_hidden: u32,
@@ -48,6 +47,20 @@ pub struct Dimensions {
     /// Experts chosen per token over all routers of the model, and scores they are chosen by.
     routes_per_token: u32,
     scores_per_token: u32,
+}
+
+/// Rows that are sorted by expert: the most of them for a token, and the most experts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sorted {
+    active: u32,
+    experts: u32,
+}
+
+impl Sorted {
+    fn grow(&mut self, router: &RouterSpec) {
+        self.active = self.active.max(router.active());
+        self.experts = self.experts.max(router.experts());
+    }
 }
 
 /// Workgroups of a dispatch in one dimension at the most.
@@ -99,6 +112,7 @@ pub struct Workspace {
     /// `[scores_per_token · tokens]` f32: the scores of the routed experts, router after router
     pub route_scores: Buffer,
     pub attention_groups: GroupBuffers,
+    pub value_groups: GroupBuffers,
     pub mlp_groups: GroupBuffers,
     /// Scratch of split attention.
     pub partial: Buffer,
@@ -141,11 +155,11 @@ impl Dimensions {
             grow(&mut self.value_floats, spec.kv_heads * stride);
             grow(&mut self.expert_floats, router.active() * padded(stride));
         }
-        for router in spec.routers() {
-            grow(&mut self.attention_active, router.active());
-            grow(&mut self.attention_experts, router.experts());
-            self.router(router);
+        self.attention_rows.grow(&spec.router);
+        if let Some(router) = spec.value_router() {
+            self.value_rows.grow(router);
         }
+        spec.routers().for_each(|router| self.router(router));
         if spec.router.whole_sequences() {
             grow(&mut self.cut_heads, spec.experts());
             grow(&mut self.cut_active, spec.router.choice.slots());
@@ -155,8 +169,7 @@ impl Dimensions {
     /// Makes room for an MLP.
     pub fn mlp(&mut self, spec: &ExpertMlpSpec) {
         self.width = self.width.max(spec.norm.width);
-        self.mlp_active = self.mlp_active.max(spec.active());
-        self.mlp_experts = self.mlp_experts.max(spec.experts());
+        self.mlp_rows.grow(&spec.router);
         self.mlp_hidden = self.mlp_hidden.max(spec.hidden);
         self.expert_floats = self.expert_floats.max(spec.active() * padded(spec.norm.width));
         self.router(&spec.router);
@@ -174,18 +187,19 @@ impl Dimensions {
         self.scores_per_token += scores;
     }
 
-    /// Assignments of the attention and of the MLP routers in one step.
-    fn assignments(&self) -> (u32, u32) {
-        (self.tokens * self.attention_active, self.tokens * self.mlp_active)
+    /// What is sorted by expert in one step: assignments and experts of each kind of row.
+    fn sorted(&self) -> [(u32, u32); 3] {
+        [self.attention_rows, self.value_rows, self.mlp_rows]
+            .map(|rows| (self.tokens * rows.active, rows.experts))
     }
 
     /// Every buffer's name and size, in the order of [`Workspace`]'s fields.
     fn buffers(&self) -> Sizes {
-        let (_, mlp) = self.assignments();
+        let mlp = self.tokens * self.mlp_rows.active;
         let floats = |rows: u32, width: u32| 4 * u64::from(rows) * u64::from(padded(width));
         // One split needs no scratch.
         let splits = AttentionShape::splits(self.keys);
-        let query_heads = FEW_TOKENS.min(self.tokens) * self.split_heads;
+        let query_heads = split_tokens(self.tokens, self.sequences) * self.split_heads;
         let split_rows = if splits > 1 { u64::from(query_heads) * u64::from(splits) } else { 0 };
         let words = |n: u32| 4 * u64::from(n);
         let top = u64::from(MAX_TOP_LOGITS) * words(self.logit_rows);
@@ -226,8 +240,8 @@ impl Dimensions {
 
     /// Bytes of the whole workspace.
     pub fn bytes(&self, gpu: &Gpu) -> u64 {
-        let (attention, mlp) = self.assignments();
-        let groups = [(attention, self.attention_experts), (mlp, self.mlp_experts)]
+        let groups = self
+            .sorted()
             .iter()
             .flat_map(|&(assignments, experts)| {
                 GroupBuffers::bytes(assignments, experts, least_tile_rows(gpu))
@@ -239,8 +253,8 @@ impl Dimensions {
     /// # Errors
     /// [`Error::TooLarge`] when a buffer exceeds what the device can bind, [`Error::Argument`] for too many tokens.
     pub fn check(&self, gpu: &Gpu) -> Result<()> {
-        let (attention, mlp) = self.assignments();
-        let groups = [(attention, self.attention_experts), (mlp, self.mlp_experts)]
+        let groups = self
+            .sorted()
             .map(|(assignments, experts)| workgroups(assignments, experts, least_tile_rows(gpu)));
         let most = groups.into_iter().fold(u64::from(self.tokens), u64::max);
         if most > MOST_WORKGROUPS {
@@ -261,9 +275,9 @@ impl Workspace {
             let (name, bytes) = sizes.next().unwrap_or_default();
             Buffer::new(gpu, name, bytes)
         };
-        let (attention, mlp) = dimensions.assignments();
-        let groups =
-            |assignments, experts| GroupBuffers::new(gpu, assignments, experts, least_tile_rows(gpu));
+        let [attention_groups, value_groups, mlp_groups] = dimensions
+            .sorted()
+            .map(|(assignments, experts)| GroupBuffers::new(gpu, assignments, experts, least_tile_rows(gpu)));
         // Fields are evaluated in the order in which they stand here, which is that of `buffers`.
         Self {
             ids: next(),
@@ -288,8 +302,9 @@ impl Workspace {
             chosen: next(),
             gates: next(),
             route_scores: next(),
-            attention_groups: groups(attention, dimensions.attention_experts),
-            mlp_groups: groups(mlp, dimensions.mlp_experts),
+            attention_groups,
+            value_groups,
+            mlp_groups,
             partial: next(),
             stats: next(),
             last: next(),

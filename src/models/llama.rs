@@ -12,10 +12,10 @@ use super::{
 use crate::{
     Result,
     layers::{
-        AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormSpec,
-        PositionEncoding, RouterNet, RouterSpec,
+        ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormSpec, PositionEncoding, RouterNet,
+        RouterSpec,
     },
-    ops::{ExpertChoice, NormKind, Weighting},
+    ops::{AttentionKernel, ExpertChoice, NormKind, Weighting},
     weights::{Checkpoint, Fields, Order},
 };
 

@@ -12,10 +12,10 @@ use super::{
 use crate::{
     Result,
     layers::{
-        AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormPlacement,
-        NormSpec, PositionEncoding, RouterNet, RouterSpec,
+        ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormPlacement, NormSpec,
+        PositionEncoding, RouterNet, RouterSpec,
     },
-    ops::{Activation, ExpertChoice, NormKind, Weighting},
+    ops::{Activation, AttentionKernel, ExpertChoice, NormKind, Weighting},
     weights::{Checkpoint, Fields, Order},
 };
 

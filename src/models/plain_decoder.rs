@@ -10,10 +10,10 @@ use super::{
 use crate::{
     Result,
     layers::{
-        AttentionKernel, ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormSpec,
-        PositionEncoding, RouterNet, RouterSpec, Scope,
+        ExpertMlpSpec, HeadMixtureSpec, KvProjection, MlpActivation, NormSpec, PositionEncoding, RouterNet,
+        RouterSpec, Scope,
     },
-    ops::{Activation, ExpertChoice, NormKind, Weighting},
+    ops::{Activation, AttentionKernel, ExpertChoice, NormKind, Weighting},
     weights::{Checkpoint, Fields, Order, Piece},
 };
 

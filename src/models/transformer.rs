@@ -8,10 +8,10 @@ use crate::{
     Error, Result,
     gpu::{Buffer, Gpu, Recorder},
     layers::{
-        AttentionKernel, CacheSize, CacheUse, Dimensions, HeadMixtureSpec, KvCache, Norm, NormSpec,
-        OutputHead, PatchEmbedding, Scope, Step, TokenEmbedding, Workspace,
+        CacheSize, CacheUse, Dimensions, HeadMixtureSpec, KvCache, Norm, NormSpec, OutputHead,
+        PatchEmbedding, Scope, Step, TokenEmbedding, Workspace,
     },
-    ops::{CachePrecision, MatrixShape, Precision, padded, sinusoidal_positions},
+    ops::{AttentionKernel, CachePrecision, MatrixShape, Precision, padded, sinusoidal_positions},
     weights::{Form, Piece, Request, Store},
 };
 

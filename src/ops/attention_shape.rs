@@ -139,6 +139,11 @@ impl AttentionShape {
         keys.div_ceil(DECODE_SPLIT_KEYS).max(1)
     }
 
+    /// Splits of the decode kernels, where they `split`, and the keys of each.
+    pub(super) fn split(&self, split: bool, most_keys: u32) -> (u32, u32) {
+        if split { (Self::splits(most_keys), DECODE_SPLIT_KEYS) } else { (1, self.capacity) }
+    }
+
     pub(super) fn params(&self, tokens: u32, splits: u32, split_keys: u32, first: u32) -> Params {
         Params {
             tokens,

@@ -8,7 +8,7 @@
 mod params;
 
 mod add_positions;
-mod attention;
+mod attention_merge;
 mod attention_shape;
 mod cache_append;
 mod cache_reorder;
@@ -25,13 +25,18 @@ mod norm_router;
 mod query_norm;
 mod rope_attention_decode;
 mod rope_cache;
+mod routed_linear;
 mod routed_matmul;
 mod routed_matvec;
+mod row_attention;
+mod row_attention_decode;
+mod row_attention_prefill;
 mod row_tile;
 mod sample;
 mod select;
 mod sequence_cut;
 mod shape;
+mod stick_breaking;
 mod top_logits;
 
 use row_tile::RowTile;
@@ -40,7 +45,6 @@ use crate::gpu::Buffer;
 use crate::gpu::{Access, Kernel};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
-pub use attention::{DecodeAttention, PrefillAttention, RelativePositions, StickBreaking};
 pub use attention_shape::{
     AttentionShape, CachePrecision, DECODE_SPLIT_KEYS, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, Queries, head_stride,
 };
@@ -61,12 +65,20 @@ pub use params::ParamsLayout;
 pub use query_norm::QueryNorm;
 pub use rope_attention_decode::RopeAttentionDecode;
 pub use rope_cache::{RopeCache, rope_angles};
+pub use routed_linear::{Alongside, FEW_TOKENS, Output, RoutedLinear, RowList, Sums};
 pub use routed_matmul::{RoutedMatmul, least_tile_rows, tile_rows};
 pub use routed_matvec::{Beside, RoutedMatvec};
+pub use row_attention::{
+    AttentionKernel, NewKeys, Positions, QueryRows, RowAttention, SplitScratch, Visible, remember,
+    split_tokens,
+};
+pub use row_attention_decode::{DecodeAttention, RelativePositions};
+pub use row_attention_prefill::PrefillAttention;
 pub use sample::{Argmax, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
 pub use shape::{Packed, Shape, Shapes};
+pub use stick_breaking::StickBreaking;
 pub use top_logits::{MAX_TOP_LOGITS, TopLogits};
 
 /// The WGSL texts, expanded by `build.rs`.
@@ -78,11 +90,11 @@ mod shaders {
 /// Every kernel, variants included, for the tests that validate all of them.
 pub static KERNELS: &[&Kernel] = &[
     &add_positions::KERNEL,
-    &attention::DECODE,
-    &attention::DECODE_BROADCAST,
-    &attention::MERGE,
-    &attention::PREFILL,
-    &attention::PREFILL_BROADCAST,
+    &row_attention_decode::PLAIN,
+    &row_attention_decode::BROADCAST,
+    &attention_merge::KERNEL,
+    &row_attention_prefill::PLAIN,
+    &row_attention_prefill::BROADCAST,
     &cache_reorder::KERNEL,
     &combine::KERNEL,
     &copy::KERNEL,
@@ -96,7 +108,7 @@ pub static KERNELS: &[&Kernel] = &[
     &query_norm::KERNEL,
     &select::KERNEL,
     &cache_append::KERNEL,
-    &attention::STICK_BREAKING,
+    &stick_breaking::KERNEL,
     &rope_attention_decode::PLAIN,
     &rope_attention_decode::BROADCAST,
     &rope_cache::KERNEL,
@@ -120,11 +132,11 @@ pub static KERNELS: &[&Kernel] = &[
 pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
     vec![
         (&add_positions::KERNEL, add_positions::Params::layout()),
-        (&attention::DECODE, attention_shape::Params::layout()),
-        (&attention::DECODE_BROADCAST, attention_shape::Params::layout()),
-        (&attention::MERGE, attention::MergeParams::layout()),
-        (&attention::PREFILL, attention_shape::Params::layout()),
-        (&attention::PREFILL_BROADCAST, attention_shape::Params::layout()),
+        (&row_attention_decode::PLAIN, attention_shape::Params::layout()),
+        (&row_attention_decode::BROADCAST, attention_shape::Params::layout()),
+        (&attention_merge::KERNEL, attention_merge::Params::layout()),
+        (&row_attention_prefill::PLAIN, attention_shape::Params::layout()),
+        (&row_attention_prefill::BROADCAST, attention_shape::Params::layout()),
         (&cache_reorder::KERNEL, cache_reorder::Params::layout()),
         (&combine::KERNEL, combine::Params::layout()),
         (&copy::KERNEL, copy::Params::layout()),
@@ -138,7 +150,7 @@ pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
         (&query_norm::KERNEL, query_norm::Params::layout()),
         (&select::KERNEL, select::Params::layout()),
         (&cache_append::KERNEL, cache_append::Params::layout()),
-        (&attention::STICK_BREAKING, attention_shape::Params::layout()),
+        (&stick_breaking::KERNEL, attention_shape::Params::layout()),
         (&rope_attention_decode::PLAIN, attention_shape::Params::layout()),
         (&rope_attention_decode::BROADCAST, attention_shape::Params::layout()),
         (&rope_cache::KERNEL, rope_cache::Params::layout()),

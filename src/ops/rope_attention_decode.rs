@@ -1,8 +1,8 @@
 //! Softmax attention of decoded tokens, fused with their rotary positions and the append to the cache.
 
 use super::{
-    Access, DECODE_SPLIT_KEYS, Kernel, RowTile,
-    attention::merge,
+    Access, Kernel, RowTile,
+    attention_merge::merge,
     attention_shape::{AttentionShape, Params, Queries},
     padded, shaders,
 };
@@ -51,6 +51,8 @@ pub struct RopeAttentionDecode<'a> {
     pub tokens: u32,
     /// Keys that one token sees at the most.
     pub most_keys: u32,
+    /// Split the keys of each row over workgroups.
+    pub split: bool,
     /// Keys that all tokens together see, for the counters.
     pub keys: u64,
 }
@@ -66,12 +68,12 @@ impl RopeAttentionDecode<'_> {
 
     pub fn record(&self, recorder: &mut Recorder) {
         let shape = &self.shape;
-        let splits = AttentionShape::splits(self.most_keys);
+        let (splits, split_keys) = shape.split(self.split, self.most_keys);
         let into = if splits == 1 { self.out } else { self.partial };
         let params = Params {
             kv_quads: padded(2 * shape.kv_heads * shape.head_dim) / 4,
             half_rotated: self.rotated / 2,
-            ..shape.params(self.tokens, splits, DECODE_SPLIT_KEYS, 0)
+            ..shape.params(self.tokens, splits, split_keys, 0)
         };
         let (kernel, constants, groups) =
             match RowTile::choose(recorder.gpu(), shape, shape.rows_of_kv_head()) {

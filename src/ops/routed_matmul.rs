@@ -64,12 +64,14 @@ pub struct RoutedMatmul<'a> {
     pub rows: u32,
     /// Assignments that share one row of `src`.
     pub src_div: u32,
+    /// Whether no value of `src`, nor a sum of eight products, can pass what 16-bit floats hold.
+    pub bounded: bool,
 }
 
 impl RoutedMatmul<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let tile_rows = tile_rows(recorder.gpu(), self.rows, self.matrix.shape.experts);
-        let shape = Shapes::of(recorder.gpu()).matmul_of(self.matrix.precision);
+        let shape = Shapes::of(recorder.gpu()).matmul_of(self.matrix.precision, self.bounded);
         self.record_as(recorder, shape, tile_rows);
     }
 

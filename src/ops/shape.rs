@@ -131,11 +131,12 @@ impl Shapes {
         if self.packed.matvec && precision.is_quantized() { Shape::Packed } else { self.matvec }
     }
 
-    /// The shape of a matmul of weights that are stored so: those in f32 are not rounded.
-    pub(super) fn matmul_of(&self, precision: Precision) -> Shape {
+    /// The shape of a matmul of weights that are stored so. Those in f32 are not rounded, nor inputs that may pass the
+    /// 65,504 of 16-bit floats, as the hidden values of an MLP do.
+    pub(super) fn matmul_of(&self, precision: Precision, bounded: bool) -> Shape {
         match self.matmul {
             _ if self.packed.matmul && precision.is_quantized() => Shape::Packed,
-            Shape::F16 if precision == Precision::F32 => Shape::Workgroup,
+            Shape::F16 if precision == Precision::F32 || !bounded => Shape::Workgroup,
             shape => shape,
         }
     }

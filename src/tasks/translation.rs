@@ -10,9 +10,9 @@ use super::{
 use crate::{
     Result,
     gpu::{Counters, Gpu, Recorder},
-    layers::{CacheUse, KvCache, Step, Visible, Workspace},
+    layers::{CacheUse, KvCache, Step, Workspace},
     models::{StackSpec, Transformer},
-    ops::Span,
+    ops::{Span, Visible},
 };
 
 /// A hypothesis that grows in a step.

@@ -129,6 +129,7 @@ impl Yardstick {
                 dst: &dst,
                 rows,
                 src_div: 1,
+                bounded: true,
             }
             .record(recorder);
         })

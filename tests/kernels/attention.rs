@@ -1016,6 +1016,7 @@ impl RopeDecode {
                 out: &out.buffer,
                 tokens,
                 most_keys,
+                split: true,
                 keys: attention.keys(),
             }
             .record(recorder);

@@ -208,6 +208,18 @@ fn finer_weights_are_not_rounded() {
     }
 }
 
+/// Inputs beyond 65,504, as trained MLPs have inside: they are multiplied in f32.
+#[test]
+fn unbounded_inputs_are_not_rounded_to_16_bits() {
+    for precision in [Precision::F16, Precision::Q8, Precision::Q4] {
+        let linear = typical(precision);
+        let mut operands = linear.operands();
+        operands.src.iter_mut().step_by(97).for_each(|x| *x = f64::from((*x * 1e6) as f32));
+        let (got, _) = linear.matmul_of(gpu(KernelChoice::F16), &operands, false);
+        assert_close(&got, &linear.oracle(&operands), precision);
+    }
+}
+
 #[test]
 fn inputs_of_zero_and_of_any_size_stay_finite_in_codes() {
     for precision in [Precision::Q8, Precision::Q4] {

@@ -178,6 +178,7 @@ impl Work {
                 dst,
                 rows,
                 src_div: ACTIVE,
+                bounded: true,
             }
             .record_as(recorder, candidate.shape, candidate.tile_rows),
         }
