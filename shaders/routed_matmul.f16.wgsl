@@ -11,3 +11,12 @@ enable f16;
 
 alias Four = vec4<f16>;
 alias Square = mat4x4<f16>;
+
+@compute @workgroup_size(16, 8)
+fn main(
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+    compute_tile(local.xy, lane, group.xy);
+}

@@ -25,6 +25,15 @@ struct RowStep {
     middle: f32,
 }
 
+@compute @workgroup_size(16, 8)
+fn main(
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+    compute_tile(local.xy, lane, group.xy);
+}
+
 fn stage(lane: u32, staged: Staged, step: u32) {
     if lane < 64u {
         let start = staged.row + 8u * step + 4u * (lane % 2u);

@@ -8,3 +8,12 @@
 
 alias Four = vec4<f32>;
 alias Square = mat4x4<f32>;
+
+@compute @workgroup_size(16, 8)
+fn main(
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+    compute_tile(local.xy, lane, group.xy);
+}

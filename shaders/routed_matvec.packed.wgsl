@@ -27,3 +27,8 @@ fn block_dot4(base: u32, start: u32, block: u32) -> vec4<f32> {
     let steps = q4_steps(base, block / 4u);
     return steps.scale * products + steps.minimum * whole;
 }
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    compute_quad(lane, group);
+}

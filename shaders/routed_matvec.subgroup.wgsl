@@ -34,12 +34,5 @@ fn main(
     subgroup_lane = invocation;
     // A subgroup wider than the workgroup holds the whole of it.
     subgroup_lanes = min(size, LANES);
-    let work = work_of(group, 1u);
-    if is_idle(work) {
-        return;
-    }
-    let sum = group_row(lane, work);
-    if lane == 0u {
-        store(work, work.quad, sum);
-    }
+    compute_quad(lane, group);
 }

@@ -5,3 +5,8 @@
 //!include "shared/routed_matvec_group.wgsl"
 //!include "shared/routed_matvec_block.wgsl"
 //!include "shared/routed_matvec_workgroup.wgsl"
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    compute_quad(lane, group);
+}

@@ -44,6 +44,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 #[allow(missing_docs)] // documented where it matters, public to this crate's own tests only
+#[macro_use]
 mod gpu;
 #[allow(missing_docs)] // likewise
 mod layers;

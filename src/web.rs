@@ -8,7 +8,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::{
     Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Source,
-    TokenRoutes, Translate, ops::Shapes,
+    TokenRoutes, Translate, ops::Variants,
 };
 
 /// A loaded model. `free()` releases its GPU memory.
@@ -95,7 +95,7 @@ impl Engine {
         let info = self.model.info();
         let gpu = self.model.gpu();
         let adapter = gpu.capabilities();
-        let kernels: BTreeMap<_, _> = Shapes::of(gpu).names().into_iter().collect();
+        let kernels: BTreeMap<_, _> = Variants::of(gpu).names().into_iter().collect();
         let mask = info.mask.and_then(|id| self.model.tokenizer().ok()?.token(id));
         serde_json::json!({
             "family": info.family,

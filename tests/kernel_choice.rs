@@ -9,7 +9,7 @@ use std::{
 use headwise::{
     Capabilities, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source, block_on,
     internal::{
-        Candidate, Family, MARGIN, Measured, NotePlace, Notes, Packed, Shape, Shapes, candidates, choose,
+        Candidate, Family, MARGIN, Measured, NotePlace, Notes, Packed, Variant, Variants, candidates, choose,
         choose_kernels, pick,
     },
 };
@@ -37,20 +37,20 @@ fn chosen(
     capabilities: &Capabilities,
     budget: f64,
     seconds: impl Fn(Family, Candidate) -> Option<f64>,
-) -> (Shapes, Vec<(Family, &'static str, u32)>) {
+) -> (Variants, Vec<(Family, &'static str, u32)>) {
     let (clock, measured) = (Cell::new(0.0), RefCell::new(Vec::new()));
     let measure = async |family, _, candidate: Candidate| {
-        measured.borrow_mut().push((family, candidate.shape.name(), candidate.tile_rows));
+        measured.borrow_mut().push((family, candidate.variant.name(), candidate.tile_rows));
         let took = seconds(family, candidate);
         clock.set(clock.get() + took.unwrap_or(1.0));
         took
     };
-    let (shapes, _) = block_on(choose(capabilities, budget, || clock.get(), measure));
-    (shapes, measured.into_inner())
+    let (variants, _) = block_on(choose(capabilities, budget, || clock.get(), measure));
+    (variants, measured.into_inner())
 }
 
-fn tuned(capabilities: &Capabilities) -> Shapes {
-    Shapes::by_capability(KernelChoice::Tuned, capabilities)
+fn tuned(capabilities: &Capabilities) -> Variants {
+    Variants::by_capability(KernelChoice::Tuned, capabilities)
 }
 
 /// An empty folder of its own for each test.
@@ -87,8 +87,8 @@ fn other_note(gpu: &Gpu, note: &str) -> Option<String> {
     let capabilities = gpu.capabilities();
     let other = *candidates(Family::Matvec, capabilities).last()?;
     let mut json: serde_json::Value = serde_json::from_str(&settled(note)).unwrap();
-    json["matvec"] = other.shape.name().into();
-    (other.shape != tuned(capabilities).matvec).then(|| json.to_string())
+    json["matvec"] = other.variant.name().into();
+    (other.variant != tuned(capabilities).matvec).then(|| json.to_string())
 }
 
 #[test]
@@ -121,13 +121,13 @@ fn the_first_candidates_are_those_by_capability() {
             let by_capability = tuned(&adapter);
             let [matvec, matmul] =
                 [Family::Matvec, Family::Matmul].map(|family| candidates(family, &adapter));
-            assert_eq!((matvec[0].shape, matmul[0].shape), (by_capability.matvec, by_capability.matmul));
+            assert_eq!((matvec[0].variant, matmul[0].variant), (by_capability.matvec, by_capability.matmul));
             for (index, one) in matvec.iter().enumerate() {
                 assert!(!matvec[..index].contains(one), "twice: {one:?}");
-                assert!(subgroups.is_some() || one.shape != Shape::Subgroup);
+                assert!(subgroups.is_some() || one.variant != Variant::Subgroup);
             }
             // Nothing is said of a choice: the value by capability.
-            assert_eq!(Shapes::by_capability(KernelChoice::Auto, &adapter), by_capability);
+            assert_eq!(Variants::by_capability(KernelChoice::Auto, &adapter), by_capability);
         }
     }
 }
@@ -135,19 +135,19 @@ fn the_first_candidates_are_those_by_capability() {
 #[test]
 fn each_family_gets_its_fastest_shape() {
     let adapter = capabilities(true, Some((8, 8)));
-    let (shapes, measured) = chosen(&adapter, 100.0, |family, candidate| {
-        Some(match (family, candidate.shape, candidate.tile_rows) {
-            (Family::Matvec, Shape::Plain, _) => 0.5,
-            (Family::Matmul, Shape::Broadcast { .. }, 8) => 0.5,
+    let (variants, measured) = chosen(&adapter, 100.0, |family, candidate| {
+        Some(match (family, candidate.variant, candidate.tile_rows) {
+            (Family::Matvec, Variant::Plain, _) => 0.5,
+            (Family::Matmul, Variant::Broadcast { .. }, 8) => 0.5,
             _ => 1.0,
         })
     });
-    let names = shapes.names();
+    let names = variants.names();
     assert_eq!(
         names,
         [("routed_matvec", "plain"), ("routed_matmul", "broadcast"), ("row_attention", "broadcast")]
     );
-    assert!(!shapes.tall);
+    assert!(!variants.tall);
     assert_eq!(
         measured,
         [
@@ -173,14 +173,14 @@ fn refused_candidates_and_equal_ones_change_nothing() {
 fn coarse_products_are_for_weights_as_coarse_on_gpus_where_they_win() {
     let gpu = Capabilities { shader_f16: true, ..capabilities(false, Some((32, 32))) };
     let quick = |_, candidate: Candidate| {
-        Some(match candidate.shape {
-            Shape::F16 => 0.5,
-            Shape::Packed => 0.25,
+        Some(match candidate.variant {
+            Variant::F16 => 0.5,
+            Variant::Packed => 0.25,
             _ => 1.0,
         })
     };
-    let (shapes, measured) = chosen(&gpu, 100.0, quick);
-    let names: Vec<&str> = shapes.names().iter().map(|(_, name)| *name).collect();
+    let (variants, measured) = chosen(&gpu, 100.0, quick);
+    let names: Vec<&str> = variants.names().iter().map(|(_, name)| *name).collect();
     assert_eq!(names, ["subgroup", "f16", "workgroup", "packed", "packed"]);
     // Each beside what won without them.
     let quantized: Vec<_> = measured
@@ -198,16 +198,16 @@ fn coarse_products_are_for_weights_as_coarse_on_gpus_where_they_win() {
     );
 
     // Tiles are cut before it is known which weights they are for: not packed where other products have lower tiles.
-    let (shapes, _) = chosen(&gpu, 100.0, |family, candidate| match (family, candidate.shape) {
-        (Family::Matmul, Shape::Plain) => Some(0.1),
+    let (variants, _) = chosen(&gpu, 100.0, |family, candidate| match (family, candidate.variant) {
+        (Family::Matmul, Variant::Plain) => Some(0.1),
         _ => quick(family, candidate),
     });
-    assert_eq!((shapes.matmul, shapes.packed), (Shape::Plain, Packed { matvec: true, matmul: false }));
+    assert_eq!((variants.matmul, variants.packed), (Variant::Plain, Packed { matvec: true, matmul: false }));
 
     // Without 16-bit floats, and on software adapters, neither is tried.
     let without = |adapter: &Capabilities| {
-        let (shapes, measured) = chosen(adapter, 100.0, quick);
-        assert_eq!(shapes.packed.matvec, measured.iter().any(|(_, name, _)| *name == "packed"));
+        let (variants, measured) = chosen(adapter, 100.0, quick);
+        assert_eq!(variants.packed.matvec, measured.iter().any(|(_, name, _)| *name == "packed"));
         measured.iter().all(|(_, name, _)| *name != "f16")
     };
     assert!(without(&capabilities(false, Some((32, 32)))));
@@ -218,8 +218,8 @@ fn coarse_products_are_for_weights_as_coarse_on_gpus_where_they_win() {
     // By capability only who asks for them has them.
     for choice in [KernelChoice::Tuned, KernelChoice::Subgroup, KernelChoice::Workgroup, KernelChoice::Plain]
     {
-        let shapes = Shapes::by_capability(choice, &gpu);
-        assert!(shapes.packed == Packed::default() && shapes.matmul != Shape::F16, "{choice:?}");
+        let variants = Variants::by_capability(choice, &gpu);
+        assert!(variants.packed == Packed::default() && variants.matmul != Variant::F16, "{choice:?}");
     }
 }
 
@@ -230,8 +230,8 @@ fn the_budget_ends_the_measurement() {
     for (budget, expected) in
         [(0.0, 0), (0.5, 1), (1.0, 1), (2.0, 1), (2.5, 2), (5.0, 2), (5.5, 5), (100.0, 5)]
     {
-        let (shapes, measured) = chosen(&adapter, budget, |_, _| Some(1.0));
-        assert_eq!((shapes, measured.len()), (tuned(&adapter), expected), "{budget}");
+        let (variants, measured) = chosen(&adapter, budget, |_, _| Some(1.0));
+        assert_eq!((variants, measured.len()), (tuned(&adapter), expected), "{budget}");
         let clock = Cell::new(0.0);
         let measure = async |_, _, _| {
             clock.set(clock.get() + 1.0);
@@ -274,7 +274,7 @@ fn what_the_budget_cut_short_is_measured_once_more() {
     fs::write(folder.join("kernels.json"), format!("[{part}]")).unwrap();
     let (gpu, second) = choose_with(GpuOptions::new().kernel_cache(&folder));
     assert!(second.contains(FULLY), "{second}");
-    let (_, measured) = Notes::of(&NotePlace::Folder(folder)).shapes(gpu.capabilities()).unwrap();
+    let (_, measured) = Notes::of(&NotePlace::Folder(folder)).variants(gpu.capabilities()).unwrap();
     assert_eq!(measured, Measured::Fully);
 }
 
@@ -294,7 +294,7 @@ fn a_note_on_something_else_is_not_believed() {
     let notes = Notes::of(&NotePlace::Folder(folder.clone()));
     let says = |text: &str| {
         fs::write(folder.join("kernels.json"), text).unwrap();
-        notes.shapes(adapter)
+        notes.variants(adapter)
     };
     assert!(says(&format!("[{note}]")).is_some());
     for (name, value) in [("name", "another"), ("driver", "another"), ("backend", "another")] {
@@ -304,10 +304,10 @@ fn a_note_on_something_else_is_not_believed() {
             "driver" => other.driver = value.to_owned(),
             _ => other.backend = value.to_owned(),
         }
-        assert!(notes.shapes(&other).is_none(), "another {name}");
+        assert!(notes.variants(&other).is_none(), "another {name}");
     }
     let other = Capabilities { subgroups: Some((64, 64)), ..adapter.clone() };
-    assert!(notes.shapes(&other).is_none(), "other subgroups");
+    assert!(notes.variants(&other).is_none(), "other subgroups");
     let version = format!("headwise {}", env!("CARGO_PKG_VERSION"));
     assert!(note.contains(&version));
     assert!(says(&format!("[{}]", note.replace(&version, "headwise 0.0.1"))).is_none());
@@ -346,11 +346,11 @@ fn a_broken_file_costs_a_measurement_and_no_more() {
     for text in cases {
         fs::write(&file, text).unwrap();
         let notes = Notes::of(&NotePlace::Folder(folder.clone()));
-        assert!(notes.shapes(gpu.capabilities()).is_none(), "{:?}", text.get(..20));
+        assert!(notes.variants(gpu.capabilities()).is_none(), "{:?}", text.get(..20));
     }
     // What is whole in a broken list counts.
     fs::write(&file, format!("[null, {{}}, {note}]")).unwrap();
-    assert!(Notes::of(&NotePlace::Folder(folder.clone())).shapes(gpu.capabilities()).is_some());
+    assert!(Notes::of(&NotePlace::Folder(folder.clone())).variants(gpu.capabilities()).is_some());
     // And the file is whole again after the next choice.
     fs::write(&file, b"\0").unwrap();
     let (_, note) = choose_with(GpuOptions::new().kernel_cache(&folder));
@@ -403,11 +403,11 @@ fn a_folder_that_cannot_be_written_changes_nothing() {
 
 #[test]
 fn a_choice_stays_for_the_life_of_a_device() {
-    // Kernels that ran before the choice keep their shapes, and so do all after them.
+    // Kernels that ran before the choice keep their variants, and so do all after them.
     let gpu = open(GpuOptions::new().without_kernel_cache());
-    let before = Shapes::of(&gpu);
+    let before = Variants::of(&gpu);
     block_on(choose_kernels(&gpu));
-    assert_eq!(Shapes::of(&gpu), before);
+    assert_eq!(Variants::of(&gpu), before);
     assert_eq!((before, gpu.kernels_to_remember()), (tuned(gpu.capabilities()), None));
 }
 

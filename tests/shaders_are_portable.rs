@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use headwise::internal::{Access, KERNELS, Kernel, params_layouts};
+use headwise::internal::{Access, KERNELS, Kernel};
 use naga::{
     AddressSpace, GlobalVariable, Module, Scalar, ScalarKind, ShaderStage, StorageAccess, TypeInner,
     back::{PipelineConstants, hlsl, msl, spv},
@@ -204,14 +204,8 @@ fn every_kernel_keeps_to_the_default_limits() {
 
 #[test]
 fn every_uniform_struct_lies_in_memory_as_its_rust_twin() {
-    let layouts = params_layouts();
-    let names = |kernels: &mut dyn Iterator<Item = &'static Kernel>| -> Vec<_> {
-        kernels.map(|kernel| kernel.name).collect()
-    };
-    let listed = names(&mut layouts.iter().map(|(kernel, _)| *kernel));
-    assert_eq!(listed, names(&mut KERNELS.iter().copied()), "params_layouts() covers KERNELS");
-
-    for (kernel, layout) in layouts {
+    for kernel in KERNELS {
+        let layout = (kernel.params)();
         let (module, _) = validate(kernel);
         let params = bindings(&module)[0];
         let TypeInner::Struct { members, span } = &module.types[params.ty].inner else {

@@ -1,5 +1,7 @@
 // Reads `k_cache` and `v_cache`, which are in scope.
 
+//!needs var k_cache, var v_cache
+
 //!include "shared/cache.wgsl"
 
 // Channels 4·at … 4·at + 3 of all keys.

@@ -1,6 +1,8 @@
 // One query row over a part of its keys, by a workgroup of 64 lanes. The including file has `key_of`, which may add to
 // a key, and fills `query`; see row_attention_decode.
 
+//!needs var params, var out, var stats, const LOWEST, fn cache_start, fn slot_start, fn value_quad, fn key_of
+
 const LANES: u32 = 64u;
 const MAX_HEAD_QUADS: u32 = 32u;
 

@@ -1,5 +1,7 @@
 // A tile of the rows of one token and one split of their keys; `out` and `stats` as in row_attention_decode.
 
+//!needs var params, var out, var stats, const ROWS, fn slot_start, fn head_of
+
 struct Tile {
     token: u32,
     kv_head: u32,

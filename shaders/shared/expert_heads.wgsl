@@ -2,6 +2,8 @@
 //
 // chosen  [.., tokens · slots] u32, from index `first`
 
+//!needs var params, fn slot_start
+
 @group(0) @binding(5) var<storage, read> chosen: array<u32>;
 
 // Heads count over experts (h = expert · heads + j) instead of slots, because the key/value head depends on it.

@@ -1,6 +1,8 @@
 // Products of 8-bit integers, four to a word, of quantised weights and of inputs that are rounded here. Needs
 // weights.wgsl, in Q8 or Q4.
 
+//!needs var weights, const WEIGHT_FORMAT
+
 // Inputs as codes of one scale:  x ≈ scale · code,  |code| ≤ 127, each off by half a scale at the most.
 struct Codes {
     lo: u32,

@@ -1,6 +1,8 @@
 // What the variants of routed_matmul share that keep a tile of 8 columns in one invocation's registers: two quads of
 // columns, or with SWIGLU four columns of the gate half and the same of the up half.
 
+//!needs var params, struct Tile, fn quad_start, fn assignment_at, fn bias_at, fn activate, fn silu
+
 @group(0) @binding(6) var<storage, read_write> dst: array<vec4<f32>>;
 
 // Where the weights of the low and of the high quad start.

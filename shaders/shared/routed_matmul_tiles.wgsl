@@ -1,5 +1,7 @@
 // Tiles of numbers of one type, a block of 8 inputs at a time: `Four` is a vector of them and `Square` four of these.
 
+//!needs var src, struct Four, struct Square, struct Staged, struct Sums, fn row_eight
+
 const STEP_BLOCKS: u32 = 1u;
 
 // Two vectors for each row or column.

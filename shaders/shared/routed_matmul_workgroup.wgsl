@@ -1,7 +1,10 @@
-// The grid, the lanes and the epilogue of the variants of routed_matmul that stage tiles in workgroup memory: a workgroup
-// computes 32 rows × 64 columns, a step of inputs at a time. A variant has `stage`, `products` and STEP_BLOCKS,
+// The lanes and the epilogue of the variants of routed_matmul that stage tiles in workgroup memory: a workgroup computes
+// 32 rows × 64 columns, a step of inputs at a time. A variant has `stage`, `products` and STEP_BLOCKS,
 // the blocks of 8 inputs in a step.
 // With SWIGLU the 64 columns are 32 of the gate half and the same 32 of the up half.
+
+//!needs var params, struct Tile, fn tile_at, fn assignment_at, fn src_start, fn quad_start, fn bias_at, fn activate
+//!needs const STEP_BLOCKS, fn stage, fn products
 
 // Not vec4s: writing one component of a vector may touch the others, which other lanes write.
 @group(0) @binding(6) var<storage, read_write> dst: array<f32>;
@@ -29,12 +32,7 @@ struct Sums {
 
 // Lane (x, y) of 16 × 8 computes rows 4y … 4y + 3 and the columns x, x + 16, x + 32, x + 48, so that with
 // SWIGLU a lane holds the gate and the up value of its columns x and x + 16.
-@compute @workgroup_size(16, 8)
-fn main(
-    @builtin(local_invocation_id) local: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-    @builtin(workgroup_id) group: vec3<u32>,
-) {
+fn compute_tile(local: vec2<u32>, lane: u32, group: vec2<u32>) {
     let tile = tile_at(group.y);
     let columns = select(TILE_COLUMNS, TILE_COLUMNS / 2u, SWIGLU);
     let first_column = group.x * columns;
@@ -55,7 +53,7 @@ fn main(
     for (var step = 0u; step < params.in_blocks / STEP_BLOCKS; step++) {
         stage(lane, staged, step);
         workgroupBarrier();
-        let more = products(local.xy);
+        let more = products(local);
         sums.r0 += more.r0;
         sums.r1 += more.r1;
         sums.r2 += more.r2;

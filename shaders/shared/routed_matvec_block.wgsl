@@ -1,5 +1,7 @@
 // What block `block` of 8 inputs of the src row at vec4 index `start` adds to the four rows of the quad at vec4 `base`.
 
+//!needs var src, fn quad_eight
+
 fn block_dot4(base: u32, start: u32, block: u32) -> vec4<f32> {
     let lo = src[start + 2u * block];
     let hi = src[start + 2u * block + 1u];

@@ -1,6 +1,9 @@
 // Four outputs of a row, computed by the LANES lanes of a workgroup together. A variant has `block_dot4` (see
 // routed_matvec_block.wgsl) and `group_sum`.
 
+//!needs var params, struct Work, fn work_of, fn is_idle, fn store, fn expert_of, fn gate_of, fn src_start, fn quad_start, fn silu, fn block_dot4
+//!needs fn group_sum
+
 const LANES: u32 = 64u;
 
 // What a lane adds to the four rows of a quad of an expert's half, times the src row at vec4 index `start`: every LANES-th
@@ -35,4 +38,16 @@ fn group_row(lane: u32, work: Work) -> vec4<f32> {
         return sum;
     }
     return group_sum(lane, sum);
+}
+
+// The row and quad of a workgroup.
+fn compute_quad(lane: u32, group: vec3<u32>) {
+    let work = work_of(group, 1u);
+    if is_idle(work) {
+        return;
+    }
+    let sum = group_row(lane, work);
+    if lane == 0u {
+        store(work, work.quad, sum);
+    }
 }

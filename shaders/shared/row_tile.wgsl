@@ -9,6 +9,8 @@
 // 5 to 9 turns and one for each 8 channels of a head: of llvmpipe's 65,535 (see row_attention_prefill), 50,000 keys with heads of
 // 128 and subgroups of 4.
 
+//!needs var params, const LOWEST, fn cache_start, fn key_eight, fn value_quad, fn query_quad, fn store
+
 // Invocations of a subgroup: 4, 8 or 16.
 override LANES: u32 = 8u;
 // Rows of a tile: 1, 2, 4 or 8, at most LANES.

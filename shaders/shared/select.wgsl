@@ -5,6 +5,8 @@
 // The first SHARED experts are always chosen. The others fall into GROUPS equal runs, each with a choice of its own:
 // the top_k best in descending order, ties to the lower index. With z the scores and p = softmax over a run:
 
+//!needs var params, var chosen, var gates, const LANES
+
 // gate = softmax over the kept z
 const SOFTMAX_TOP_K: u32 = 0u;
 // gate = p

@@ -11,6 +11,8 @@
 //
 // Scales fill whole vec4s, with zeros at the end. Rows of Q8 and Q4 are whole groups: in_blocks is a multiple of 4.
 
+//!needs var params, var weights
+
 const F32: u32 = 0u;
 const F16: u32 = 1u;
 const Q8: u32 = 2u;

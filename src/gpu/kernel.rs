@@ -14,7 +14,7 @@ use wgpu::naga::back::PipelineConstants;
 
 #[cfg(not(target_arch = "wasm32"))]
 use super::specialise::Parsed;
-use super::{Gpu, device::lock};
+use super::{Gpu, ParamsLayout, device::lock};
 
 /// How a kernel uses a storage buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +25,28 @@ pub enum Access {
     Write,
 }
 
-/// One WGSL file: its name, its text, its bindings.
-///
-/// Binding 0 is the uniform parameter struct; storage buffers follow from binding 1 in the order of
-/// `bindings`. The entry point is `main`.
-#[derive(Debug)]
-pub struct Kernel {
+/// One WGSL file, as `build.rs` lists it.
+pub struct Shader {
     /// The file's name without ending: `routed_matvec`, or `routed_matvec.subgroup` for a variant.
     pub name: &'static str,
     /// The WGSL text with its includes expanded.
     pub source: &'static str,
     /// How each storage buffer is used, from binding 1.
     pub bindings: &'static [Access],
+}
+
+/// A WGSL file and the parameters that it reads.
+///
+/// Binding 0 is the uniform parameter struct; storage buffers follow from binding 1 in the order of
+/// `bindings`. The entry point is `main`.
+#[derive(Debug)]
+pub struct Kernel {
+    /// As in [`Shader`].
+    pub name: &'static str,
+    pub source: &'static str,
+    pub bindings: &'static [Access],
+    /// How its parameters lie in memory.
+    pub params: fn() -> ParamsLayout,
 }
 
 /// Values for a kernel's `override` constants.
@@ -117,6 +127,11 @@ pub(super) fn compile<'a>(gpu: &Gpu, pipelines: impl Iterator<Item = &'a Arc<Pip
 }
 
 impl Kernel {
+    /// A file whose parameters lie as `params` says.
+    pub const fn new(shader: &'static Shader, params: fn() -> ParamsLayout) -> Self {
+        Self { name: shader.name, source: shader.source, bindings: shader.bindings, params }
+    }
+
     /// The pipeline for these constants.
     pub(super) fn pipeline(&'static self, gpu: &Gpu, constants: Constants<'_>) -> Arc<Pipeline> {
         let key = (self.name, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect());

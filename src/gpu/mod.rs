@@ -2,6 +2,9 @@
 //!
 //! Nothing in here knows what attention is.
 
+#[macro_use]
+mod params;
+
 mod adapter;
 mod buffer;
 mod clock;
@@ -22,6 +25,7 @@ pub use clock::Clock;
 pub use device::{Gpu, GpuOptions, KernelChoice, KernelMemory, NotePlace};
 
 pub use buffer::{Buffer, PART_ALIGNMENT};
-pub use kernel::{Access, Constants, Kernel};
+pub use kernel::{Access, Constants, Kernel, Shader};
+pub use params::ParamsLayout;
 pub use readback::Pending;
 pub use recorder::{BufferCopy, Counters, Dispatch, Recorder};

@@ -74,7 +74,12 @@ pub struct BufferCopy<'a> {
     pub bytes: u64,
 }
 
-impl Dispatch<'_> {
+impl<'a> Dispatch<'a> {
+    /// A launch without constants that counts no work.
+    pub fn new(kernel: &'static Kernel, buffers: &'a [&'a Buffer], groups: [u32; 3]) -> Self {
+        Self { kernel, constants: &[], buffers, groups, macs: 0, weight_bytes: 0, cache_bytes: 0 }
+    }
+
     /// Whether no written buffer is bound a second time, which browsers refuse.
     fn writes_alone(&self) -> bool {
         let written =

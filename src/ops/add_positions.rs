@@ -1,13 +1,9 @@
 //! Absolute positions: a vector for each, added to the residual stream.
 
-use super::{Access, Kernel, padded, shaders};
+use super::{Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "add_positions",
-    source: shaders::ADD_POSITIONS,
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::ADD_POSITIONS, Params::layout);
 
 uniform! {
     struct Params {
@@ -36,13 +32,12 @@ impl AddPositions<'_> {
         recorder.dispatch(
             &Params { tokens: self.tokens, quads },
             Dispatch {
-                kernel: &KERNEL,
                 constants: &[("CLASS_TOKEN", f64::from(u8::from(self.class_token.is_some())))],
-                buffers: &[self.spans, self.table, self.class_token.unwrap_or(self.table), self.x],
-                groups: [quads.div_ceil(64), self.tokens, 1],
-                macs: 0,
-                weight_bytes: 0,
-                cache_bytes: 0,
+                ..Dispatch::new(
+                    &KERNEL,
+                    &[self.spans, self.table, self.class_token.unwrap_or(self.table), self.x],
+                    [quads.div_ceil(64), self.tokens, 1],
+                )
             },
         );
     }

@@ -1,13 +1,9 @@
 //! Puts the splits of an attention together.
 
-use super::{Access, AttentionShape, Kernel, shaders};
+use super::{AttentionShape, Kernel, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "attention_merge",
-    source: shaders::ATTENTION_MERGE,
-    bindings: &[Access::Read, Access::Read, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::ATTENTION_MERGE, Params::layout);
 
 uniform! {
     struct Params {
@@ -39,14 +35,6 @@ pub(super) fn merge(
     };
     recorder.dispatch(
         &params,
-        Dispatch {
-            kernel: &KERNEL,
-            constants: &[],
-            buffers: &buffers,
-            groups: [(heads * shape.head_stride() / 4).div_ceil(64), tokens, 1],
-            macs: 0,
-            weight_bytes: 0,
-            cache_bytes: 0,
-        },
+        Dispatch::new(&KERNEL, &buffers, [(heads * shape.head_stride() / 4).div_ceil(64), tokens, 1]),
     );
 }

@@ -1,13 +1,9 @@
 //! Appending keys or values that are not rotated to the cache.
 
-use super::{Access, AttentionShape, Kernel, padded, shaders};
+use super::{AttentionShape, Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "cache_append",
-    source: shaders::CACHE_APPEND,
-    bindings: &[Access::Read, Access::Read, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::CACHE_APPEND, Params::layout);
 
 uniform! {
     struct Params {

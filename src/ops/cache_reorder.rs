@@ -1,13 +1,9 @@
 //! Sequences that go on from others' keys and values.
 
-use super::{Access, AttentionShape, Kernel, shaders};
+use super::{AttentionShape, Kernel, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "cache_reorder",
-    source: shaders::CACHE_REORDER,
-    bindings: &[Access::Read, Access::Read, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::CACHE_REORDER, Params::layout);
 
 uniform! {
     struct Params {

@@ -1,11 +1,11 @@
-//! The measured choice of shapes: each candidate does a little typical work once on an adapter, and the answer is kept.
+//! The measured choice of variants: each candidate does a little typical work once on an adapter, and the answer is kept.
 
 mod notes;
 mod trial;
 
 use serde::Serialize;
 
-use super::{Packed, Shape, Shapes};
+use super::{Packed, Variant, Variants};
 use crate::gpu::{Capabilities, Clock, Gpu, KernelChoice, KernelMemory};
 
 use notes::Note;
@@ -15,7 +15,7 @@ use trial::Trials;
 /// Seconds that a whole choice may take, compiling included.
 const BUDGET: f64 = 0.3;
 
-/// A candidate replaces the shape by capability if it takes this share less time in every round, so that noise decides
+/// A candidate replaces the variant by capability if it takes this share less time in every round, so that noise decides
 /// nothing: the choice is kept.
 pub const MARGIN: f64 = 0.15;
 
@@ -26,7 +26,7 @@ const MATMUL_COST: f64 = 3.0;
 /// What a device runs, and how that was measured, if it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chosen {
-    pub shapes: Shapes,
+    pub variants: Variants,
     measured: Option<Measured>,
 }
 
@@ -47,12 +47,12 @@ impl Chosen {
     }
 
     fn by_capability(gpu: &Gpu) -> Self {
-        let shapes = Shapes::by_capability(gpu.kernel_choice(), gpu.capabilities());
-        Self { shapes, measured: None }
+        let variants = Variants::by_capability(gpu.kernel_choice(), gpu.capabilities());
+        Self { variants, measured: None }
     }
 }
 
-/// Kernels among whose shapes one is chosen.
+/// Kernels among whose variants one is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Routed linear for few rows.
@@ -65,44 +65,44 @@ pub enum Family {
     QuantizedMatmul,
 }
 
-/// A shape that may be the fastest of its family.
+/// A variant that may be the fastest of its family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    pub shape: Shape,
+    pub variant: Variant,
     /// Rows of a tile; 1 in a matvec.
     pub tile_rows: u32,
 }
 
-/// The shape by capability, then the others that this device can run and that can win.
+/// The variant by capability, then the others that this device can run and that can win.
 ///
 /// Workgroup memory cannot win on software adapters, which run a barrier as a loop over all lanes and emulate 16-bit floats.
 /// Matvecs have no f16 variant: they wait for weights.
 pub fn candidates(family: Family, capabilities: &Capabilities) -> Vec<Candidate> {
-    let by_capability = Shapes::by_capability(KernelChoice::Tuned, capabilities);
-    let broadcast = Shape::broadcast(capabilities);
-    let (first, tiles): (Shape, fn(Shape) -> &'static [u32]) = match family {
+    let by_capability = Variants::by_capability(KernelChoice::Tuned, capabilities);
+    let broadcast = Variant::broadcast(capabilities);
+    let (first, tiles): (Variant, fn(Variant) -> &'static [u32]) = match family {
         Family::Matvec | Family::QuantizedMatvec => (by_capability.matvec, |_| &[1]),
-        Family::Matmul | Family::QuantizedMatmul => (by_capability.matmul, |shape| match shape {
-            Shape::Plain => &[8],
-            Shape::Broadcast { .. } => &[16, 8],
-            Shape::Workgroup | Shape::Subgroup | Shape::F16 | Shape::Packed => &[32],
+        Family::Matmul | Family::QuantizedMatmul => (by_capability.matmul, |variant| match variant {
+            Variant::Plain => &[8],
+            Variant::Broadcast { .. } => &[16, 8],
+            Variant::Workgroup | Variant::Subgroup | Variant::F16 | Variant::Packed => &[32],
         }),
     };
-    let others: &[Shape] = match family {
+    let others: &[Variant] = match family {
         Family::QuantizedMatvec | Family::QuantizedMatmul if capabilities.software => &[],
-        Family::QuantizedMatvec | Family::QuantizedMatmul => &[Shape::Packed],
-        _ if capabilities.software => &[broadcast, Shape::Plain],
-        Family::Matmul if capabilities.shader_f16 => &[Shape::F16, broadcast, Shape::Plain],
-        _ => &[Shape::Workgroup, broadcast, Shape::Plain],
+        Family::QuantizedMatvec | Family::QuantizedMatmul => &[Variant::Packed],
+        _ if capabilities.software => &[broadcast, Variant::Plain],
+        Family::Matmul if capabilities.shader_f16 => &[Variant::F16, broadcast, Variant::Plain],
+        _ => &[Variant::Workgroup, broadcast, Variant::Plain],
     };
-    let mut shapes = vec![first];
+    let mut variants = vec![first];
     for &other in others {
-        if !shapes.contains(&other) {
-            shapes.push(other);
+        if !variants.contains(&other) {
+            variants.push(other);
         }
     }
-    let with_tiles = |shape| tiles(shape).iter().map(move |&tile_rows| Candidate { shape, tile_rows });
-    shapes.into_iter().flat_map(with_tiles).collect()
+    let with_tiles = |variant| tiles(variant).iter().map(move |&tile_rows| Candidate { variant, tile_rows });
+    variants.into_iter().flat_map(with_tiles).collect()
 }
 
 /// The index of the fastest candidate, by time: the first, unless another needs [`MARGIN`] less. Candidates without a time
@@ -118,7 +118,7 @@ pub fn pick(times: &[Option<f64>]) -> usize {
     best.0
 }
 
-/// Measures the candidates of each family, first the shape by capability, and picks. `measure` gets a family, its first
+/// Measures the candidates of each family, first the variant by capability, and picks. `measure` gets a family, its first
 /// candidate and one of its candidates, and returns a time in times of the first one's.
 ///
 /// Before each candidate the clock is asked: where what is left of `budget` seconds is less than the slowest candidate so
@@ -132,7 +132,7 @@ pub async fn choose(
     budget: f64,
     clock: impl Fn() -> f64,
     mut measure: impl AsyncFnMut(Family, Candidate, Candidate) -> Option<f64>,
-) -> (Shapes, Measured) {
+) -> (Variants, Measured) {
     let mut measured = Measured::Fully;
     // Of matvecs and of matmuls.
     let (mut picked, mut slowest) = (Vec::<Candidate>::new(), [0.0_f64; 2]);
@@ -141,7 +141,7 @@ pub async fn choose(
         let mut list = candidates(family, capabilities);
         if let Some(&float) = index.checked_sub(2).and_then(|float| picked.get(float)) {
             // Tiles are cut before anybody knows which weights they are for.
-            let packed = |one: &Candidate| one.shape == Shape::Packed && one.tile_rows == float.tile_rows;
+            let packed = |one: &Candidate| one.variant == Variant::Packed && one.tile_rows == float.tile_rows;
             list = std::iter::once(float).chain(list.into_iter().filter(packed)).collect();
         }
         let kind = index % 2;
@@ -162,46 +162,56 @@ pub async fn choose(
         }
         picked.push(list[pick(&times)]);
     }
-    let packed = |index: usize| picked[index].shape == Shape::Packed;
+    let packed = |index: usize| picked[index].variant == Variant::Packed;
     let packed = Packed { matvec: packed(2), matmul: packed(3) };
-    (shapes_of(capabilities, picked[0], picked[1], packed), measured)
+    (variants_of(capabilities, picked[0], picked[1], packed), measured)
 }
 
-fn shapes_of(capabilities: &Capabilities, matvec: Candidate, matmul: Candidate, packed: Packed) -> Shapes {
-    let low = matches!(matmul.shape, Shape::Broadcast { .. }) && matmul.tile_rows == 8;
-    Shapes::by_capability(KernelChoice::Tuned, capabilities).with(matvec.shape, matmul.shape, !low, packed)
+fn variants_of(
+    capabilities: &Capabilities,
+    matvec: Candidate,
+    matmul: Candidate,
+    packed: Packed,
+) -> Variants {
+    let low = matches!(matmul.variant, Variant::Broadcast { .. }) && matmul.tile_rows == 8;
+    Variants::by_capability(KernelChoice::Tuned, capabilities).with(
+        matvec.variant,
+        matmul.variant,
+        !low,
+        packed,
+    )
 }
 
-/// Finds out which shapes `gpu` runs, if that is to be measured and not settled yet: from its notes, or by measuring,
-/// which then goes into the notes. What goes wrong leaves the shapes by capability.
+/// Finds out which variants `gpu` runs, if that is to be measured and not settled yet: from its notes, or by measuring,
+/// which then goes into the notes. What goes wrong leaves the variants by capability.
 pub async fn choose_kernels(gpu: &Gpu) {
     if gpu.kernel_choice() != KernelChoice::Auto || gpu.kept::<Chosen>().is_some() {
         return;
     }
     let capabilities = gpu.capabilities();
-    let (shapes, measured) = match remembered(gpu.kernel_memory(), capabilities) {
-        Some((shapes, Measured::Fully)) => (shapes, Measured::Fully),
+    let (variants, measured) = match remembered(gpu.kernel_memory(), capabilities) {
+        Some((variants, Measured::Fully)) => (variants, Measured::Fully),
         before => {
             let clock = Clock::start();
             let mut trials = Trials::new(gpu);
             let measure = async |family, first, candidate| trials.ratio(family, first, candidate).await;
-            let (shapes, mut measured) = choose(capabilities, BUDGET, || clock.seconds(), measure).await;
-            tracing::info!(?shapes, ?measured, seconds = clock.seconds(), "measured the kernels");
+            let (variants, mut measured) = choose(capabilities, BUDGET, || clock.seconds(), measure).await;
+            tracing::info!(?variants, ?measured, seconds = clock.seconds(), "measured the kernels");
             if before.is_some() {
                 // Where drivers keep nothing that they compiled, a third time would end as these did.
                 measured = Measured::Fully;
             }
-            Notes::of(&gpu.kernel_memory().place).add(Note::new(capabilities, shapes, measured));
-            (shapes, measured)
+            Notes::of(&gpu.kernel_memory().place).add(Note::new(capabilities, variants, measured));
+            (variants, measured)
         }
     };
-    gpu.keep(|| Chosen { shapes, measured: Some(measured) });
+    gpu.keep(|| Chosen { variants, measured: Some(measured) });
 }
 
 /// What is known of an adapter from earlier.
-fn remembered(memory: &KernelMemory, capabilities: &Capabilities) -> Option<(Shapes, Measured)> {
-    let given = memory.note.as_deref().and_then(|note| Note::parse(note)?.shapes(capabilities));
-    given.or_else(|| Notes::of(&memory.place).shapes(capabilities))
+fn remembered(memory: &KernelMemory, capabilities: &Capabilities) -> Option<(Variants, Measured)> {
+    let given = memory.note.as_deref().and_then(|note| Note::parse(note)?.variants(capabilities));
+    given.or_else(|| Notes::of(&memory.place).variants(capabilities))
 }
 
 impl Gpu {
@@ -209,17 +219,18 @@ impl Gpu {
     /// later device; nothing before a model was loaded, and where nothing is measured. One line of JSON.
     pub fn kernels_to_remember(&self) -> Option<String> {
         let chosen = self.kept::<Chosen>()?;
-        Some(Note::new(self.capabilities(), chosen.shapes, chosen.measured?).text())
+        Some(Note::new(self.capabilities(), chosen.variants, chosen.measured?).text())
     }
 
     /// Every adapter of this machine with what it can do and the kernel variants it would run.
     pub async fn adapters() -> Vec<AdapterReport> {
         let memory = KernelMemory::default();
         let report = |capabilities: Capabilities| {
-            let remembered = remembered(&memory, &capabilities).map(|(shapes, _)| shapes);
-            let by_capability = || Shapes::by_capability(KernelChoice::Tuned, &capabilities);
-            let (shapes, kernels_measured) = (remembered.unwrap_or_else(by_capability), remembered.is_some());
-            AdapterReport { kernels: shapes.names(), kernels_measured, capabilities }
+            let remembered = remembered(&memory, &capabilities).map(|(variants, _)| variants);
+            let by_capability = || Variants::by_capability(KernelChoice::Tuned, &capabilities);
+            let (variants, kernels_measured) =
+                (remembered.unwrap_or_else(by_capability), remembered.is_some());
+            AdapterReport { kernels: variants.names(), kernels_measured, capabilities }
         };
         Capabilities::of_all().await.into_iter().map(report).collect()
     }

@@ -1,13 +1,9 @@
 //! The gate-weighted sum of each token's slots, added to the residual stream.
 
-use super::{Access, Kernel, Routes, padded, shaders};
+use super::{Kernel, Routes, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "combine",
-    source: shaders::COMBINE,
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::COMBINE, Params::layout);
 
 uniform! {
     struct Params {
@@ -42,17 +38,16 @@ impl Combine<'_> {
         recorder.dispatch(
             &params,
             Dispatch {
-                kernel: &KERNEL,
                 constants: &[
                     ("BIAS", f64::from(u8::from(self.bias.is_some()))),
                     ("GATED", f64::from(u8::from(self.routes.is_some()))),
                     ("RESIDUAL", f64::from(u8::from(self.residual))),
                 ],
-                buffers: &[self.rows, gates, self.bias.unwrap_or(self.rows), self.x],
-                groups: [quads.div_ceil(64), self.tokens, 1],
-                macs: 0,
-                weight_bytes: 0,
-                cache_bytes: 0,
+                ..Dispatch::new(
+                    &KERNEL,
+                    &[self.rows, gates, self.bias.unwrap_or(self.rows), self.x],
+                    [quads.div_ceil(64), self.tokens, 1],
+                )
             },
         );
     }

@@ -1,10 +1,9 @@
 //! A plain copy: the yardstick for bytes per second.
 
-use super::{Access, Kernel, shaders};
+use super::{Kernel, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel =
-    Kernel { name: "copy", source: shaders::COPY, bindings: &[Access::Read, Access::Write] };
+pub static KERNEL: Kernel = Kernel::new(&shaders::COPY, Params::layout);
 
 /// Lanes of the kernel's workgroup.
 const LANES: u32 = 64;
@@ -31,13 +30,12 @@ impl Copy<'_> {
         recorder.dispatch(
             &Params { quads: self.quads },
             Dispatch {
-                kernel: &KERNEL,
                 constants: &[("EACH", f64::from(self.each)), ("RUNS", f64::from(u8::from(self.runs)))],
-                buffers: &[self.src, self.dst],
-                groups: [self.quads.div_ceil(LANES * self.each), 1, 1],
-                macs: 0,
-                weight_bytes: 0,
-                cache_bytes: 0,
+                ..Dispatch::new(
+                    &KERNEL,
+                    &[self.src, self.dst],
+                    [self.quads.div_ceil(LANES * self.each), 1, 1],
+                )
             },
         );
     }

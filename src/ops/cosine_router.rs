@@ -1,13 +1,9 @@
 //! The router that compares directions: a token's projection with a centroid of each expert.
 
-use super::{Access, Kernel, padded, shaders};
+use super::{Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "cosine_router",
-    source: shaders::COSINE_ROUTER,
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::COSINE_ROUTER, Params::layout);
 
 uniform! {
     struct Params {

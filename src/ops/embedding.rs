@@ -1,13 +1,9 @@
 //! Token embedding: a row of the table for each token.
 
-use super::{Access, Kernel, Matrix, padded, shaders};
+use super::{Kernel, Matrix, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "embedding",
-    source: shaders::EMBEDDING,
-    bindings: &[Access::Read, Access::Read, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::EMBEDDING, Params::layout);
 
 uniform! {
     struct Params {

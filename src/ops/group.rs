@@ -1,19 +1,13 @@
 //! Stable grouping of assignments by expert, without a readback: count, scan, scatter.
 
-use super::{Access, Kernel, Routes, shaders};
+use super::{Kernel, Routes, shaders};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
-pub static COUNT: Kernel =
-    Kernel { name: "group_count", source: shaders::GROUP_COUNT, bindings: &[Access::Read, Access::Write] };
+pub static COUNT: Kernel = Kernel::new(&shaders::GROUP_COUNT, Params::layout);
 
-pub static SCAN: Kernel =
-    Kernel { name: "group_scan", source: shaders::GROUP_SCAN, bindings: &[Access::Write, Access::Write] };
+pub static SCAN: Kernel = Kernel::new(&shaders::GROUP_SCAN, Params::layout);
 
-pub static SCATTER: Kernel = Kernel {
-    name: "group_scatter",
-    source: shaders::GROUP_SCATTER,
-    bindings: &[Access::Read, Access::Read, Access::Write],
-};
+pub static SCATTER: Kernel = Kernel::new(&shaders::GROUP_SCATTER, Params::layout);
 
 /// Assignments that one invocation counts; `CHUNK` of `shaders/shared/group.wgsl`.
 const CHUNK: u32 = 64;
@@ -96,18 +90,7 @@ impl Group<'_> {
             (&SCATTER, &[chosen, counts, order], per_chunk),
         ];
         for (kernel, buffers, groups) in stages {
-            recorder.dispatch(
-                &params,
-                Dispatch {
-                    kernel,
-                    constants: &[],
-                    buffers,
-                    groups,
-                    macs: 0,
-                    weight_bytes: 0,
-                    cache_bytes: 0,
-                },
-            );
+            recorder.dispatch(&params, Dispatch::new(kernel, buffers, groups));
         }
     }
 }

@@ -4,9 +4,6 @@
 //! Two rules hold for every activation buffer: a row is padded to a multiple of 8 floats ([`padded`]), and the
 //! padding is zero. Every kernel that writes a row keeps both.
 
-#[macro_use]
-mod params;
-
 mod add_positions;
 mod attention_merge;
 mod attention_shape;
@@ -35,14 +32,13 @@ mod row_tile;
 mod sample;
 mod select;
 mod sequence_cut;
-mod shape;
 mod stick_breaking;
 mod top_logits;
+mod variant;
 
 use row_tile::RowTile;
 
-use crate::gpu::Buffer;
-use crate::gpu::{Access, Kernel};
+use crate::gpu::{Buffer, Kernel};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
 pub use attention_shape::{
@@ -61,7 +57,6 @@ pub use group::{Group, GroupBuffers, workgroups};
 pub use matrix::{Activation, Bias, Matrix, MatrixShape, Part, Precision, QUANTIZED_GROUP};
 pub use norm::{NormInput, NormKind, NormRows};
 pub use norm_router::{MAX_EXPERTS, NormRouter, RouterInput};
-pub use params::ParamsLayout;
 pub use query_norm::QueryNorm;
 pub use rope_attention_decode::RopeAttentionDecode;
 pub use rope_cache::{RopeCache, rope_angles};
@@ -77,13 +72,14 @@ pub use row_attention_prefill::PrefillAttention;
 pub use sample::{Argmax, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
-pub use shape::{Packed, Shape, Shapes};
 pub use stick_breaking::StickBreaking;
 pub use top_logits::{MAX_TOP_LOGITS, TopLogits};
+pub use variant::{Packed, Variant, Variants};
 
-/// The WGSL texts, expanded by `build.rs`.
+/// The WGSL files with their bindings, as `build.rs` lists them.
 mod shaders {
     #![allow(dead_code)]
+    use crate::gpu::{Access, Shader};
     include!(concat!(env!("OUT_DIR"), "/shaders/mod.rs"));
 }
 
@@ -127,49 +123,6 @@ pub static KERNELS: &[&Kernel] = &[
     &sequence_cut::KERNEL,
     &top_logits::KERNEL,
 ];
-
-/// The uniform struct of each kernel, for the test that compares it with the WGSL.
-pub fn params_layouts() -> Vec<(&'static Kernel, ParamsLayout)> {
-    vec![
-        (&add_positions::KERNEL, add_positions::Params::layout()),
-        (&row_attention_decode::PLAIN, attention_shape::Params::layout()),
-        (&row_attention_decode::BROADCAST, attention_shape::Params::layout()),
-        (&attention_merge::KERNEL, attention_merge::Params::layout()),
-        (&row_attention_prefill::PLAIN, attention_shape::Params::layout()),
-        (&row_attention_prefill::BROADCAST, attention_shape::Params::layout()),
-        (&cache_reorder::KERNEL, cache_reorder::Params::layout()),
-        (&combine::KERNEL, combine::Params::layout()),
-        (&copy::KERNEL, copy::Params::layout()),
-        (&cosine_router::KERNEL, cosine_router::Params::layout()),
-        (&embedding::KERNEL, embedding::Params::layout()),
-        (&group::COUNT, group::Params::layout()),
-        (&group::SCAN, group::Params::layout()),
-        (&group::SCATTER, group::Params::layout()),
-        (&norm_router::KERNEL, norm_router::Params::layout()),
-        (&norm::KERNEL, norm::Params::layout()),
-        (&query_norm::KERNEL, query_norm::Params::layout()),
-        (&select::KERNEL, select::Params::layout()),
-        (&cache_append::KERNEL, cache_append::Params::layout()),
-        (&stick_breaking::KERNEL, attention_shape::Params::layout()),
-        (&rope_attention_decode::PLAIN, attention_shape::Params::layout()),
-        (&rope_attention_decode::BROADCAST, attention_shape::Params::layout()),
-        (&rope_cache::KERNEL, rope_cache::Params::layout()),
-        (&routed_matmul::PLAIN, routed_matmul::Params::layout()),
-        (&routed_matmul::BROADCAST, routed_matmul::Params::layout()),
-        (&routed_matmul::WORKGROUP, routed_matmul::Params::layout()),
-        (&routed_matmul::F16, routed_matmul::Params::layout()),
-        (&routed_matmul::PACKED, routed_matmul::Params::layout()),
-        (&routed_matvec::PLAIN, routed_matvec::Params::layout()),
-        (&routed_matvec::BROADCAST, routed_matvec::Params::layout()),
-        (&routed_matvec::WORKGROUP, routed_matvec::Params::layout()),
-        (&routed_matvec::PACKED, routed_matvec::Params::layout()),
-        (&routed_matvec::SUBGROUP, routed_matvec::Params::layout()),
-        (&sample::ARGMAX, sample::ArgmaxParams::layout()),
-        (&sample::SAMPLE, sample::SampleParams::layout()),
-        (&sequence_cut::KERNEL, sequence_cut::Params::layout()),
-        (&top_logits::KERNEL, top_logits::Params::layout()),
-    ]
-}
 
 /// A row's width in memory: the next multiple of 8 floats.
 pub fn padded(width: u32) -> u32 {

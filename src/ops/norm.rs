@@ -1,13 +1,9 @@
 //! RMSNorm and LayerNorm.
 
-use super::{Access, Kernel, Shapes, padded, shaders};
+use super::{Kernel, Variants, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "norm",
-    source: shaders::NORM,
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::NORM, Params::layout);
 
 uniform! {
     struct Params {
@@ -63,18 +59,13 @@ impl NormRows<'_> {
         recorder.dispatch(
             &params,
             Dispatch {
-                kernel: &KERNEL,
                 constants: &[
                     ("LAYER_NORM", f64::from(u8::from(self.kind == NormKind::Layer))),
                     ("ALL_ROWS", all),
                     ("IN_PLACE", in_place),
-                    ("LANES", f64::from(Shapes::of(recorder.gpu()).row_lanes)),
+                    ("LANES", f64::from(Variants::of(recorder.gpu()).row_lanes)),
                 ],
-                buffers: &[x, self.weights, rows, self.y],
-                groups: [1, self.count, 1],
-                macs: 0,
-                weight_bytes: 0,
-                cache_bytes: 0,
+                ..Dispatch::new(&KERNEL, &[x, self.weights, rows, self.y], [1, self.count, 1])
             },
         );
     }

@@ -1,22 +1,9 @@
 //! Norm, linear router and choice, in one kernel.
 
-use super::{Access, ExpertChoice, Kernel, NormKind, Routes, Shapes, padded, shaders};
+use super::{ExpertChoice, Kernel, NormKind, Routes, Variants, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "norm_router",
-    source: shaders::NORM_ROUTER,
-    bindings: &[
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Write,
-        Access::Write,
-        Access::Write,
-        Access::Write,
-    ],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::NORM_ROUTER, Params::layout);
 
 /// Experts a router may choose from; the size of the kernel's score memory.
 pub const MAX_EXPERTS: u32 = 256;
@@ -80,7 +67,7 @@ impl NormRouter<'_> {
             RouterInput::Normed { kind: NormKind::Layer, eps, weights, x, xn } => (2.0, eps, weights, x, xn),
             RouterInput::AsIs { xn, spare } => (0.0, 0.0, xn, xn, spare),
         };
-        let lanes = Shapes::of(recorder.gpu()).row_lanes;
+        let lanes = Variants::of(recorder.gpu()).row_lanes;
         let params = Params {
             quads: padded(self.width) / 4,
             width: self.width,

@@ -1,10 +1,9 @@
 //! The router without weights: a head's score is the length of its query.
 
-use super::{Access, Kernel, padded, shaders};
+use super::{Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel =
-    Kernel { name: "query_norm", source: shaders::QUERY_NORM, bindings: &[Access::Read, Access::Write] };
+pub static KERNEL: Kernel = Kernel::new(&shaders::QUERY_NORM, Params::layout);
 
 uniform! {
     struct Params {

@@ -1,32 +1,16 @@
 //! Softmax attention of decoded tokens, fused with their rotary positions and the append to the cache.
 
 use super::{
-    Access, Kernel, RowTile,
+    Kernel, RowTile,
     attention_merge::merge,
     attention_shape::{AttentionShape, Params, Queries},
     padded, shaders,
 };
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static PLAIN: Kernel =
-    Kernel { name: "rope_attention_decode", source: shaders::ROPE_ATTENTION_DECODE, bindings: &BINDINGS };
+pub static PLAIN: Kernel = Kernel::new(&shaders::ROPE_ATTENTION_DECODE, Params::layout);
 
-pub static BROADCAST: Kernel = Kernel {
-    name: "rope_attention_decode.broadcast",
-    source: shaders::ROPE_ATTENTION_DECODE_BROADCAST,
-    bindings: &BINDINGS,
-};
-
-const BINDINGS: [Access; 8] = [
-    Access::Read,
-    Access::Read,
-    Access::Read,
-    Access::Read,
-    Access::Write,
-    Access::Write,
-    Access::Write,
-    Access::Write,
-];
+pub static BROADCAST: Kernel = Kernel::new(&shaders::ROPE_ATTENTION_DECODE_BROADCAST, Params::layout);
 
 /// [`RopeCache`](super::RopeCache) and [`DecodeAttention`](super::DecodeAttention) in one, for tokens each of which is
 /// the newest of its sequence and the only one in the step. `q` and the keys stay as they are.

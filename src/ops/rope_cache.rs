@@ -1,25 +1,13 @@
 //! Rotary positions for queries and keys, fused with the write to the key/value cache.
 
 use super::{
-    Access, Kernel,
+    Kernel,
     attention_shape::{AttentionShape, Queries},
     padded, shaders,
 };
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "rope_cache",
-    source: shaders::ROPE_CACHE,
-    bindings: &[
-        Access::Read,
-        Access::Read,
-        Access::Write,
-        Access::Read,
-        Access::Read,
-        Access::Write,
-        Access::Write,
-    ],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::ROPE_CACHE, Params::layout);
 
 uniform! {
     struct Params {

@@ -1,22 +1,15 @@
 //! Routed linear for many rows: assignments grouped by expert, computed in tiles.
 
 use super::{
-    Access, Activation, Bias, GroupBuffers, Kernel, Matrix, Shape, Shapes, group::max_tiles, padded, shaders,
+    Activation, Bias, GroupBuffers, Kernel, Matrix, Variant, Variants, group::max_tiles, padded, shaders,
 };
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
-const BINDINGS: &[Access] =
-    &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
-
-pub static PLAIN: Kernel = variant("routed_matmul", shaders::ROUTED_MATMUL);
-pub static BROADCAST: Kernel = variant("routed_matmul.broadcast", shaders::ROUTED_MATMUL_BROADCAST);
-pub static WORKGROUP: Kernel = variant("routed_matmul.workgroup", shaders::ROUTED_MATMUL_WORKGROUP);
-pub static F16: Kernel = variant("routed_matmul.f16", shaders::ROUTED_MATMUL_F16);
-pub static PACKED: Kernel = variant("routed_matmul.packed", shaders::ROUTED_MATMUL_PACKED);
-
-const fn variant(name: &'static str, source: &'static str) -> Kernel {
-    Kernel { name, source, bindings: BINDINGS }
-}
+pub static PLAIN: Kernel = Kernel::new(&shaders::ROUTED_MATMUL, Params::layout);
+pub static BROADCAST: Kernel = Kernel::new(&shaders::ROUTED_MATMUL_BROADCAST, Params::layout);
+pub static WORKGROUP: Kernel = Kernel::new(&shaders::ROUTED_MATMUL_WORKGROUP, Params::layout);
+pub static F16: Kernel = Kernel::new(&shaders::ROUTED_MATMUL_F16, Params::layout);
+pub static PACKED: Kernel = Kernel::new(&shaders::ROUTED_MATMUL_PACKED, Params::layout);
 
 uniform! {
     struct Params {
@@ -35,12 +28,12 @@ uniform! {
 /// Rows of a tile in this device's variant, for `rows` assignments spread over `experts`; grouping must cut tiles of
 /// this height. Lower tiles waste less where an expert has few rows.
 pub fn tile_rows(gpu: &Gpu, rows: u32, experts: u32) -> u32 {
-    let Shapes { matmul, tall, .. } = Shapes::of(gpu);
+    let Variants { matmul, tall, .. } = Variants::of(gpu);
     match matmul {
-        Shape::Plain => 8,
-        Shape::Broadcast { .. } if tall && rows > 8 * experts => 16,
-        Shape::Broadcast { .. } => 8,
-        Shape::Workgroup | Shape::Subgroup | Shape::F16 | Shape::Packed => 32,
+        Variant::Plain => 8,
+        Variant::Broadcast { .. } if tall && rows > 8 * experts => 16,
+        Variant::Broadcast { .. } => 8,
+        Variant::Workgroup | Variant::Subgroup | Variant::F16 | Variant::Packed => 32,
     }
 }
 
@@ -71,20 +64,20 @@ pub struct RoutedMatmul<'a> {
 impl RoutedMatmul<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let tile_rows = tile_rows(recorder.gpu(), self.rows, self.matrix.shape.experts);
-        let shape = Shapes::of(recorder.gpu()).matmul_of(self.matrix.precision, self.bounded);
+        let shape = Variants::of(recorder.gpu()).matmul_of(self.matrix.precision, self.bounded);
         self.record_as(recorder, shape, tile_rows);
     }
 
     /// As [`record`](Self::record), in a shape and with tiles that the chooser tries.
-    pub(super) fn record_as(&self, recorder: &mut Recorder, shape_of: Shape, tile_rows: u32) {
+    pub(super) fn record_as(&self, recorder: &mut Recorder, variant: Variant, tile_rows: u32) {
         let shape = self.matrix.shape;
         // Output quads that a workgroup covers, half of them gates with SwiGLU.
-        let (kernel, quads_each) = match shape_of {
-            Shape::Plain => (&PLAIN, 16),
-            Shape::Broadcast { lanes } => (&BROADCAST, 2 * lanes),
-            Shape::Workgroup | Shape::Subgroup => (&WORKGROUP, 16),
-            Shape::F16 => (&F16, 16),
-            Shape::Packed => (&PACKED, 16),
+        let (kernel, quads_each) = match variant {
+            Variant::Plain => (&PLAIN, 16),
+            Variant::Broadcast { lanes } => (&BROADCAST, 2 * lanes),
+            Variant::Workgroup | Variant::Subgroup => (&WORKGROUP, 16),
+            Variant::F16 => (&F16, 16),
+            Variant::Packed => (&PACKED, 16),
         };
         let swiglu = shape.halves == 2;
         let group_quads = quads_each / shape.halves;
@@ -100,8 +93,8 @@ impl RoutedMatmul<'_> {
             ("ACTIVATION", self.activation.code()),
             ("SWIGLU", f64::from(u8::from(swiglu))),
         ];
-        if let Shape::Broadcast { .. } = shape_of {
-            constants.extend(shape_of.lanes());
+        if let Variant::Broadcast { .. } = variant {
+            constants.extend(variant.lanes());
             constants.push(("TALL", f64::from(u8::from(tile_rows > 8))));
         }
         for part in &self.matrix.parts {
@@ -118,8 +111,8 @@ impl RoutedMatmul<'_> {
                 tile_rows,
             };
             let columns = quads.div_ceil(group_quads);
-            let groups = match shape_of {
-                Shape::Broadcast { .. } => [tiles, columns, 1],
+            let groups = match variant {
+                Variant::Broadcast { .. } => [tiles, columns, 1],
                 _ => [columns, tiles, 1],
             };
             let (table, order) =

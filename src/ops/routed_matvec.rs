@@ -1,22 +1,13 @@
 //! Routed linear for few rows: reads the expert id itself, touches each active weight once.
 
-use super::{
-    Access, Activation, Bias, Kernel, Matrix, QUANTIZED_GROUP, Routes, Shape, Shapes, padded, shaders,
-};
+use super::{Activation, Bias, Kernel, Matrix, QUANTIZED_GROUP, Routes, Variant, Variants, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-const BINDINGS: &[Access] =
-    &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
-
-pub static PLAIN: Kernel = variant("routed_matvec", shaders::ROUTED_MATVEC);
-pub static WORKGROUP: Kernel = variant("routed_matvec.workgroup", shaders::ROUTED_MATVEC_WORKGROUP);
-pub static BROADCAST: Kernel = variant("routed_matvec.broadcast", shaders::ROUTED_MATVEC_BROADCAST);
-pub static PACKED: Kernel = variant("routed_matvec.packed", shaders::ROUTED_MATVEC_PACKED);
-pub static SUBGROUP: Kernel = variant("routed_matvec.subgroup", shaders::ROUTED_MATVEC_SUBGROUP);
-
-const fn variant(name: &'static str, source: &'static str) -> Kernel {
-    Kernel { name, source, bindings: BINDINGS }
-}
+pub static PLAIN: Kernel = Kernel::new(&shaders::ROUTED_MATVEC, Params::layout);
+pub static WORKGROUP: Kernel = Kernel::new(&shaders::ROUTED_MATVEC_WORKGROUP, Params::layout);
+pub static BROADCAST: Kernel = Kernel::new(&shaders::ROUTED_MATVEC_BROADCAST, Params::layout);
+pub static PACKED: Kernel = Kernel::new(&shaders::ROUTED_MATVEC_PACKED, Params::layout);
+pub static SUBGROUP: Kernel = Kernel::new(&shaders::ROUTED_MATVEC_SUBGROUP, Params::layout);
 
 uniform! {
     struct Params {
@@ -72,22 +63,22 @@ pub struct Beside<'a> {
 
 impl RoutedMatvec<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
-        let shape = Shapes::of(recorder.gpu()).matvec_of(self.matrix.precision);
+        let shape = Variants::of(recorder.gpu()).matvec_of(self.matrix.precision);
         self.record_as(recorder, shape);
     }
 
     /// As [`record`](Self::record), in a shape of the kernel that the chooser tries.
-    pub(super) fn record_as(&self, recorder: &mut Recorder, shape_of: Shape) {
+    pub(super) fn record_as(&self, recorder: &mut Recorder, variant: Variant) {
         let shape = self.matrix.shape;
         let out_quads = padded(shape.outputs) / 4;
-        let (kernel, quads_each) = match shape_of {
-            Shape::Plain => (&PLAIN, 8),
-            Shape::Broadcast { lanes } => (&BROADCAST, lanes),
-            Shape::Workgroup | Shape::F16 => (&WORKGROUP, 1),
-            Shape::Packed => (&PACKED, 1),
-            Shape::Subgroup => (&SUBGROUP, 1),
+        let (kernel, quads_each) = match variant {
+            Variant::Plain => (&PLAIN, 8),
+            Variant::Broadcast { lanes } => (&BROADCAST, lanes),
+            Variant::Workgroup | Variant::F16 => (&WORKGROUP, 1),
+            Variant::Packed => (&PACKED, 1),
+            Variant::Subgroup => (&SUBGROUP, 1),
         };
-        let constants = self.constants(shape_of);
+        let constants = self.constants(variant);
         let spare = recorder.spare();
         for part in &self.matrix.parts {
             let (quads, macs) = part.quads_and_macs(&shape);
@@ -138,7 +129,7 @@ impl RoutedMatvec<'_> {
         }
     }
 
-    fn constants(&self, shape_of: Shape) -> Vec<(&'static str, f64)> {
+    fn constants(&self, variant: Variant) -> Vec<(&'static str, f64)> {
         let flag = |on: bool| f64::from(u8::from(on));
         let shape = self.matrix.shape;
         let mut constants = vec![
@@ -152,7 +143,7 @@ impl RoutedMatvec<'_> {
             ("RESIDUAL", flag(self.residual)),
             ("BESIDE", flag(self.beside.is_some())),
         ];
-        if let Some(lanes) = shape_of.lanes() {
+        if let Some(lanes) = variant.lanes() {
             let rest = !padded(shape.inputs).is_multiple_of(QUANTIZED_GROUP);
             constants.extend([lanes, ("REST", flag(rest))]);
         }

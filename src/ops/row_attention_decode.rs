@@ -1,31 +1,14 @@
 //! Softmax attention of single query rows: for few tokens, split by keys.
 
 use super::{
-    Access, AttentionShape, Kernel, Queries, Routes, RowTile, attention_merge::merge,
-    attention_shape::Params, shaders,
+    AttentionShape, Kernel, Queries, Routes, RowTile, attention_merge::merge, attention_shape::Params,
+    shaders,
 };
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static PLAIN: Kernel = Kernel {
-    name: "row_attention_decode",
-    source: shaders::ROW_ATTENTION_DECODE,
-    bindings: &[
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Write,
-        Access::Write,
-        Access::Read,
-    ],
-};
+pub static PLAIN: Kernel = Kernel::new(&shaders::ROW_ATTENTION_DECODE, Params::layout);
 
-pub static BROADCAST: Kernel = Kernel {
-    name: "row_attention_decode.broadcast",
-    source: shaders::ROW_ATTENTION_DECODE_BROADCAST,
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
-};
+pub static BROADCAST: Kernel = Kernel::new(&shaders::ROW_ATTENTION_DECODE_BROADCAST, Params::layout);
 
 /// Learned vectors by distance, `[heads, 2 · clip + 1, head_dim]`, heads padded; distances beyond `clip` count as `clip`.
 #[derive(Clone, Copy)]

@@ -1,19 +1,11 @@
 //! Softmax attention of many query rows, in tiles.
 
-use super::{Access, AttentionShape, Kernel, RowTile, shaders};
+use super::{AttentionShape, Kernel, RowTile, attention_shape::Params, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static PLAIN: Kernel = Kernel {
-    name: "row_attention_prefill",
-    source: shaders::ROW_ATTENTION_PREFILL,
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
-};
+pub static PLAIN: Kernel = Kernel::new(&shaders::ROW_ATTENTION_PREFILL, Params::layout);
 
-pub static BROADCAST: Kernel = Kernel {
-    name: "row_attention_prefill.broadcast",
-    source: shaders::ROW_ATTENTION_PREFILL_BROADCAST,
-    bindings: PLAIN.bindings,
-};
+pub static BROADCAST: Kernel = Kernel::new(&shaders::ROW_ATTENTION_PREFILL_BROADCAST, Params::layout);
 
 /// Query rows in a tile of the prefill kernel.
 const PLAIN_ROWS: u32 = 8;

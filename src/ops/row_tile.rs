@@ -1,6 +1,6 @@
 //! The tile of query rows that one subgroup takes, where attention runs by single subgroups.
 
-use super::{AttentionShape, Shape, Shapes};
+use super::{AttentionShape, Variant, Variants};
 use crate::gpu::Gpu;
 
 /// Rows of a tile at the most.
@@ -22,7 +22,7 @@ pub(super) struct RowTile {
 impl RowTile {
     /// The tile for `rows` query rows that read one key/value head; none where the device runs the other kernels.
     pub fn choose(gpu: &Gpu, shape: &AttentionShape, rows: u32) -> Option<Self> {
-        let Shape::Broadcast { lanes } = Shapes::of(gpu).attention else { return None };
+        let Variant::Broadcast { lanes } = Variants::of(gpu).attention else { return None };
         let columns = (shape.head_stride() / 4).div_ceil(lanes).next_power_of_two();
         // Heads too large for subgroups of 4 take the other kernels.
         (columns <= MOST_COLUMNS).then_some(Self {

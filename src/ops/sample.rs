@@ -1,16 +1,11 @@
 //! Choosing the next token on the GPU.
 
-use super::{Access, Kernel, padded, shaders};
+use super::{Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static ARGMAX: Kernel =
-    Kernel { name: "argmax", source: shaders::ARGMAX, bindings: &[Access::Read, Access::Write] };
+pub static ARGMAX: Kernel = Kernel::new(&shaders::ARGMAX, ArgmaxParams::layout);
 
-pub static SAMPLE: Kernel = Kernel {
-    name: "sample",
-    source: shaders::SAMPLE,
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
-};
+pub static SAMPLE: Kernel = Kernel::new(&shaders::SAMPLE, SampleParams::layout);
 
 uniform! {
     struct ArgmaxParams {
@@ -45,15 +40,7 @@ impl Argmax<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         recorder.dispatch(
             &ArgmaxParams { vocab: self.vocab, stride: padded(self.vocab) },
-            Dispatch {
-                kernel: &ARGMAX,
-                constants: &[],
-                buffers: &[self.logits, self.tokens],
-                groups: [1, self.rows, 1],
-                macs: 0,
-                weight_bytes: 0,
-                cache_bytes: 0,
-            },
+            Dispatch::new(&ARGMAX, &[self.logits, self.tokens], [1, self.rows, 1]),
         );
     }
 }
@@ -93,15 +80,7 @@ impl Sample<'_> {
         };
         recorder.dispatch(
             &params,
-            Dispatch {
-                kernel: &SAMPLE,
-                constants: &[],
-                buffers: &[self.logits, self.spans, self.rows_of, self.tokens],
-                groups: [1, self.rows, 1],
-                macs: 0,
-                weight_bytes: 0,
-                cache_bytes: 0,
-            },
+            Dispatch::new(&SAMPLE, &[self.logits, self.spans, self.rows_of, self.tokens], [1, self.rows, 1]),
         );
     }
 }

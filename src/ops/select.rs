@@ -1,13 +1,9 @@
 //! Which experts a token uses, and with what weight.
 
-use super::{Access, Kernel, Routes, padded, shaders};
+use super::{Kernel, Routes, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "select",
-    source: shaders::SELECT,
-    bindings: &[Access::Read, Access::Write, Access::Write, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::SELECT, Params::layout);
 
 uniform! {
     struct Params {

@@ -1,13 +1,9 @@
 //! The choice that looks at whole sequences: every head takes the same number of tokens.
 
-use super::{Access, Kernel, Routes, shaders};
+use super::{Kernel, Routes, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "sequence_cut",
-    source: shaders::SEQUENCE_CUT,
-    bindings: &[Access::Read, Access::Read, Access::Write, Access::Write, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::SEQUENCE_CUT, Params::layout);
 
 uniform! {
     struct Params {
@@ -43,13 +39,8 @@ impl SequenceCut<'_> {
         recorder.dispatch(
             &Params { tokens, heads, top_k, sequences, first },
             Dispatch {
-                kernel: &KERNEL,
                 constants: &[("CAUSAL", f64::from(u8::from(self.causal)))],
-                buffers: &[self.kept, self.ranges, self.head_spans, chosen, gates],
-                groups: [1; 3],
-                macs: 0,
-                weight_bytes: 0,
-                cache_bytes: 0,
+                ..Dispatch::new(&KERNEL, &[self.kept, self.ranges, self.head_spans, chosen, gates], [1; 3])
             },
         );
     }

@@ -1,13 +1,9 @@
 //! Stick-breaking attention: each key, from the newest back, takes its share of what the later ones left.
 
-use super::{Access, AttentionShape, Kernel, Routes, shaders};
+use super::{AttentionShape, Kernel, Routes, attention_shape::Params, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "stick_breaking",
-    source: shaders::STICK_BREAKING,
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::STICK_BREAKING, Params::layout);
 
 /// Stick-breaking attention, one workgroup for each query row.
 pub struct StickBreaking<'a> {

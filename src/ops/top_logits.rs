@@ -1,13 +1,9 @@
 //! The likeliest tokens of each row of logits.
 
-use super::{Access, Kernel, padded, shaders};
+use super::{Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
-pub static KERNEL: Kernel = Kernel {
-    name: "top_logits",
-    source: shaders::TOP_LOGITS,
-    bindings: &[Access::Read, Access::Write, Access::Write],
-};
+pub static KERNEL: Kernel = Kernel::new(&shaders::TOP_LOGITS, Params::layout);
 
 /// Tokens a row gives at the most: the kernel passes over the row once for each.
 pub const MAX_TOP_LOGITS: u32 = 16;
@@ -38,15 +34,7 @@ impl TopLogits<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         recorder.dispatch(
             &Params { vocab: self.vocab, stride: padded(self.vocab), n: self.n },
-            Dispatch {
-                kernel: &KERNEL,
-                constants: &[],
-                buffers: &[self.logits, self.ids, self.values],
-                groups: [1, self.rows, 1],
-                macs: 0,
-                weight_bytes: 0,
-                cache_bytes: 0,
-            },
+            Dispatch::new(&KERNEL, &[self.logits, self.ids, self.values], [1, self.rows, 1]),
         );
     }
 }

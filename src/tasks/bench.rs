@@ -8,7 +8,7 @@ use super::{
     session::{Session, SessionLayout},
     yardstick::Yardstick,
 };
-use crate::{Error, Result, gpu::Counters, ops::Shapes};
+use crate::{Error, Result, gpu::Counters, ops::Variants};
 
 /// Lengths of the prompts.
 const PROMPTS: [usize; 3] = [16, 128, 512];
@@ -128,7 +128,7 @@ impl Model {
             adapter: capabilities.name.clone(),
             backend: capabilities.backend.clone(),
             driver: capabilities.driver.clone(),
-            kernels: Shapes::of(&self.gpu).names(),
+            kernels: Variants::of(&self.gpu).names(),
             family: info.family.clone(),
             parameters: info.parameters,
             active_parameters: info.active_parameters,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::{
     Result,
     gpu::{AdapterSelection, Buffer, Gpu, GpuOptions, KernelChoice, Recorder},
-    ops::{Activation, Bias, Copy, Matrix, MatrixShape, Precision, RoutedMatmul, Shapes},
+    ops::{Activation, Bias, Copy, Matrix, MatrixShape, Precision, RoutedMatmul, Variants},
 };
 
 /// Bytes that are copied: more than the caches of CPUs hold, and half a binding of WebGPU's default limits.
@@ -116,7 +116,7 @@ impl Yardstick {
         let activations = || Buffer::new(gpu, "matmul.rows", 4 * u64::from(rows) * u64::from(width));
         let (src, dst) = (activations(), activations());
         let operations = 2.0 * f64::from(rows) * f64::from(width) * f64::from(width);
-        let variant = Shapes::of(gpu).matmul.name();
+        let variant = Variants::of(gpu).matmul.name();
         let stored = format!("{precision:?}").to_lowercase();
         let name = format!("dense product {rows} × {width} × {width}, weights as {stored}, {variant} kernel");
         Self::new(gpu, name, operations, move |recorder| {

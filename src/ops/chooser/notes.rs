@@ -10,10 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Candidate, Family, Measured, candidates, shapes_of};
+use super::{Candidate, Family, Measured, candidates, variants_of};
 use crate::{
     gpu::{Capabilities, NotePlace},
-    ops::{Packed, Shape, Shapes},
+    ops::{Packed, Variant, Variants},
 };
 
 /// The largest file that is read, and the most notes that are kept in it.
@@ -36,17 +36,18 @@ pub(super) struct Note {
 }
 
 impl Note {
-    pub fn new(capabilities: &Capabilities, shapes: Shapes, measured: Measured) -> Self {
-        let matvec = Candidate { shape: shapes.matvec, tile_rows: 1 };
-        let fits = |matmul: &Candidate| shapes_of(capabilities, matvec, *matmul, shapes.packed) == shapes;
+    pub fn new(capabilities: &Capabilities, variants: Variants, measured: Measured) -> Self {
+        let matvec = Candidate { variant: variants.matvec, tile_rows: 1 };
+        let fits =
+            |matmul: &Candidate| variants_of(capabilities, matvec, *matmul, variants.packed) == variants;
         let matmul = candidates(Family::Matmul, capabilities).into_iter().find(fits);
         Self {
             adapter: key(capabilities),
-            matvec: shapes.matvec.name().to_owned(),
-            matmul: shapes.matmul.name().to_owned(),
+            matvec: variants.matvec.name().to_owned(),
+            matmul: variants.matmul.name().to_owned(),
             measured,
-            packed_matmul: shapes.packed.matmul,
-            packed_matvec: shapes.packed.matvec,
+            packed_matmul: variants.packed.matmul,
+            packed_matvec: variants.packed.matvec,
             tile_rows: matmul.map_or(0, |matmul| matmul.tile_rows),
         }
     }
@@ -61,11 +62,11 @@ impl Note {
     }
 
     /// What it says about this adapter, where that is one of its candidates.
-    pub fn shapes(&self, capabilities: &Capabilities) -> Option<(Shapes, Measured)> {
+    pub fn variants(&self, capabilities: &Capabilities) -> Option<(Variants, Measured)> {
         let find = |family, name: &str, tile_rows| {
             candidates(family, capabilities)
                 .into_iter()
-                .find(|candidate| candidate.shape.name() == name && candidate.tile_rows == tile_rows)
+                .find(|candidate| candidate.variant.name() == name && candidate.tile_rows == tile_rows)
         };
         if self.adapter != key(capabilities) {
             return None;
@@ -78,14 +79,14 @@ impl Note {
             (packed.matmul, Family::QuantizedMatmul, matmul.tile_rows),
         ] {
             if is {
-                find(family, Shape::Packed.name(), tile_rows)?;
+                find(family, Variant::Packed.name(), tile_rows)?;
             }
         }
-        Some((shapes_of(capabilities, matvec, matmul, packed), self.measured))
+        Some((variants_of(capabilities, matvec, matmul, packed), self.measured))
     }
 }
 
-/// What a choice is for. A driver's update may change which shape is fastest, and so may one of headwise.
+/// What a choice is for. A driver's update may change which variant is fastest, and so may one of headwise.
 fn key(capabilities: &Capabilities) -> String {
     let Capabilities { name, driver, backend, kind, .. } = capabilities;
     let subgroups =
@@ -110,8 +111,8 @@ impl Notes {
     }
 
     /// What the newest note on this adapter says.
-    pub fn shapes(&self, capabilities: &Capabilities) -> Option<(Shapes, Measured)> {
-        self.read().iter().rev().find_map(|note| note.shapes(capabilities))
+    pub fn variants(&self, capabilities: &Capabilities) -> Option<(Variants, Measured)> {
+        self.read().iter().rev().find_map(|note| note.variants(capabilities))
     }
 
     /// Puts a note in place of others on the same adapter.

@@ -168,7 +168,7 @@ impl Work {
                 src_div: ACTIVE,
                 beside: None,
             }
-            .record_as(recorder, candidate.shape),
+            .record_as(recorder, candidate.variant),
             Family::Matmul | Family::QuantizedMatmul => RoutedMatmul {
                 src,
                 matrix,
@@ -180,7 +180,7 @@ impl Work {
                 src_div: ACTIVE,
                 bounded: true,
             }
-            .record_as(recorder, candidate.shape, candidate.tile_rows),
+            .record_as(recorder, candidate.variant, candidate.tile_rows),
         }
     }
 }

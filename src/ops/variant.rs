@@ -1,11 +1,11 @@
-//! The shapes of the hot kernels: what each device runs.
+//! The variants of the hot kernels: what each device runs.
 
 use super::{Precision, chooser::Chosen};
 use crate::gpu::{Capabilities, Gpu, KernelChoice};
 
 /// One way to write a hot kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum Variant {
     Plain,
     /// Workgroups of one subgroup, of a size that is known beforehand.
     Broadcast {
@@ -19,7 +19,7 @@ pub enum Shape {
     Packed,
 }
 
-impl Shape {
+impl Variant {
     fn single(choice: KernelChoice, capabilities: &Capabilities) -> Self {
         match choice {
             KernelChoice::Plain => Self::Plain,
@@ -67,18 +67,18 @@ impl Shape {
     }
 }
 
-/// The shape of each family of hot kernels on one device.
+/// The variant of each family of hot kernels on one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shapes {
-    pub matvec: Shape,
+pub struct Variants {
+    pub matvec: Variant,
     /// Has no subgroup variant.
-    pub matmul: Shape,
+    pub matmul: Variant,
     /// Whether `Broadcast` matmuls take tiles of 16 rows where experts have more than 8.
     pub tall: bool,
     /// Whether matvecs and matmuls of quantised weights are `Packed`; the matmul then has tiles as high as a packed one's.
     pub packed: Packed,
     /// `Broadcast`, or the one other.
-    pub attention: Shape,
+    pub attention: Variant,
     /// Lanes that share a row of a norm or a router, as `LANES` of `shaders/shared/reduce.wgsl`: few on software adapters,
     /// where a barrier is a loop over all of them.
     pub row_lanes: u32,
@@ -91,53 +91,55 @@ pub struct Packed {
     pub matmul: bool,
 }
 
-impl Shapes {
+impl Variants {
     /// What `choice` means without a measurement.
     pub fn by_capability(choice: KernelChoice, capabilities: &Capabilities) -> Self {
-        let shape = Shape::single(choice, capabilities);
-        let workgroup = match shape {
-            Shape::Plain | Shape::Broadcast { .. } => None,
-            Shape::Workgroup | Shape::Subgroup | Shape::F16 | Shape::Packed => Some(Shape::Workgroup),
+        let variant = Variant::single(choice, capabilities);
+        let workgroup = match variant {
+            Variant::Plain | Variant::Broadcast { .. } => None,
+            Variant::Workgroup | Variant::Subgroup | Variant::F16 | Variant::Packed => {
+                Some(Variant::Workgroup)
+            }
         };
         let matmul = match choice {
-            KernelChoice::F16 if capabilities.shader_f16 => Shape::F16,
-            _ => workgroup.unwrap_or(shape),
+            KernelChoice::F16 if capabilities.shader_f16 => Variant::F16,
+            _ => workgroup.unwrap_or(variant),
         };
         let packed = choice == KernelChoice::Packed;
         Self {
-            matvec: shape,
+            matvec: variant,
             matmul,
             tall: true,
             packed: Packed { matvec: packed, matmul: packed },
-            attention: if let Shape::Broadcast { .. } = shape { shape } else { Shape::Workgroup },
+            attention: if let Variant::Broadcast { .. } = variant { variant } else { Variant::Workgroup },
             row_lanes: if workgroup.is_some() { 64 } else { 8 },
         }
     }
 
     /// What is not measured stays by capability. Attention lives on broadcasts that cost less than loads, which is the
     /// subgroups' and not the other kernels'.
-    pub(super) fn with(self, matvec: Shape, matmul: Shape, tall: bool, packed: Packed) -> Self {
+    pub(super) fn with(self, matvec: Variant, matmul: Variant, tall: bool, packed: Packed) -> Self {
         Self { matvec, matmul, tall, packed, ..self }
     }
 
     /// What this device runs: as chosen when its first model was loaded, and by capability where a kernel runs before.
     /// Never changes after the first call, so that buffers and dispatches agree.
     pub fn of(gpu: &Gpu) -> Self {
-        Chosen::of(gpu).shapes
+        Chosen::of(gpu).variants
     }
 
-    /// The shape of a matvec of weights that are stored so.
-    pub(super) fn matvec_of(&self, precision: Precision) -> Shape {
-        if self.packed.matvec && precision.is_quantized() { Shape::Packed } else { self.matvec }
+    /// The variant of a matvec of weights that are stored so.
+    pub(super) fn matvec_of(&self, precision: Precision) -> Variant {
+        if self.packed.matvec && precision.is_quantized() { Variant::Packed } else { self.matvec }
     }
 
-    /// The shape of a matmul of weights that are stored so. Those in f32 are not rounded, nor inputs that may pass the
+    /// The variant of a matmul of weights that are stored so. Those in f32 are not rounded, nor inputs that may pass the
     /// 65,504 of 16-bit floats, as the hidden values of an MLP do.
-    pub(super) fn matmul_of(&self, precision: Precision, bounded: bool) -> Shape {
+    pub(super) fn matmul_of(&self, precision: Precision, bounded: bool) -> Variant {
         match self.matmul {
-            _ if self.packed.matmul && precision.is_quantized() => Shape::Packed,
-            Shape::F16 if precision == Precision::F32 || !bounded => Shape::Workgroup,
-            shape => shape,
+            _ if self.packed.matmul && precision.is_quantized() => Variant::Packed,
+            Variant::F16 if precision == Precision::F32 || !bounded => Variant::Workgroup,
+            variant => variant,
         }
     }
 
@@ -152,7 +154,7 @@ impl Shapes {
             (self.packed.matvec, "routed_matvec of quantised weights"),
             (self.packed.matmul, "routed_matmul of quantised weights"),
         ];
-        names.extend(packed.iter().filter(|(is, _)| *is).map(|(_, name)| (*name, Shape::Packed.name())));
+        names.extend(packed.iter().filter(|(is, _)| *is).map(|(_, name)| (*name, Variant::Packed.name())));
         names
     }
 }

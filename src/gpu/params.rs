@@ -19,10 +19,10 @@ macro_rules! uniform {
         }
 
         impl $name {
-            pub(super) fn layout() -> super::ParamsLayout {
+            pub(super) fn layout() -> crate::gpu::ParamsLayout {
                 use encase::ShaderType;
                 let fields = [$((stringify!($field), stringify!($type))),+].into_iter().enumerate();
-                super::ParamsLayout {
+                crate::gpu::ParamsLayout {
                     fields: fields.map(|(i, (name, kind))| (name, kind, Self::METADATA.offset(i))).collect(),
                     size: Self::min_size().get(),
                 }
