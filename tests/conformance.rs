@@ -1,8 +1,13 @@
 //! The promise: a model computes what its original implementation computes, whatever the kernels' shape, however
 //! the tokens are cut into steps, and whoever shares the batch.
 
+#[path = "convert_and_upcycle/files.rs"]
+#[allow(dead_code)] // each test binary uses its own part
+mod files;
 mod models;
 mod reference;
+#[path = "conformance/tables_and_shards.rs"]
+mod tables_and_shards;
 
 use std::{collections::HashMap, ops::ControlFlow, path::Path};
 

@@ -82,7 +82,13 @@ fn tensors_that_are_missing_extra_or_misshaped_are_refused() {
         *shape = vec![shape.iter().product(), 1];
         refused(flat.check(), &[WEIGHTS, &name, "shape: found ["]);
     }
-    for name in ["model.layers.1.mlp.bias", "lm_head.bias", "model.layers.00.mlp.bias", ""] {
+    for name in [
+        "model.layers.1.mlp.bias",
+        "lm_head.bias",
+        "model.layers.0.self_attention.inv_freq",
+        "model.layers.00.mlp.bias",
+        "",
+    ] {
         let mut extra = Model::small();
         extra.tensors.push((name.to_owned(), "F16".into(), vec![4], vec![0; 8]));
         refused(extra.check(), &[WEIGHTS, &format!("tensor {name:?}"), "unknown tensor"]);
@@ -93,14 +99,35 @@ fn tensors_that_are_missing_extra_or_misshaped_are_refused() {
 }
 
 #[test]
-fn routers_that_are_not_numbers_are_refused() {
-    for (bits, shown) in [(0x7e00u16, "NaN"), (0x7c00, "inf"), (0xfc00, "-inf")] {
-        for router in ["experts.router.layer.weight", "mlp.router.layer.weight"] {
-            let mut model = Model::small();
-            model.tensor(router).3[6..8].copy_from_slice(&bits.to_le_bytes());
-            refused(model.check(), &[WEIGHTS, router, shown, "element 3"]);
+fn numbers_that_are_not_finite_are_refused_in_every_tensor() {
+    let bits = |dtype: &str| match dtype {
+        "F32" => [0x7fc0_0000_u32, 0xff80_0001, 0x7f80_0000, 0xff80_0000],
+        "F16" => [0x7e00, 0xfc01, 0x7c00, 0xfc00],
+        _ => [0x7fc0, 0xff81, 0x7f80, 0xff80],
+    };
+    for at in 0..Model::small().tensors.len() {
+        for (dtype, size) in [("F32", 4), ("F16", 2), ("BF16", 2)] {
+            for (bits, shown) in bits(dtype).into_iter().zip(["NaN", "NaN", "inf", "-inf"]) {
+                let mut model = Model::small();
+                let (name, stored, _, bytes) = &mut model.tensors[at];
+                let name = name.clone();
+                *stored = dtype.to_owned();
+                bytes.resize(bytes.len() / 2 * size, 0);
+                bytes[3 * size..4 * size].copy_from_slice(&bits.to_le_bytes()[..size]);
+                let found = format!("tensor {name:?}: found {shown} at element 3, expected finite numbers");
+                refused(model.check(), &[WEIGHTS, &found]);
+            }
         }
     }
+}
+
+#[test]
+fn empty_tensors_may_lie_at_one_place() {
+    let mut model = Model::small();
+    for name in ["a.num_batches_tracked", "b.num_batches_tracked"] {
+        model.tensors.insert(3, (name.to_owned(), "I64".into(), vec![0], vec![]));
+    }
+    model.check().unwrap();
 }
 
 #[test]

@@ -19,3 +19,5 @@ mod folders;
 mod packing;
 #[path = "quantized/quality.rs"]
 mod quality;
+#[path = "quantized/small_values.rs"]
+mod small_values;

@@ -8,7 +8,7 @@ use headwise::{
     Source,
 };
 
-use super::{bytes, hub, progress};
+use super::{bytes, hub, notes, progress};
 
 /// Heading of the options that several commands share.
 const COMMON: &str = "Model and adapter";
@@ -332,6 +332,8 @@ impl ModelArgs {
         if let Some(precision) = precision {
             options = options.precision(precision);
         }
-        pollster::block_on(Model::load(&gpu, &source, options))
+        let model = pollster::block_on(Model::load(&gpu, &source, options))?;
+        notes::tell(model.info(), shared.quiet);
+        Ok(model)
     }
 }

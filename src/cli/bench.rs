@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{
     args::{ModelArgs, Shared},
     failure::Failure,
+    notes,
     output::{self, thousands},
     progress,
 };
@@ -63,6 +64,7 @@ pub fn run(args: &BenchArgs, shared: &Shared) -> Result<(), Failure> {
     }
     let model = pollster::block_on(Model::load(&gpu, &source, options))?;
     let loaded = start.elapsed().as_secs_f64();
+    notes::tell(model.info(), shared.quiet);
 
     let progress = progress::bar_of_rounds("measuring", shared.quiet);
     let options = Bench::new().rounds(args.rounds).tokens(args.tokens).progress(progress);

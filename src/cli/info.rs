@@ -113,6 +113,7 @@ fn describe(Info { model, fit }: &Info) -> String {
     if !model.kept_f16.is_empty() {
         rows.push(("kept", kept(model)));
     }
+    rows.extend(model.notes.iter().map(|note| ("note", note.clone())));
     if let Some(fit) = fit {
         let answer = fit.reason.clone().unwrap_or_else(|| "fits".to_owned());
         rows.push(("fit", format!("{}: {answer}", fit.adapter)));

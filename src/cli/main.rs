@@ -17,6 +17,7 @@ mod info;
 mod interrupt;
 mod lines;
 mod logits;
+mod notes;
 mod out_file;
 mod output;
 mod progress;

@@ -68,7 +68,7 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
     };
     let names = (0..sizes.layers).map(|index| block_names(config.parallel, index)).collect();
     let (spec, names) = sizes.decoder(block, names);
-    Blueprint::checked(("bam", Task::Generate), spec.into(), names, checkpoint, &[], &sizes.file)
+    Blueprint::checked(("bam", Task::Generate), spec.into(), names, checkpoint, &sizes.file)
 }
 
 fn block_names(parallel: bool, index: u32) -> BlockNames {

@@ -255,15 +255,14 @@ fn router_requests(names: &RouterNames, spec: &RouterSpec, width: u32) -> Vec<Re
     match (names, spec.net) {
         (RouterNames::Linear { weight, transposed, bias }, RouterNet::Linear) => {
             let form = Form::Rows { rows, width, transposed: *transposed };
-            let bias = bias.iter().map(|name| Request::new(name.clone(), Form::vector(rows)).finite());
-            std::iter::once(Request::stacked(weight, form).finite()).chain(bias).collect()
+            let bias = bias.iter().map(|name| Request::new(name.clone(), Form::vector(rows)));
+            std::iter::once(Request::stacked(weight, form)).chain(bias).collect()
         }
         (RouterNames::Mlp { first, first_bias, second }, RouterNet::Mlp { hidden, .. }) => {
             let first = Request::new(first.clone(), Form::matrix(MatrixShape::dense(hidden, width)));
             let second = Request::new(second.clone(), Form::matrix(MatrixShape::dense(rows, hidden)));
-            let bias =
-                first_bias.iter().map(|name| Request::new(name.clone(), Form::vector(hidden)).finite());
-            [first, second].map(|layer| layer.finite().unquantized()).into_iter().chain(bias).collect()
+            let bias = first_bias.iter().map(|name| Request::new(name.clone(), Form::vector(hidden)));
+            [first, second].map(Request::unquantized).into_iter().chain(bias).collect()
         }
         _ => Vec::new(),
     }

@@ -2,7 +2,7 @@
 
 use super::{
     BlockNames, BlockSpec, InputNames, InputSpec, StackNames, StackSpec, TransformerNames, TransformerSpec,
-    block::NormNames,
+    block::NormNames, head_names::HeadNames,
 };
 use crate::layers::NormSpec;
 
@@ -34,19 +34,13 @@ impl From<DecoderSpec> for TransformerSpec {
 }
 
 impl TransformerNames {
-    /// Of a [`DecoderSpec`]. `head` is `None` when the output head is the embedding table.
-    pub fn decoder(
-        embedding: &str,
-        blocks: Vec<BlockNames>,
-        final_norm: NormNames,
-        head: Option<&str>,
-    ) -> Self {
+    /// Of a [`DecoderSpec`].
+    pub fn decoder(embedding: &str, blocks: Vec<BlockNames>, final_norm: NormNames, head: HeadNames) -> Self {
         Self {
             input: InputNames::Tokens(embedding.to_owned()),
             encoder: None,
             stack: StackNames { blocks, final_norm },
-            head: head.map(str::to_owned),
-            head_bias: None,
+            head,
         }
     }
 }

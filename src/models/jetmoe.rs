@@ -3,8 +3,8 @@
 //! Everything JetMoE is stands here and in its config reader: which mixture it is, and where its tensors are.
 
 use super::{
-    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, MlpNames, RouterNames, Task,
-    TransformerNames, TransformerSpec,
+    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, HeadNames, MlpNames,
+    RouterNames, Task, TransformerNames,
     jetmoe_config::{self as config, Config, layer, layer_tensor},
 };
 use crate::{
@@ -72,12 +72,9 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
     };
     let blocks = (0..config.layers).map(block_names).collect();
     let final_norm = vec![config::FINAL_NORM.to_owned().into()];
-    let head = shapes.lm_head.then_some(config::LM_HEAD);
+    let head = HeadNames::new(config::LM_HEAD, config.tied);
     let names = TransformerNames::decoder(config::EMBEDDING, blocks, final_norm, head);
-    // The config reader has compared the tensors' shapes.
-    let spec = spec.into();
-    TransformerSpec::check(&spec, &config.file)?;
-    Ok(Blueprint { family: "jetmoe", task: Task::Generate, spec, names })
+    Blueprint::checked(("jetmoe", Task::Generate), spec.into(), names, checkpoint, &config.file)
 }
 
 fn block_names(index: usize) -> BlockNames {

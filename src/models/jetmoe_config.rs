@@ -51,9 +51,6 @@ pub(crate) mod layer {
     pub(crate) const MLP_BIAS: &str = "mlp.bias";
 }
 
-/// Tensors that older tools leave in a checkpoint and that say nothing.
-const IGNORABLE: [&str; 1] = ["*.rotary_emb.inv_freq"];
-
 const ROPE_THETA: [&str; 2] = ["rope_theta", "rope_parameters.rope_theta"];
 /// All published models use this base; the field is younger than some of them.
 const DEFAULT_ROPE_THETA: f32 = 10_000.0;
@@ -112,8 +109,6 @@ pub(crate) struct Shapes {
     pub mlp_experts: usize,
     /// Hidden width of an MLP expert.
     pub mlp_width: usize,
-    /// Whether there is an output matrix of its own to load ([`LM_HEAD`]).
-    pub lm_head: bool,
 }
 
 impl Config {
@@ -168,7 +163,7 @@ impl Config {
         Ok(())
     }
 
-    /// Compares the config with the tensors: every tensor present with its exact shape, none besides.
+    /// Compares the config with the tensors between embedding and head: every one present with its exact shape.
     ///
     /// Attention and MLP may differ in their number of experts, of which the config has one field. It counts the
     /// MLP's; the attention's tensors speak for themselves.
@@ -191,21 +186,11 @@ impl Config {
             attention_experts: self.experts_of(checkpoint, query)?,
             mlp_experts: self.experts_of(checkpoint, down)?,
             mlp_width: self.dimension(checkpoint, down, 2, MOST_WIDE)?,
-            lm_head: !self.tied,
         };
 
-        let mut known = std::collections::HashSet::new();
         for (name, shape, what) in shapes.tensors() {
             checkpoint.require(&name, &shape, &why(what))?;
-            known.insert(name);
         }
-        if self.tied && checkpoint.tensor(LM_HEAD).is_some() {
-            // A copy of the embedding, which some tools write all the same.
-            checkpoint.require(LM_HEAD, &[self.vocab, width], &why("vocab_size, hidden_size"))?;
-            known.insert(LM_HEAD.to_owned());
-        }
-        let expected = format!("only the tensors of the {} layers that {} names", self.layers, self.file);
-        checkpoint.refuse_unexpected(|name| known.contains(name), &IGNORABLE, &expected)?;
         Ok(shapes)
     }
 
@@ -289,14 +274,10 @@ fn kv_heads(fields: &Fields<'_>, active: usize) -> Result<usize> {
 }
 
 impl Shapes {
-    /// Every tensor of the model: its name, its shape, and where the shape comes from.
+    /// Every tensor between embedding and head: its name, its shape, and where the shape comes from.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>, &'static str)> {
-        let (vocab, width) = (self.vocab, self.width);
-        let output = self.lm_head.then_some((LM_HEAD, "vocab_size, hidden_size, not tied"));
-        let outer = [(EMBEDDING, "vocab_size, hidden_size")].into_iter().chain(output);
-        let outer = outer.map(move |(name, why)| (name.to_owned(), vec![vocab, width], why));
-        let norm = (FINAL_NORM.to_owned(), vec![width], "hidden_size");
-        outer.chain([norm]).chain((0..self.layers).flat_map(|i| {
+        let norm = (FINAL_NORM.to_owned(), vec![self.width], "hidden_size");
+        std::iter::once(norm).chain((0..self.layers).flat_map(|i| {
             self.layer_tensors().map(move |(name, shape, why)| (layer_tensor(i, name), shape, why))
         }))
     }

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::{
-    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, MlpNames, Task,
+    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, HeadNames, MlpNames, Task,
     TransformerNames,
     limits::{MOST_HEADS, MOST_LAYERS, MOST_WIDE},
     rms_norm_names,
@@ -18,9 +18,6 @@ use crate::{
     ops::{AttentionKernel, ExpertChoice, NormKind, Weighting},
     weights::{Checkpoint, Fields, Order},
 };
-
-/// Tensors that older tools leave in a checkpoint and that say nothing.
-const IGNORABLE: [&str; 1] = ["*.rotary_emb.inv_freq"];
 
 /// What a `config.json` in Llama's layout says of a model's sizes.
 #[derive(Clone, Debug)]
@@ -128,7 +125,7 @@ impl Sizes {
             bos: self.bos,
             eos: self.eos.clone(),
         };
-        let head = (!self.tied).then_some("lm_head.weight");
+        let head = HeadNames::new("lm_head.weight", self.tied);
         let final_norm = rms_norm_names("model.norm");
         (spec, TransformerNames::decoder("model.embed_tokens.weight", names, final_norm, head))
     }
@@ -174,7 +171,7 @@ fn blueprint(sizes: &Sizes, mixture: Option<(u32, u32)>, checkpoint: &Checkpoint
     let names = (0..sizes.layers).map(|index| block_names(index, mixture.is_some())).collect();
     let (spec, names) = sizes.decoder(block, names);
     let is = (if mixture.is_some() { "moh-llama" } else { "llama" }, Task::Generate);
-    Blueprint::checked(is, spec.into(), names, checkpoint, &IGNORABLE, &sizes.file)
+    Blueprint::checked(is, spec.into(), names, checkpoint, &sizes.file)
 }
 
 fn block_names(index: u32, mixture: bool) -> BlockNames {

@@ -5,8 +5,8 @@
 use serde_json::json;
 
 use super::{
-    AttentionNames, BlockNames, BlockSpec, Blueprint, Describe, InputNames, InputSpec, MlpNames, RouterNames,
-    StackNames, StackSpec, Task, TransformerNames, TransformerSpec, layer_norm_names,
+    AttentionNames, BlockNames, BlockSpec, Blueprint, Describe, HeadNames, InputNames, InputSpec, MlpNames,
+    RouterNames, StackNames, StackSpec, Task, TransformerNames, TransformerSpec, layer_norm_names,
     limits::{MOST_EXPERTS, MOST_HEADS, MOST_LAYERS, MOST_WIDE},
 };
 use crate::{
@@ -146,10 +146,12 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
         input: InputNames::Tokens("embed_tokens.weight".to_owned()),
         encoder: encoder_names,
         stack: stack_names,
-        head: None,
-        head_bias: fills.then(|| "lm_head.bias".to_owned()),
+        head: HeadNames {
+            bias: fills.then(|| "lm_head.bias".to_owned()),
+            ..HeadNames::new("lm_head.weight", true)
+        },
     };
-    Blueprint::checked(("moa", config.task.clone()), spec, names, checkpoint, &[], &config.file)
+    Blueprint::checked(("moa", config.task.clone()), spec, names, checkpoint, &config.file)
 }
 
 fn stack_spec(config: &Config, side: &str, layers: u32) -> StackSpec {

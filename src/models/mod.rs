@@ -3,6 +3,7 @@
 mod bam;
 mod block;
 mod decoder;
+mod head_names;
 mod jetmoe;
 pub(crate) mod jetmoe_config;
 mod llama;
@@ -17,6 +18,7 @@ pub(crate) use block::{
     rms_norm_names,
 };
 pub(crate) use decoder::DecoderSpec;
+pub(crate) use head_names::HeadNames;
 pub(crate) use transformer::{
     InputNames, InputSpec, PatchNames, StackNames, StackSpec, Transformer, TransformerNames, TransformerSpec,
 };
@@ -117,13 +119,13 @@ impl Blueprint {
     fn checked(
         (family, task): (&'static str, Task),
         spec: TransformerSpec,
-        names: TransformerNames,
+        mut names: TransformerNames,
         checkpoint: &Checkpoint,
-        ignorable: &[&str],
         config: &str,
     ) -> Result<Self> {
         spec.check(config)?;
-        check_shapes(checkpoint, &spec.requests(&names), ignorable, config)?;
+        let pair = names.find_tied(checkpoint);
+        check_shapes(checkpoint, &spec.requests(&names), &pair, config)?;
         Ok(Self { family, task, spec, names })
     }
 
@@ -154,7 +156,8 @@ impl Blueprint {
             }
         };
         let checkpoint = Checkpoint::open_for(source, &fields).await?;
-        let blueprint = describe(&checkpoint)?;
+        let mut blueprint = describe(&checkpoint)?;
+        blueprint.join_equal(source, &checkpoint).await?;
         checkpoint.check_quantized(&blueprint.spec.requests(&blueprint.names))?;
         Ok((blueprint, checkpoint))
     }

@@ -4,8 +4,8 @@
 use serde_json::json;
 
 use super::{
-    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, MlpNames, RouterNames, Task,
-    TransformerNames, layer_norm_names,
+    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, HeadNames, MlpNames,
+    RouterNames, Task, TransformerNames, layer_norm_names,
     limits::{MOST_EXPERTS, MOST_HEADS, MOST_LAYERS, MOST_WIDE},
 };
 use crate::{
@@ -20,9 +20,6 @@ use crate::{
 
 /// Nothing in the model limits its context; its authors say that it works best up to about this length.
 const CONTEXT: u32 = 2048;
-
-/// Buffers that the published checkpoints carry along.
-const IGNORABLE: [&str; 2] = ["*.attn.mask", "*.attn.cum_weight"];
 
 /// A MoLM `config.json`.
 struct Config {
@@ -116,11 +113,11 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
         eos: config.eos.clone(),
     };
     let blocks = (0..config.layers).map(|index| block_names(index, identity)).collect();
-    let head = (!config.tied).then_some("lm_head.weight");
+    let head = HeadNames::new("lm_head.weight", config.tied);
     let final_norm = layer_norm_names("transformer.ln_f");
     let names = TransformerNames::decoder("transformer.wte.weight", blocks, final_norm, head);
     let is = ("molm", Task::Generate);
-    Blueprint::checked(is, spec.into(), names, checkpoint, &IGNORABLE, &config.file)
+    Blueprint::checked(is, spec.into(), names, checkpoint, &config.file)
 }
 
 fn block_names(index: u32, identity: bool) -> BlockNames {

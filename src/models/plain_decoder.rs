@@ -3,8 +3,8 @@
 //! a whole sequence). Neither has published checkpoints; the attentions' tensors are named as in the originals.
 
 use super::{
-    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, MlpNames, RouterNames, Task,
-    TransformerNames, layer_norm_names,
+    AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, HeadNames, MlpNames,
+    RouterNames, Task, TransformerNames, layer_norm_names,
     limits::{MOST_EXPERTS, MOST_HEADS, MOST_LAYERS, MOST_WIDE},
 };
 use crate::{
@@ -116,13 +116,13 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
         eos: config.eos.clone(),
     };
     let blocks = (0..config.layers).map(|index| block_names(config, index)).collect();
-    let head = (!config.tied).then_some("lm_head.weight");
+    let head = HeadNames::new("lm_head.weight", config.tied);
     let names = TransformerNames::decoder("embed_tokens.weight", blocks, layer_norm_names("norm"), head);
     let family = match config.attention {
         Attention::SwitchHead { .. } => "switchhead",
         Attention::Uoe { .. } => "uoe",
     };
-    Blueprint::checked((family, Task::Generate), spec.into(), names, checkpoint, &[], &config.file)
+    Blueprint::checked((family, Task::Generate), spec.into(), names, checkpoint, &config.file)
 }
 
 fn attention_spec(config: &Config, norm: NormSpec) -> HeadMixtureSpec {

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use super::block::{Block, BlockCache, BlockNames, BlockSpec, NormNames, build_norm, norm_request, optional};
+use super::{
+    block::{Block, BlockCache, BlockNames, BlockSpec, NormNames, build_norm, norm_request, optional},
+    head_names::HeadNames,
+};
 use crate::{
     Error, Result,
     gpu::{Buffer, Gpu, Recorder},
@@ -65,9 +68,7 @@ pub(crate) struct TransformerNames {
     pub input: InputNames,
     pub encoder: Option<StackNames>,
     pub stack: StackNames,
-    /// `None` when the output head is the embedding table.
-    pub head: Option<String>,
-    pub head_bias: Option<String>,
+    pub head: HeadNames,
 }
 
 /// The names of what the residual stream starts with.
@@ -198,9 +199,13 @@ impl TransformerSpec {
             }
             _ => Vec::new(),
         };
-        requests.extend(names.head.iter().map(|head| Request::new(head.clone(), table)));
+        requests.extend(names.head.own().map(|name| {
+            let head = Request::new(name.to_owned(), table);
+            // As it is where the same values are not there twice.
+            if names.head.tied { head.unquantized() } else { head }
+        }));
         let bias = Form::vector(self.outputs);
-        requests.extend(names.head_bias.iter().map(|name| Request::new(name.clone(), bias)));
+        requests.extend(names.head.bias.iter().map(|name| Request::new(name.clone(), bias)));
         let stacks = self.stacks().zip(names.encoder.iter().chain([&names.stack]));
         requests.extend(stacks.flat_map(|(spec, names)| spec.requests(names)));
         requests
@@ -277,14 +282,14 @@ impl Transformer {
         mut store: Store,
     ) -> Result<Self> {
         let (input, table) = input(gpu, &spec, &names.input, &mut store)?;
-        let matrix = match (&names.head, table) {
+        let matrix = match (names.head.own(), table) {
             (Some(name), _) => store.shared_matrix(name)?,
             (None, Some(table)) => table,
             (None, None) => {
                 return Err(Error::bad_file("model", "output head", "no name", "a tensor's name"));
             }
         };
-        let head = OutputHead { matrix, bias: optional(&mut store, &names.head_bias)? };
+        let head = OutputHead { matrix, bias: optional(&mut store, &names.head.bias)? };
         let encoder = match (&spec.encoder, &names.encoder) {
             (Some(spec), Some(names)) => Some(Stack::new(spec, names, &mut store)?),
             _ => None,

@@ -4,8 +4,8 @@
 use serde_json::json;
 
 use super::{
-    AttentionNames, BlockNames, BlockSpec, Blueprint, Classes, Describe, InputNames, InputSpec, MlpNames,
-    PatchNames, RouterNames, StackNames, StackSpec, Task, TransformerNames, TransformerSpec,
+    AttentionNames, BlockNames, BlockSpec, Blueprint, Classes, Describe, HeadNames, InputNames, InputSpec,
+    MlpNames, PatchNames, RouterNames, StackNames, StackSpec, Task, TransformerNames, TransformerSpec,
     layer_norm_names,
     limits::{MOST_HEADS, MOST_LAYERS, MOST_WIDE},
 };
@@ -162,12 +162,11 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
             blocks: (0..config.layers).map(|index| block_names(config, index, scored)).collect(),
             final_norm: layer_norm_names("norm"),
         },
-        head: Some("head.weight".to_owned()),
-        head_bias: Some("head.bias".to_owned()),
+        head: HeadNames { bias: Some("head.bias".to_owned()), ..HeadNames::new("head.weight", false) },
     };
     let family = if config.mixture.is_some() { "moh-vit" } else { "vit" };
     let is = (family, Task::Classify(classes.clone()));
-    Blueprint::checked(is, spec, names, checkpoint, &[], &config.file)
+    Blueprint::checked(is, spec, names, checkpoint, &config.file)
 }
 
 fn router(config: &Config, scored: bool) -> RouterSpec {

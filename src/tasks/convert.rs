@@ -274,20 +274,13 @@ async fn compare(
             format!("{}, as tensor {:?} has, of which it is a copy", likeness(original), original.name);
         return bad(likeness(copy), expected);
     }
-    let mut copies = checkpoint.stream(source, vec![copy]);
-    let mut originals = checkpoint.stream(source, vec![original]);
-    // Shape and type are the same, so the chunks are.
-    while let (Some(copied), Some(chunk)) = (copies.next().await?, originals.next().await?) {
-        if copied.bytes != chunk.bytes {
-            let rows =
-                format!("other values in rows {} to {}", chunk.first_row, chunk.first_row + chunk.rows - 1);
-            return bad(
-                rows,
-                format!("a copy of tensor {:?}: embeddings and the MLP are shared", original.name),
-            );
-        }
+    match checkpoint.first_difference(source, copy, original).await? {
+        None => Ok(()),
+        Some((first, last)) => bad(
+            format!("other values in rows {first} to {last}"),
+            format!("a copy of tensor {:?}: embeddings and the MLP are shared", original.name),
+        ),
     }
-    Ok(())
 }
 
 /// The tokenizer, which must be one that loading the model will accept.

@@ -87,7 +87,7 @@ impl<'a> Fairseq<'a> {
         let known: HashSet<String> = names.map(|name| full(&name)).collect();
         let why = "a tensor of the MoA repository's encoder or decoder with dense MLPs, sinusoidal positions and \
                    projections without bias";
-        checkpoint.refuse_unexpected(|name| known.contains(name), &[], why)?;
+        checkpoint.refuse_unexpected(|name| known.contains(name), why)?;
 
         let mut shapes = Shapes { checkpoint, seen: HashMap::new() };
         let mut kept = Vec::with_capacity(expected.len());

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::{
     Result,
-    models::{Blueprint, Task},
+    models::{Blueprint, CONFIG_FILE, Task},
     ops::{CachePrecision, Precision},
-    weights::{Checkpoint, Dtype, Form, Request, Source},
+    weights::{Checkpoint, Dtype, Form, Request, Source, quote},
 };
 
 /// How weights that are not quantised can be loaded.
@@ -50,6 +50,8 @@ pub struct ModelInfo {
     pub kept_f16: Vec<String>,
     /// Whether the output head is the embedding table.
     pub tied_head: bool,
+    /// What is unusual about the files and was decided in one way; each a sentence without its full stop.
+    pub notes: Vec<String>,
     /// The token that ends a text, where the model has one.
     pub eos: Vec<u32>,
     /// The token that starts a text, where the model has one.
@@ -160,7 +162,8 @@ impl ModelInfo {
                 .filter(|request| !request.precision(Precision::Q4).is_quantized())
                 .map(Request::key)
                 .collect(),
-            tied_head: names.head.is_none(),
+            tied_head: names.head.shared,
+            notes: names.head.note(CONFIG_FILE).into_iter().chain(unlisted(checkpoint)).collect(),
             eos: spec.eos.clone(),
             bos: spec.bos,
             mask: match task {
@@ -193,4 +196,14 @@ impl ModelInfo {
     pub fn weight_bytes(&self, precision: Precision) -> u64 {
         self.memory.iter().find(|memory| memory.precision == precision).map_or(0, |memory| memory.bytes)
     }
+}
+
+/// What the files hold and their index does not list.
+fn unlisted(checkpoint: &Checkpoint) -> Option<String> {
+    let (first, more) = checkpoint.unlisted().split_first()?;
+    let first = quote(first);
+    Some(match more.len() {
+        0 => format!("tensor {first} is left out: the index does not list it"),
+        more => format!("tensor {first} and {more} more are left out: the index does not list them"),
+    })
 }

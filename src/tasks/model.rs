@@ -74,6 +74,7 @@ impl Model {
     pub async fn load(gpu: &Gpu, source: &Source, options: LoadOptions<'_>) -> Result<Self> {
         let (blueprint, checkpoint) = Blueprint::read(source).await?;
         let info = ModelInfo::new(&blueprint, &checkpoint);
+        info.notes.iter().for_each(|note| tracing::warn!("{note}"));
         // Images need none, and a browser would log that there is none.
         #[cfg(feature = "tokenizer")]
         let tokenizer = match &blueprint.task {

@@ -14,8 +14,8 @@ use crate::{
     models::{Blueprint, CONFIG_FILE, MAX_CONFIG_BYTES},
     ops::{MatrixShape, Precision, QUANTIZED_GROUP},
     weights::{
-        Checkpoint, Form, Layout, QUANTIZATION_FIELD, QUANTIZATION_VERSION, Request, Source, TensorInfo,
-        TensorPlan, pack_matrix, packed_plan,
+        Checkpoint, Form, Layout, Loss, QUANTIZATION_FIELD, QUANTIZATION_VERSION, Request, Source,
+        TensorInfo, TensorPlan, pack_matrix, packed_plan,
     },
 };
 
@@ -107,12 +107,13 @@ async fn write(input: &Path, out: &Path, options: QuantizeOptions<'_>) -> Result
             Job::Copy(tensor) => writer.copy(&plan.name, &source, &checkpoint, tensor).await?,
             Job::Narrow(tensor) => {
                 let mut stream = checkpoint.stream(&source, vec![tensor]);
-                let mut narrow = Vec::new();
+                let (mut narrow, mut loss) = (Vec::new(), Loss::default());
                 while let Some(chunk) = stream.next().await? {
-                    chunk.to_f16(&mut narrow)?;
+                    chunk.to_f16(&mut narrow, &mut loss)?;
                     let bytes: Vec<u8> = narrow.iter().flat_map(|bits| bits.to_le_bytes()).collect();
                     writer.write(&plan.name, &bytes)?;
                 }
+                loss.check(checkpoint.path(tensor), &tensor.name, Precision::F16)?;
             }
         }
     }
@@ -122,6 +123,7 @@ async fn write(input: &Path, out: &Path, options: QuantizeOptions<'_>) -> Result
         }
     }
     writer.parameters(info.parameters);
+    info.notes.iter().for_each(|note| writer.note(note));
     if scheme.is_quantized() && !info.kept_f16.is_empty() {
         let head = if info.tied_head { "; the embedding table is the output head too" } else { "" };
         writer.note(format!("f16: {}{head}", info.kept_f16.join(", ")));

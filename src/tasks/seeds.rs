@@ -84,12 +84,13 @@ async fn read_seed(source: &Source) -> Result<(Sizes, Checkpoint)> {
     }
     let json =
         source.read_small(CONFIG_FILE, MAX_CONFIG_BYTES).await?.ok_or_else(|| source.absent(CONFIG_FILE))?;
-    Ok((Sizes::read(&Fields::parse(&json, &file)?)?, checkpoint))
+    Ok((Sizes::read(&Fields::parse(&json, &file)?, blueprint.names.head.shared)?, checkpoint))
 }
 
 impl Sizes {
     /// Reads what the family's reader has accepted, as values: they are written again as they were.
-    fn read(fields: &Fields<'_>) -> Result<Self> {
+    /// `tied` is whether the head is the embedding table, which the files may decide.
+    fn read(fields: &Fields<'_>, tied: bool) -> Result<Self> {
         let size = |name| fields.size(&[name], usize::MAX);
         let (width, heads) = (size("hidden_size")?, size("num_attention_heads")?);
         let kv_heads = fields.optional_size(&["num_key_value_heads"], usize::MAX)?.unwrap_or(heads);
@@ -102,7 +103,7 @@ impl Sizes {
             heads,
             kv_heads,
             head_dim,
-            tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+            tied,
             fields: Vec::new(),
         };
         let or = |names: &[&'static str], default: Value| {

@@ -1,25 +1,15 @@
 //! The tensors of a model folder, over all its files.
 
 use super::header::{self, MAX_TENSORS, TensorInfo};
+use super::index::{INDEX_FILE, Index, MAX_INDEX};
 use super::quantized::Quantization;
-use super::source::check_name;
 use super::stream::TensorStream;
-use super::{Dtype, Source, quote};
+use super::{Dtype, Source, quote, surplus};
 use crate::{Error, Result, ops::Precision};
-use serde::Deserialize;
-use serde::de::{self, MapAccess, Visitor};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::fmt;
+use std::collections::{BTreeMap, HashMap};
 
 /// A checkpoint in one file.
 pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
-/// The list of files of a checkpoint in several.
-pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
-/// The most files of one checkpoint; the largest public ones have under 200.
-const MAX_FILES: usize = 512;
-/// The longest index that is read.
-pub(super) const MAX_INDEX: u64 = 16 << 20;
 
 /// The headers of all files of a checkpoint.
 pub(crate) struct Checkpoint {
@@ -27,6 +17,8 @@ pub(crate) struct Checkpoint {
     paths: Vec<String>,
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
+    index: Option<Index>,
+    unlisted: Vec<String>,
     quantized: Option<Quantized>,
 }
 
@@ -40,29 +32,29 @@ struct Quantized {
 }
 
 impl Checkpoint {
-    /// Reads the headers of `model.safetensors`, or of the files that `model.safetensors.index.json` lists.
+    /// Reads the headers of `model.safetensors`, or of the files that `model.safetensors.index.json` lists. The index is
+    /// the list of what to load: other tensors in its files are left out, and one that no file has is missed only if
+    /// the model wants it.
     pub(crate) async fn open(source: &Source) -> Result<Self> {
         let mut checkpoint = Checkpoint {
             files: vec![],
             paths: vec![],
             tensors: vec![],
             by_name: HashMap::new(),
+            index: None,
+            unlisted: vec![],
             quantized: None,
         };
         if let Some(reader) = source.find(WEIGHTS_FILE).await? {
-            checkpoint.add(WEIGHTS_FILE, reader).await?;
-            return Ok(checkpoint);
-        }
-        let Some(json) = source.read_small(INDEX_FILE, MAX_INDEX).await? else {
+            checkpoint.tensors = checkpoint.add(WEIGHTS_FILE, reader).await?;
+        } else if let Some(json) = source.read_small(INDEX_FILE, MAX_INDEX).await? {
+            checkpoint.add_listed(source, Index::parse(&json, &source.path_of(INDEX_FILE))?).await?;
+        } else {
             let expected = format!("{WEIGHTS_FILE} or {INDEX_FILE}");
             return Err(Error::bad_file(source.path_of(""), "weights", "neither file", expected));
-        };
-        let index = source.path_of(INDEX_FILE);
-        let listed = parse_index(&json, &index)?;
-        for file in shards(&listed, &index)? {
-            checkpoint.add(file, source.open(file).await?).await?;
         }
-        checkpoint.compare(&listed, &index)?;
+        let names = checkpoint.tensors.iter().enumerate();
+        checkpoint.by_name = names.map(|(at, tensor)| (tensor.name.clone(), at)).collect();
         Ok(checkpoint)
     }
 
@@ -119,14 +111,18 @@ impl Checkpoint {
 
     /// How a tensor's bytes are read.
     pub(super) fn dtype(&self, tensor: &TensorInfo) -> Result<Dtype> {
-        let packed = self.quantized.as_ref().is_some_and(|quantized| {
-            let key = tensor.name.strip_suffix(packed_ending(quantized.precision));
-            key.is_some_and(|key| quantized.packed.contains_key(key))
-        });
-        match packed {
+        match self.holds_packed(&tensor.name) {
             true => Ok(Dtype::Packed),
             false => Dtype::of(tensor.stored).ok_or_else(|| self.unreadable(tensor)),
         }
+    }
+
+    /// Whether the tensor of this name holds a quantised matrix.
+    fn holds_packed(&self, name: &str) -> bool {
+        self.quantized.as_ref().is_some_and(|quantized| {
+            let key = name.strip_suffix(packed_ending(quantized.precision));
+            key.is_some_and(|key| quantized.packed.contains_key(key))
+        })
     }
 
     /// The tensor of this name.
@@ -172,28 +168,57 @@ impl Checkpoint {
         Err(self.misshaped(tensor, format!("[{}]", like.join(", ")), why))
     }
 
-    /// Refuses tensors that nothing asks for: they would change the model and not be applied.
-    ///
-    /// `ignorable` lists names that do no harm; one that starts with `*` stands for all names with that end.
-    pub(crate) fn refuse_unexpected(
-        &self,
-        known: impl Fn(&str) -> bool,
-        ignorable: &[&str],
-        expected: &str,
-    ) -> Result<()> {
-        let harmless = |name: &str| {
-            ignorable.iter().any(|pattern| match pattern.strip_prefix('*') {
-                Some(end) => name.ends_with(end),
-                None => name == *pattern,
-            })
-        };
-        match self.tensors.iter().find(|t| !known(&t.name) && !harmless(&t.name)) {
+    /// Refuses tensors that nothing asks for, save the [`surplus`] that says nothing: they would change the model and
+    /// not be applied.
+    pub(crate) fn refuse_unexpected(&self, known: impl Fn(&str) -> bool, expected: &str) -> Result<()> {
+        let harmless = |name: &str| known(name) || surplus::says_nothing(name);
+        if let Some(extra) = self.tensors.iter().find(|tensor| !harmless(&tensor.name)) {
+            let field = format!("tensor {}", quote(&extra.name));
+            return Err(Error::bad_file(self.path(extra), field, "an unknown tensor", expected));
+        }
+        match self.index.as_ref().and_then(|index| Some((index, self.absent().find(|name| !harmless(name))?)))
+        {
+            Some((index, name)) => Err(index.misplaced(name, ABSENT)),
             None => Ok(()),
-            Some(extra) => {
-                let field = format!("tensor {}", quote(&extra.name));
-                Err(Error::bad_file(self.path(extra), field, "an unknown tensor", expected))
+        }
+    }
+
+    /// Tensors that the index lists and no file has.
+    fn absent(&self) -> impl Iterator<Item = &str> {
+        let listed = self.index.iter().flat_map(Index::tensors);
+        listed.filter(|name| self.tensor(name).is_none() && !self.holds_packed(name))
+    }
+
+    /// Tensors in the files that the index does not list, and that are left out.
+    pub(crate) fn unlisted(&self) -> &[String] {
+        &self.unlisted
+    }
+
+    /// Whether two tensors are the same to the last byte.
+    pub(crate) async fn alike(&self, source: &Source, one: &TensorInfo, other: &TensorInfo) -> Result<bool> {
+        let without_bytes = one.quantized || other.quantized;
+        if without_bytes || (one.stored, &one.shape) != (other.stored, &other.shape) {
+            return Ok(false);
+        }
+        Ok(self.first_difference(source, one, other).await?.is_none())
+    }
+
+    /// The first rows in which two tensors of one type and shape differ.
+    pub(crate) async fn first_difference(
+        &self,
+        source: &Source,
+        one: &TensorInfo,
+        other: &TensorInfo,
+    ) -> Result<Option<(u64, u64)>> {
+        let mut ones = self.stream(source, vec![one]);
+        let mut others = self.stream(source, vec![other]);
+        // Shape and type are the same, so the chunks are.
+        while let (Some(a), Some(b)) = (ones.next().await?, others.next().await?) {
+            if a.bytes != b.bytes {
+                return Ok(Some((b.first_row, b.first_row + b.rows - 1)));
             }
         }
+        Ok(None)
     }
 
     /// Streams the bytes of some of this checkpoint's tensors, in the order in which the files hold them.
@@ -210,62 +235,54 @@ impl Checkpoint {
         }
     }
 
-    async fn add(&mut self, file: &str, mut reader: super::Reader<'_>) -> Result<()> {
-        let tensors = header::read(&mut reader, self.files.len()).await?;
-        let path = reader.path().to_owned();
-        if self.tensors.len() + tensors.len() > MAX_TENSORS {
-            let found = self.tensors.len() + tensors.len();
-            return Err(Error::bad_file(
-                path,
-                "number of tensors so far",
-                found,
-                format!("at most {MAX_TENSORS}"),
-            ));
-        }
-        self.files.push(file.to_owned());
-        self.paths.push(path);
-        for tensor in tensors {
-            match self.by_name.entry(tensor.name.clone()) {
-                Entry::Vacant(place) => place.insert(self.tensors.len()),
-                Entry::Occupied(first) => {
-                    let first = self.tensors.get(*first.get()).map_or("", |t| self.path(t));
-                    let found = format!("the tensor a second time, after {first}");
-                    let field = format!("tensor {}", quote(&tensor.name));
-                    return Err(Error::bad_file(self.path(&tensor), field, found, "each tensor once"));
+    /// Reads the headers of an index's files. Each tensor comes from the file that the index names, and from no other.
+    async fn add_listed(&mut self, source: &Source, index: Index) -> Result<()> {
+        let mut elsewhere = BTreeMap::new();
+        let mut seen = 0;
+        for file in index.files() {
+            let tensors = self.add(file, source.open(file).await?).await?;
+            seen += tensors.len();
+            if seen > MAX_TENSORS {
+                let expected = format!("at most {MAX_TENSORS}");
+                return Err(Error::bad_file(
+                    source.path_of(file),
+                    "number of tensors so far",
+                    seen,
+                    expected,
+                ));
+            }
+            for tensor in tensors {
+                match index.file_of(&tensor.name) {
+                    Some(listed) if listed == file => self.tensors.push(tensor),
+                    Some(_) => _ = elsewhere.insert(tensor.name, tensor.file),
+                    None => self.unlisted.push(tensor.name),
                 }
-            };
-            self.tensors.push(tensor);
+            }
         }
+        for tensor in &self.tensors {
+            elsewhere.remove(&tensor.name);
+        }
+        if let Some((tensor, file)) = elsewhere.first_key_value() {
+            let found = self.paths.get(*file).map_or("", String::as_str);
+            return Err(index.misplaced(tensor, format!("the tensor in {found}")));
+        }
+        self.index = Some(index);
         Ok(())
     }
 
-    /// The index and the files must tell the same.
-    fn compare(&self, listed: &HashMap<String, String>, index: &str) -> Result<()> {
-        for (name, file) in listed {
-            let found = match self.tensor(name) {
-                Some(tensor) if self.file(tensor) == file => continue,
-                Some(tensor) => format!("the tensor in {}", self.path(tensor)),
-                None => "no such tensor in any file".to_owned(),
-            };
-            let field = format!("weight_map, tensor {}", quote(name));
-            return Err(Error::bad_file(index, field, found, format!("it in {file}, as this index says")));
-        }
-        match self.tensors.iter().find(|t| !listed.contains_key(&t.name)) {
-            None => Ok(()),
-            Some(tensor) => {
-                let field = format!("weight_map, tensor {}", quote(&tensor.name));
-                Err(Error::bad_file(
-                    index,
-                    field,
-                    "no entry",
-                    format!("{}, which holds it", self.path(tensor)),
-                ))
-            }
-        }
+    /// Reads one file's header.
+    async fn add(&mut self, file: &str, mut reader: super::Reader<'_>) -> Result<Vec<TensorInfo>> {
+        let tensors = header::read(&mut reader, self.files.len()).await?;
+        self.files.push(file.to_owned());
+        self.paths.push(reader.path().to_owned());
+        Ok(tensors)
     }
 
     fn present(&self, name: &str, why: &str) -> Result<&TensorInfo> {
         let Some(tensor) = self.tensor(name) else {
+            if let Some(index) = self.index.as_ref().filter(|index| index.file_of(name).is_some()) {
+                return Err(index.misplaced(name, ABSENT));
+            }
             let expected = format!("a tensor: {why}");
             return Err(Error::bad_file(
                 self.all_paths(),
@@ -291,78 +308,12 @@ impl Checkpoint {
     }
 }
 
+/// What an index's error says of a tensor that is in none of its files.
+const ABSENT: &str = "no such tensor in any file";
+
 /// How the name of a quantised matrix ends.
 pub(super) fn packed_ending(precision: Precision) -> &'static str {
     if precision == Precision::Q8 { ".q8" } else { ".q4" }
-}
-
-// -- the index -------------------------------------------------------------------------------------
-
-/// `{"weight_map": {tensor: file, …}, …}`
-fn parse_index(json: &[u8], path: &str) -> Result<HashMap<String, String>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: WeightMap,
-    }
-    let index: Index = serde_json::from_slice(json)
-        .map_err(|e| Error::bad_file(path, "weight_map", e, "JSON that maps each tensor to its file"))?;
-    Ok(index.weight_map.0)
-}
-
-/// The names of an index's files.
-#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
-pub(super) fn shard_names(json: &[u8], path: &str) -> Result<Vec<String>> {
-    Ok(shards(&parse_index(json, path)?, path)?.into_iter().map(str::to_owned).collect())
-}
-
-/// The files that the index lists, in order of name.
-fn shards<'a>(listed: &'a HashMap<String, String>, index: &str) -> Result<Vec<&'a str>> {
-    for (tensor, file) in listed {
-        if let Err(found) = check_name(file) {
-            let field = format!("weight_map, tensor {}", quote(tensor));
-            return Err(Error::bad_file(index, field, found, "a plain file name in the same folder"));
-        }
-    }
-    let mut files: Vec<&str> = listed.values().map(String::as_str).collect();
-    files.sort_unstable();
-    files.dedup();
-    match files.len() {
-        0 => Err(Error::bad_file(index, "weight_map", "no tensors", "at least one")),
-        n if n > MAX_FILES => {
-            Err(Error::bad_file(index, "weight_map", format!("{n} files"), format!("at most {MAX_FILES}")))
-        }
-        _ => Ok(files),
-    }
-}
-
-struct WeightMap(HashMap<String, String>);
-
-impl<'de> Deserialize<'de> for WeightMap {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = WeightMap;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object that maps tensor names to file names")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WeightMap, A::Error> {
-                let mut listed = HashMap::new();
-                while let Some((tensor, file)) = map.next_entry::<String, String>()? {
-                    if listed.len() == MAX_TENSORS {
-                        return Err(de::Error::custom(format!("more than {MAX_TENSORS} tensors")));
-                    }
-                    let name = quote(&tensor);
-                    if listed.insert(tensor, file).is_some() {
-                        return Err(de::Error::custom(format!("tensor {name} twice")));
-                    }
-                }
-                Ok(WeightMap(listed))
-            }
-        }
-        deserializer.deserialize_map(Pairs)
-    }
 }
 
 #[cfg(all(test, not(target_arch = "wasm32")))]
@@ -377,7 +328,7 @@ mod tests {
             ("a", "BF16", &[2, 3], bytes(12)),
             ("b", "I8", &[3], bytes(3)),
             ("c", "F32", &[0, 4], bytes(0)),
-            ("x.inv_freq", "F32", &[1], bytes(4)),
+            ("x.rotary_emb.inv_freq", "F32", &[1], bytes(4)),
         ]);
         Source::memory("m", vec![(WEIGHTS_FILE.into(), model)])
     }
@@ -406,14 +357,11 @@ mod tests {
     #[test]
     fn tensors_that_nothing_asks_for_are_refused() {
         let checkpoint = block_on(Checkpoint::open(&source())).unwrap();
-        let refuse = |known: &[&str], ignorable: &[&str]| {
-            checkpoint.refuse_unexpected(|name| known.contains(&name), ignorable, "only these")
-        };
-        refuse(&["a", "b", "c"], &["*.inv_freq"]).unwrap();
-        refuse(&["a", "b"], &["*.inv_freq", "c"]).unwrap();
-        let error = refuse(&["a", "b", "c"], &["inv_freq", ".inv_freq"]).unwrap_err().to_string();
-        let expected =
-            "m/model.safetensors: tensor \"x.inv_freq\": found an unknown tensor, expected only these";
+        let refuse =
+            |known: &[&str]| checkpoint.refuse_unexpected(|name| known.contains(&name), "only these");
+        refuse(&["a", "b", "c"]).unwrap();
+        let error = refuse(&["a", "c"]).unwrap_err().to_string();
+        let expected = "m/model.safetensors: tensor \"b\": found an unknown tensor, expected only these";
         assert_eq!(error, expected);
     }
 }

@@ -1,7 +1,6 @@
 //! Element types of weights, and their conversion to what a GPU buffer holds.
 
-use super::quote;
-use crate::{Error, Result};
+use super::loss::{Loss, largest};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -64,8 +63,9 @@ impl Dtype {
 
     /// Converts little-endian elements to f16 bits, rounding to nearest. Replaces the content of `out`.
     ///
-    /// A finite value that f16 cannot hold is an error that names the tensor: infinity would spoil every token.
-    pub(crate) fn to_f16(self, bytes: &[u8], out: &mut Vec<u16>, file: &str, tensor: &str) -> Result<()> {
+    /// What that takes from small values is added to `loss`. `Err` is a value that f16 cannot hold: infinity would spoil
+    /// every token.
+    pub(crate) fn to_f16(self, bytes: &[u8], out: &mut Vec<u16>, loss: &mut Loss) -> Result<(), f32> {
         // Small enough for the stack, long enough for the vector units.
         const BLOCK: usize = 256;
         out.clear();
@@ -87,14 +87,36 @@ impl Dtype {
                     wide.iter_mut().zip(pairs(chunk)).for_each(|(w, x)| *w = bf16::from_bits(x).to_f32());
                 }
             }
-            if let Some(value) = wide.iter().find(|v| v.is_finite() && v.abs() >= F16_OVERFLOW) {
-                let expected = "magnitudes below 65520 for f16 storage (`--precision f32` keeps this value)";
-                return Err(Error::bad_file(file, format!("tensor {}", quote(tensor)), value, expected));
+            let largest = largest(wide);
+            if largest >= F16_OVERFLOW
+                && let Some(value) = wide.iter().find(|v| v.abs() == largest)
+            {
+                return Err(*value);
             }
+            loss.add_halves(wide, largest);
             narrow[..count].convert_from_f32_slice(wide);
             out.extend(narrow[..count].iter().map(|v| v.to_bits()));
         }
         Ok(())
+    }
+
+    /// The first of little-endian elements that is NaN or infinite.
+    pub(crate) fn first_not_finite(self, bytes: &[u8]) -> Option<usize> {
+        /// Looks through a block without a branch, so that the vector units do it.
+        fn first<const N: usize>(bytes: &[u8], is_bad: impl Fn(&[u8; N]) -> bool) -> Option<usize> {
+            const BLOCK: usize = 1024;
+            let mut blocks = bytes.as_chunks::<N>().0.chunks(BLOCK).enumerate();
+            let any = |block: &[[u8; N]]| block.iter().fold(false, |any, element| any | is_bad(element));
+            let (index, block) = blocks.find(|(_, block)| any(block))?;
+            block.iter().position(is_bad).map(|at| index * BLOCK + at)
+        }
+        // An exponent of ones alone.
+        match self {
+            Dtype::F32 => first(bytes, |&b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
+            Dtype::F16 => first(bytes, |&b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+            Dtype::Bf16 => first(bytes, |&b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
+            Dtype::Packed => None,
+        }
     }
 }
 
@@ -107,17 +129,6 @@ fn to_odd(value: f64) -> f32 {
         0 if f64::from(near) < value => near.next_up(),
         0 if f64::from(near) > value => near.next_down(),
         _ => near,
-    }
-}
-
-/// Refuses NaN and infinity: one such router weight would send tokens to experts at random.
-pub(crate) fn check_finite(tensor: &str, file: &str, values: &[f32]) -> Result<()> {
-    match values.iter().position(|v| !v.is_finite()) {
-        None => Ok(()),
-        Some(at) => {
-            let found = format!("{} at element {at}", values[at]);
-            Err(Error::bad_file(file, format!("tensor {}", quote(tensor)), found, "finite numbers"))
-        }
     }
 }
 
@@ -150,7 +161,7 @@ mod tests {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
             let (bytes, mut wide, mut narrow) = (le(&values, dtype), vec![1.0], vec![1]);
             dtype.to_f32(&bytes, &mut wide);
-            dtype.to_f16(&bytes, &mut narrow, "f", "t").unwrap();
+            dtype.to_f16(&bytes, &mut narrow, &mut Loss::default()).unwrap();
             assert_eq!((wide, narrow), (values.clone(), halves.clone()), "{dtype:?}");
         }
     }
@@ -158,9 +169,8 @@ mod tests {
     #[test]
     fn rounding_to_f16_is_to_nearest_even() {
         let mut out = Vec::new();
-        Dtype::F32
-            .to_f16(&le(&[1.0 + 1.0 / 2048.0, 1e-8, 65_519.0], Dtype::F32), &mut out, "f", "t")
-            .unwrap();
+        let bytes = le(&[1.0 + 1.0 / 2048.0, 1e-8, 65_519.0], Dtype::F32);
+        Dtype::F32.to_f16(&bytes, &mut out, &mut Loss::default()).unwrap();
         assert_eq!(out, [0x3c00, 0, 0x7bff]);
     }
 
@@ -187,31 +197,35 @@ mod tests {
     }
 
     #[test]
-    fn overflow_of_f16_names_the_tensor_and_the_way_out() {
+    fn overflow_of_f16_is_found() {
+        let narrow = |values: &[f32], dtype: Dtype| {
+            dtype.to_f16(&le(values, dtype), &mut Vec::new(), &mut Loss::default())
+        };
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let mut values = vec![0.5; 1000];
+            narrow(&values, dtype).unwrap();
             values[777] = -70_144.0;
-            let error =
-                dtype.to_f16(&le(&values, dtype), &mut Vec::new(), "m.safetensors", "a.b").unwrap_err();
-            let error = error.to_string();
-            for part in ["m.safetensors", "a.b", "-70144", "--precision f32"] {
-                assert!(error.contains(part), "{error}");
-            }
+            assert_eq!(narrow(&values, dtype), Err(-70_144.0));
         }
-        assert!(Dtype::F32.to_f16(&le(&[65_520.0], Dtype::F32), &mut Vec::new(), "f", "t").is_err());
-        // Not an overflow: the file says so itself.
-        Dtype::F32.to_f16(&le(&[f32::INFINITY, f32::NAN], Dtype::F32), &mut Vec::new(), "f", "t").unwrap();
+        assert_eq!(narrow(&[65_519.0, -65_520.0], Dtype::F32), Err(-65_520.0));
     }
 
     #[test]
     fn nan_and_infinity_are_found() {
-        check_finite("t", "f", &[0.0, -1.0, f32::MAX]).unwrap();
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let error = check_finite("r.weight", "m.safetensors", &[0.0, bad]).unwrap_err().to_string();
-            assert!(
-                error.contains("m.safetensors: tensor \"r.weight\"") && error.contains("element 1"),
-                "{error}"
-            );
+        let all = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+        for (dtype, most) in all.into_iter().zip([f32::MAX, 65_504.0, bf16::MAX.to_f32()]) {
+            let mut values = vec![most; 3000];
+            values[7] = -most;
+            assert_eq!(dtype.first_not_finite(&le(&values, dtype)), None);
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [0, 1023, 1024, 2999] {
+                    let mut values = values.clone();
+                    values[at] = bad;
+                    values[2999] = bad;
+                    assert_eq!(dtype.first_not_finite(&le(&values, dtype)), Some(at), "{dtype:?} {bad}");
+                }
+            }
         }
+        assert_eq!(Dtype::Packed.first_not_finite(&[0xff; 8]), None);
     }
 }

@@ -16,8 +16,9 @@ use std::{
 
 use super::{
     Source,
-    checkpoint::{INDEX_FILE, MAX_INDEX, WEIGHTS_FILE, shard_names},
+    checkpoint::WEIGHTS_FILE,
     header::MAX_HEADER,
+    index::{INDEX_FILE, Index, MAX_INDEX},
 };
 use crate::{Error, Result};
 use cache::RepoCache;
@@ -223,9 +224,9 @@ impl HubModel<'_> {
         let path = snapshot.join(INDEX_FILE);
         let shown = path.display().to_string();
         let json = fs::read(&path).map_err(|source| Error::Io { path: shown.clone(), source })?;
-        for name in shard_names(&json, &shown)? {
-            if !held(&name) {
-                let file = self.describe(&name)?.ok_or_else(|| self.no_such(&name))?;
+        for name in Index::parse(&json, &shown)?.files() {
+            if !held(name) {
+                let file = self.describe(name)?.ok_or_else(|| self.no_such(name))?;
                 self.add_weights(file)?;
             }
         }

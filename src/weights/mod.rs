@@ -13,6 +13,8 @@ mod header;
 mod http;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 mod hub;
+mod index;
+mod loss;
 mod place;
 mod quantize;
 mod quantized;
@@ -20,6 +22,7 @@ mod reader;
 mod request;
 mod source;
 mod stream;
+mod surplus;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 pub(crate) mod testing;
 mod upload;
@@ -29,7 +32,7 @@ mod write;
 pub(crate) use checkpoint::Checkpoint;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use checkpoint::WEIGHTS_FILE;
-pub(crate) use dtype::{Dtype, check_finite};
+pub(crate) use dtype::Dtype;
 pub(crate) use fields::Fields;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use fields::shown;
@@ -38,7 +41,9 @@ pub(crate) use folder::NewFolder;
 pub(crate) use header::TensorInfo;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub use hub::{Hub, HubModel, HubRepo};
+pub(crate) use loss::Loss;
 pub(crate) use place::{Layout, Order};
+use quantize::pack_counted;
 pub use quantize::pack_rows;
 pub(crate) use quantized::check_scales;
 #[cfg(not(target_arch = "wasm32"))]

@@ -5,6 +5,7 @@
 
 use half::f16;
 
+use super::loss::Loss;
 use crate::ops::{Precision, QUANTIZED_GROUP};
 
 const GROUP: usize = QUANTIZED_GROUP as usize;
@@ -16,6 +17,16 @@ const SHRINKS: [f32; 7] = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24];
 ///
 /// `Err` is the first value that cannot be stored: not finite, or beyond what a scale in f16 reaches.
 pub fn pack_rows(precision: Precision, inputs: usize, rows: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
+    pack_counted(precision, inputs, rows, out).map(drop)
+}
+
+/// Likewise, and says what that takes from small values.
+pub(super) fn pack_counted(
+    precision: Precision,
+    inputs: usize,
+    rows: &[f32],
+    out: &mut Vec<u8>,
+) -> Result<Loss, f32> {
     debug_assert!(precision.is_quantized() && inputs.is_multiple_of(GROUP));
     let row_bytes = precision.row_bytes(inputs as u32) as usize;
     let (start, count) = (out.len(), rows.len() / inputs);
@@ -25,24 +36,30 @@ pub fn pack_rows(precision: Precision, inputs: usize, rows: &[f32], out: &mut Ve
     let mut parts = rows.chunks(each * inputs).zip(out[start..].chunks_mut(each * row_bytes));
     let pack = |(rows, packed): (&[f32], &mut [u8])| {
         let mut rows = rows.chunks_exact(inputs).zip(packed.chunks_exact_mut(row_bytes));
-        rows.try_for_each(|(row, packed)| pack_row(precision, row, packed))
+        let mut loss = Loss::default();
+        rows.try_for_each(|(row, packed)| pack_row(precision, row, packed, &mut loss))?;
+        Ok(loss)
     };
+    let mut all = Loss::default();
     let packed = if each >= count {
-        parts.try_for_each(pack)
+        parts.try_for_each(|part| pack(part).map(|loss| all.add(loss)))
     } else {
         std::thread::scope(|scope| {
             let threads: Vec<_> = parts.map(|part| scope.spawn(|| pack(part))).collect();
             // A thread that panicked would have in this one, too.
-            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Loss, f32>>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            threads.into_iter().try_for_each(join)
+            threads.into_iter().try_for_each(|thread| join(thread).map(|loss| all.add(loss)))
         })
     };
-    if packed.is_err() {
-        out.truncate(start);
+    match packed {
+        Ok(()) => Ok(all),
+        Err(value) => {
+            out.truncate(start);
+            Err(value)
+        }
     }
-    packed
 }
 
 /// Threads that are worth their while for so many weights.
@@ -54,7 +71,7 @@ fn threads(weights: usize) -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(weights / EACH)
 }
 
-fn pack_row(precision: Precision, row: &[f32], packed: &mut [u8]) -> Result<(), f32> {
+fn pack_row(precision: Precision, row: &[f32], packed: &mut [u8], loss: &mut Loss) -> Result<(), f32> {
     let groups = row.as_chunks::<GROUP>().0;
     let (code_bytes, scale_bytes) = if precision == Precision::Q8 { (GROUP, 2) } else { (GROUP / 2, 4) };
     let (codes, scales) = packed.split_at_mut(groups.len() * code_bytes);
@@ -65,10 +82,12 @@ fn pack_row(precision: Precision, row: &[f32], packed: &mut [u8]) -> Result<(), 
         }
         if precision == Precision::Q8 {
             let (scale, codes) = q8(group)?;
+            loss.add_group(group, scale, |at| scale.to_f32() * f32::from(codes[at]));
             to.copy_from_slice(&codes.map(|code| code as u8));
             to_scale.copy_from_slice(&scale.to_le_bytes());
         } else {
             let Q4 { scale, min, codes, .. } = q4(group)?;
+            loss.add_group(group, scale, |at| scale.to_f32() * f32::from(codes[at]) + min.to_f32());
             for (word, eight) in to.chunks_exact_mut(4).zip(codes.as_chunks::<8>().0) {
                 let (low, high) = eight.split_at(4);
                 word.iter_mut().zip(low.iter().zip(high)).for_each(|(to, (low, high))| *to = low | high << 4);

@@ -1,5 +1,7 @@
 //! What a model wants from a checkpoint: which tensors, and what they become on the GPU.
 
+use std::collections::HashSet;
+
 use super::{
     Checkpoint,
     place::{Layout, Order, file_length},
@@ -129,8 +131,6 @@ impl Piece {
 pub(crate) struct Request {
     pub pieces: Vec<Piece>,
     pub form: Form,
-    /// Refuse NaN and infinity: in a router they would make routing meaningless without anything looking wrong.
-    pub finite: bool,
     /// Whether a matrix may be quantised.
     quantize: bool,
     /// The key of another matrix, in whose buffer this one is to lie behind it.
@@ -139,17 +139,12 @@ pub(crate) struct Request {
 
 impl Request {
     pub fn new(piece: impl Into<Piece>, form: Form) -> Self {
-        Self { pieces: vec![piece.into()], form, finite: false, quantize: true, behind: None }
+        Self { pieces: vec![piece.into()], form, quantize: true, behind: None }
     }
 
     /// One thing of several tensors, the first on top.
     pub fn stacked(pieces: &[Piece], form: Form) -> Self {
-        Self { pieces: pieces.to_vec(), form, finite: false, quantize: true, behind: None }
-    }
-
-    /// Refuses values that are not finite.
-    pub fn finite(self) -> Self {
-        Self { finite: true, ..self }
+        Self { pieces: pieces.to_vec(), form, quantize: true, behind: None }
     }
 
     /// Lies behind the matrix that goes by `key`, where [`Matrix::pair`](crate::ops::Matrix::pair) can do it.
@@ -185,17 +180,17 @@ impl Request {
 }
 
 /// Compares what a model wants with what a checkpoint has: every tensor with its exact shape, and none besides but
-/// the `ignorable` (a name, or `*` and the end of names).
+/// those that say nothing and `spare`, which may be there or not.
 ///
 /// # Errors
 /// The first tensor that is missing, mis-shaped or unknown. `config` is where the shapes come from.
 pub(crate) fn check_shapes(
     checkpoint: &Checkpoint,
     requests: &[Request],
-    ignorable: &[&str],
+    spare: &[String],
     config: &str,
 ) -> Result<()> {
-    let mut known = std::collections::HashSet::new();
+    let mut known: HashSet<&str> = spare.iter().map(String::as_str).collect();
     for Request { pieces, form, .. } in requests {
         for piece in pieces {
             let implied = || form.file_shape(pieces.len());
@@ -205,5 +200,5 @@ pub(crate) fn check_shapes(
         }
     }
     let expected = format!("only the tensors of the model that {config} describes");
-    checkpoint.refuse_unexpected(|name| known.contains(name), ignorable, &expected)
+    checkpoint.refuse_unexpected(|name| known.contains(name), &expected)
 }

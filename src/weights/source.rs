@@ -107,10 +107,10 @@ impl Source {
 
     /// Opens a file for sequential reading, or says that it is absent.
     pub(crate) async fn find(&self, name: &str) -> Result<Option<Reader<'_>>> {
-        check_name(name).map_err(|found| {
+        if !stays_inside(name) {
             let expected = "a plain file name of letters, digits, '.', '_' and '-'";
-            Error::bad_file(self.path_of("."), "file name", found, expected)
-        })?;
+            return Err(Error::bad_file(self.path_of("."), "file name", super::quote(name), expected));
+        }
         let path = self.path_of(name);
         let (bytes, len) = match &self.0 {
             #[cfg(not(target_arch = "wasm32"))]
@@ -149,6 +149,17 @@ impl Source {
         Ok(Some(Reader::new(path, len, bytes)))
     }
 
+    /// Whether the weights are at hand, so that reading some twice costs little: not on a hub, not on the web.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        match &self.0 {
+            #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+            Kind::Headers { files, .. } => files.is_empty(),
+            #[cfg(target_arch = "wasm32")]
+            Kind::Http(_) => false,
+            _ => true,
+        }
+    }
+
     /// The path or address of a file, for messages.
     pub(crate) fn path_of(&self, name: &str) -> String {
         match &self.0 {
@@ -184,6 +195,11 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err(super::quote(name)) }
 }
 
+/// Whether this is a plain name, or a path of such names down from the folder.
+pub(super) fn stays_inside(path: &str) -> bool {
+    path.len() <= 255 && path.split('/').all(|name| check_name(name).is_ok())
+}
+
 /// Opens a regular file; a device or a pipe could deliver bytes without end.
 #[cfg(not(target_arch = "wasm32"))]
 fn open_regular(path: &Path, shown: &str) -> Result<Option<(std::fs::File, u64)>> {
@@ -216,7 +232,9 @@ mod tests {
             ".",
             "..",
             "../x",
-            "a/b",
+            "a/../b",
+            "a//b",
+            "a/",
             "a\\b",
             "/etc/passwd",
             "C:x",
@@ -233,6 +251,7 @@ mod tests {
         for name in ["model.safetensors", "model-00001-of-00004.safetensors", "a..b", "x_Y-9"] {
             assert!(check_name(name).is_ok(), "{name:?}");
         }
+        assert!(stays_inside("a/b-1/c.d") && check_name("a/b").is_err());
     }
 
     #[test]

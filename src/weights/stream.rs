@@ -2,7 +2,7 @@
 
 use super::header::TensorInfo;
 use super::reader::Reader;
-use super::{Checkpoint, Dtype, Source, quote};
+use super::{Checkpoint, Dtype, Loss, Source, quote};
 use crate::{Error, Result};
 
 /// The size of a chunk, unless one row is longer.
@@ -22,7 +22,6 @@ pub(crate) struct Chunk<'a> {
     /// The first of the rows. Rows are counted over the whole tensor.
     pub first_row: u64,
     /// How many rows.
-    #[allow(dead_code, reason = "belongs to a chunk, though the upload counts bytes")]
     pub rows: u64,
     /// Their bytes, little-endian as in the file.
     pub bytes: &'a [u8],
@@ -39,13 +38,39 @@ impl Chunk<'_> {
         self.dtype.to_f32(self.bytes, out);
     }
 
-    /// The values as f16 bits; one that f16 cannot hold is an error. Replaces the content of `out`.
-    pub(crate) fn to_f16(&self, out: &mut Vec<u16>) -> Result<()> {
-        self.dtype.to_f16(self.bytes, out, self.file, &self.tensor.name)
+    /// The values as f16 bits; one that f16 cannot hold is an error. Replaces the content of `out`, and adds to `loss`
+    /// what small values lose.
+    pub(crate) fn to_f16(&self, out: &mut Vec<u16>, loss: &mut Loss) -> Result<()> {
+        self.dtype.to_f16(self.bytes, out, loss).map_err(|value| {
+            let expected = "magnitudes below 65520 for f16 storage (`--precision f32` keeps this value)";
+            Error::bad_file(self.file, format!("tensor {}", quote(&self.tensor.name)), value, expected)
+        })
+    }
+
+    /// Whether these are the tensor's last rows.
+    pub(crate) fn is_last(&self) -> bool {
+        self.first_row + self.rows == rows(self.tensor)
+    }
+
+    /// Refuses NaN and infinity: one spoils every token that it meets, and in a router it sends them to experts at
+    /// random without anything looking wrong.
+    fn check_finite(&self) -> Result<()> {
+        let Some(at) = self.dtype.first_not_finite(self.bytes) else { return Ok(()) };
+        let mut value = Vec::new();
+        self.dtype.to_f32(&self.bytes[at * self.dtype.size()..][..self.dtype.size()], &mut value);
+        let element = self.first_row * self.width() as u64 + at as u64;
+        let found = format!("{} at element {element}", value.first().unwrap_or(&f32::NAN));
+        Err(Error::bad_file(
+            self.file,
+            format!("tensor {}", quote(&self.tensor.name)),
+            found,
+            "finite numbers",
+        ))
     }
 }
 
-/// Reads tensors file by file and front to back. Host memory does not depend on the tensors' sizes.
+/// Reads tensors file by file and front to back, and sees that all their numbers are finite. Host memory does not depend
+/// on the tensors' sizes.
 pub(crate) struct TensorStream<'a> {
     checkpoint: &'a Checkpoint,
     source: &'a Source,
@@ -110,7 +135,9 @@ impl<'a> TensorStream<'a> {
         let bytes = &mut self.buffer[..length];
         reader.read_exact(bytes, &what).await?;
         self.row += count;
-        Ok(Chunk { tensor, file, dtype, first_row, rows: count, bytes })
+        let chunk = Chunk { tensor, file, dtype, first_row, rows: count, bytes };
+        chunk.check_finite()?;
+        Ok(chunk)
     }
 }
 
@@ -126,8 +153,9 @@ mod tests {
     use crate::weights::testing::file;
     use pollster::block_on;
 
+    /// Bytes of finite numbers, whatever the type.
     fn counting(bytes: usize) -> Vec<u8> {
-        (0..bytes).map(|i| (i % 251) as u8).collect()
+        (0..bytes).map(|i| (i % 113) as u8).collect()
     }
 
     type Seen = (String, u64, u64, Vec<u8>);

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Checkpoint, Chunk, Form, Piece, Request, Source, TensorInfo, check_finite, check_scales, pack_rows,
+    Checkpoint, Chunk, Form, Loss, Piece, Request, Source, TensorInfo, check_scales, pack_counted,
     place::{Layout, Placer},
     quote,
 };
@@ -128,6 +128,9 @@ impl<'a> Upload<'a> {
             let targets = targets.get_mut(chunk.tensor.name.as_str());
             for target in targets.into_iter().flatten() {
                 target.place(&store, &chunk)?;
+                if chunk.is_last() {
+                    target.check_loss(&store, &chunk)?;
+                }
             }
             done += chunk.bytes.len() as u64;
             waiting += chunk.bytes.len() as u64;
@@ -165,7 +168,7 @@ pub(crate) async fn pack_matrix(
         let tensor = checkpoint.tensor(&piece.name).ok_or_else(|| not_requested(&piece.name))?;
         let window = Window::new(piece, tensor, before);
         before += window.end - window.start;
-        let (mut placer, mut wide) = (Placer::new(layout), Vec::new());
+        let (mut placer, mut wide, mut loss) = (Placer::new(layout), Vec::new(), Loss::default());
         let mut stream = checkpoint.stream(source, vec![tensor]);
         while let Some(chunk) = stream.next().await? {
             let Some((chunk, first)) = window.of(&chunk) else { continue };
@@ -173,7 +176,7 @@ pub(crate) async fn pack_matrix(
             let row = first / chunk.width().max(1) as u64;
             placer.place(shape, row, &wide, &mut |row, values| {
                 packed.clear();
-                pack(precision, shape, &chunk, values, &mut packed)?;
+                loss.add(pack(precision, shape, &chunk, values, &mut packed)?);
                 let at = row as usize * row_bytes;
                 if let Some(rows) = all.get_mut(at..at + packed.len()) {
                     rows.copy_from_slice(&packed);
@@ -181,19 +184,20 @@ pub(crate) async fn pack_matrix(
                 Ok(())
             })?;
         }
+        loss.check(checkpoint.path(tensor), &tensor.name, precision)?;
     }
     Ok(all)
 }
 
 /// Quantises rows that come from `chunk`, whose tensor an error names.
-pub(super) fn pack(
+fn pack(
     precision: Precision,
     shape: &MatrixShape,
     chunk: &Chunk<'_>,
     values: &[f32],
     packed: &mut Vec<u8>,
-) -> Result<()> {
-    pack_rows(precision, padded(shape.inputs) as usize, values, packed).map_err(|value| {
+) -> Result<Loss> {
+    pack_counted(precision, padded(shape.inputs) as usize, values, packed).map_err(|value| {
         let expected = format!("finite numbers that {} reaches with scales in f16", precision.name());
         Error::bad_file(chunk.file, format!("tensor {}", quote(&chunk.tensor.name)), value, expected)
     })
@@ -238,6 +242,7 @@ struct Target<'a> {
     request: &'a Request,
     window: Window,
     staging: Staging,
+    loss: Loss,
 }
 
 /// A part of a tensor.
@@ -285,12 +290,17 @@ enum Staging {
 
 impl<'a> Target<'a> {
     fn new(request: &'a Request, piece: &Piece, tensor: &TensorInfo, before: u64) -> Self {
-        Self { request, window: Window::new(piece, tensor, before), staging: Staging::Nothing }
+        Self {
+            request,
+            window: Window::new(piece, tensor, before),
+            staging: Staging::Nothing,
+            loss: Loss::default(),
+        }
     }
 
     /// A matrix that the file has quantised.
     fn packed(request: &'a Request) -> Self {
-        Self { request, window: Window::default(), staging: Staging::Packed }
+        Self { request, window: Window::default(), staging: Staging::Packed, loss: Loss::default() }
     }
 
     /// Places the values of a chunk that belong here.
@@ -308,11 +318,16 @@ impl<'a> Target<'a> {
         }
         let mut values = Vec::new();
         chunk.to_f32(&mut values);
-        if self.request.finite {
-            check_finite(&chunk.tensor.name, chunk.file, &values)?;
-        }
         self.place_rows(&store.rows[&key], first, &values);
         Ok(())
+    }
+
+    /// Refuses a tensor, all of whose values have been placed, if its precision lost too much of them.
+    fn check_loss(&self, store: &Store, chunk: &Chunk<'_>) -> Result<()> {
+        match store.matrices.get(&self.request.key()) {
+            Some(matrix) => self.loss.check(chunk.file, &chunk.tensor.name, matrix.precision),
+            None => Ok(()),
+        }
     }
 
     fn place_matrix(&mut self, matrix: &Matrix, chunk: &Chunk<'_>, layout: Layout, first: u64) -> Result<()> {
@@ -322,12 +337,10 @@ impl<'a> Target<'a> {
         let Staging::Matrix(placers) = &mut self.staging else { return Ok(()) };
         let row = first / chunk.width().max(1) as u64;
         let (shape, precision) = (&matrix.shape, matrix.precision);
+        let loss = &mut self.loss;
         let mut wide = Vec::new();
-        if precision != Precision::F16 || self.request.finite {
+        if precision != Precision::F16 {
             chunk.to_f32(&mut wide);
-        }
-        if self.request.finite {
-            check_finite(&chunk.tensor.name, chunk.file, &wide)?;
         }
         match precision {
             Precision::F32 => placers.0.place(shape, row, &wide, &mut |row, values| {
@@ -336,7 +349,7 @@ impl<'a> Target<'a> {
             }),
             Precision::F16 => {
                 let mut narrow = Vec::new();
-                chunk.to_f16(&mut narrow)?;
+                chunk.to_f16(&mut narrow, loss)?;
                 placers.1.place(shape, row, &narrow, &mut |row, values| {
                     matrix.write_rows(row, bytemuck::cast_slice(values));
                     Ok(())
@@ -346,7 +359,7 @@ impl<'a> Target<'a> {
                 let mut packed = Vec::new();
                 placers.0.place(shape, row, &wide, &mut |row, values| {
                     packed.clear();
-                    pack(precision, shape, chunk, values, &mut packed)?;
+                    loss.add(pack(precision, shape, chunk, values, &mut packed)?);
                     matrix.write_rows(row, &packed);
                     Ok(())
                 })

@@ -258,6 +258,10 @@ fn tensors_that_contradict_each_other_are_both_named() {
         move |tensors: &mut Tensors| _ = tensors.insert(name.into(), numbers(name, shape, Dtype::F32, 1))
     };
     let gate = "decoder.layers.0.encoder_attn.q_proj.w_gate";
+    let spoil = |tensors: &mut Tensors| {
+        tensors.get_mut(gate).unwrap().2[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+    };
+    refuses(spoil, &[gate, "found NaN at element 2, expected finite numbers"]);
     refuses(
         reshape(gate, &[6, 5]),
         &[gate, "num_experts: found 5, expected 4", "encoder.layers.0.self_attn"],

@@ -225,6 +225,19 @@ fn defaults_of_the_config_are_written_out_and_shards_are_read() {
 }
 
 #[test]
+fn a_head_of_its_own_is_kept_though_the_configs_tie_it() {
+    let upcycled = |says: bool| {
+        let (paths, out) = models(&format!("head-{says}"), Dtype::F32, false, 2);
+        paths.iter().for_each(|path| fs::write(path.join("config.json"), config(says).to_string()).unwrap());
+        let written = upcycle_bam(&paths, &out, UpcycleOptions::new()).unwrap();
+        (written.config, read(&out.join("model.safetensors")))
+    };
+    let (config, tensors) = upcycled(true);
+    assert_eq!(config["tie_word_embeddings"], false);
+    assert!((config, tensors) == upcycled(false));
+}
+
+#[test]
 fn the_tokenizer_of_all_is_copied() {
     let (paths, out) = models("tokenizer", Dtype::F16, true, 2);
     let first = "{\"version\": \"1.0\", \"model\": {\"vocab\": {\"a\": 0}}}";
@@ -290,6 +303,15 @@ fn models_that_differ_are_named_with_both_values() {
         tensors.remove("lm_head.weight");
     };
     refuses(tied, &["tie_word_embeddings: found true, expected false"]);
+    for name in ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"] {
+        let spoil = |_: &mut Value, tensors: &mut Tensors| {
+            tensors.get_mut(name).unwrap().2[4..8].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        };
+        refuses(
+            spoil,
+            &["seed-1/model.safetensors", name, "found inf at element 1, expected finite numbers"],
+        );
+    }
     let name = "model.layers.1.mlp.up_proj.weight";
     let narrow = |_: &mut Value, tensors: &mut Tensors| {
         tensors.insert(name.into(), numbers(name, &[HIDDEN, WIDTH], Dtype::BF16, 2));

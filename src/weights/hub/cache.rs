@@ -135,7 +135,9 @@ impl RepoCache {
         // A link to a content that is gone would be in the way.
         let _ = fs::remove_file(&path);
         let blob = self.repo.blob_path(&file.etag);
-        link(&Path::new("../../blobs").join(&file.etag), &blob, &path).map_err(|e| io(&path, e))
+        // One step up for each folder that the name goes down.
+        let up = "../".repeat(2 + file.name.matches('/').count());
+        link(&Path::new(&up).join("blobs").join(&file.etag), &blob, &path).map_err(|e| io(&path, e))
     }
 }
 

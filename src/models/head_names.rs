@@ -1,0 +1,81 @@
+//! Which tensor the output head is. A config may tie it to the embedding table, and files may say otherwise.
+//!
+//! One rule for all families, that of transformers 5: of a tied pair either name will do where the files have one of the
+//! two; where they have both, values that are equal are one table, and values that differ are two.
+
+use super::{Blueprint, InputNames, TransformerNames};
+use crate::{
+    Result,
+    weights::{Checkpoint, Source},
+};
+
+/// The names of an output head.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadNames {
+    /// The tensor of a head of its own.
+    pub weight: String,
+    pub bias: Option<String>,
+    /// Whether the config ties the head to the embedding table.
+    pub tied: bool,
+    /// Whether it is that table.
+    pub shared: bool,
+}
+
+impl HeadNames {
+    /// Without a bias, as the config has it.
+    pub fn new(weight: &str, tied: bool) -> Self {
+        Self { weight: weight.to_owned(), bias: None, tied, shared: tied }
+    }
+
+    /// The tensor of a head of its own, if it is one.
+    pub fn own(&self) -> Option<&str> {
+        (!self.shared).then_some(self.weight.as_str())
+    }
+
+    /// What a user should know: the files have their way.
+    pub fn note(&self, config: &str) -> Option<String> {
+        (self.tied && !self.shared).then(|| {
+            format!(
+                "the output head is {}, as transformers has it, though {config} ties it to the embeddings",
+                self.weight
+            )
+        })
+    }
+}
+
+impl TransformerNames {
+    /// Looks for a tied pair in the files, by name. Returns the names of the pair, which may both be there or one.
+    pub(super) fn find_tied(&mut self, checkpoint: &Checkpoint) -> Vec<String> {
+        let head = &mut self.head;
+        let InputNames::Tokens(table) = &mut self.input else { return Vec::new() };
+        if !head.tied {
+            return Vec::new();
+        }
+        let pair = vec![table.clone(), head.weight.clone()];
+        match (checkpoint.tensor(table), checkpoint.tensor(&head.weight)) {
+            (Some(_), Some(_)) => head.shared = false,
+            (None, Some(_)) => table.clone_from(&head.weight),
+            (_, None) => {}
+        }
+        pair
+    }
+}
+
+impl Blueprint {
+    /// Makes one table of a tied pair of which the files have both, if the values are the same. Where it would take a
+    /// second download to know, they stay two.
+    ///
+    /// # Errors
+    /// What the checkpoint's reader finds.
+    pub(super) async fn join_equal(&mut self, source: &Source, checkpoint: &Checkpoint) -> Result<()> {
+        let TransformerNames { input, head, .. } = &mut self.names;
+        let InputNames::Tokens(table) = input else { return Ok(()) };
+        if head.shared || !head.tied || !source.is_at_hand() {
+            return Ok(());
+        }
+        if let (Some(own), Some(table)) = (checkpoint.tensor(&head.weight), checkpoint.tensor(table)) {
+            head.shared = checkpoint.alike(source, own, table).await?;
+        }
+        Ok(())
+    }
+}
