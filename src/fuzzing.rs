@@ -49,3 +49,22 @@ async fn check(source: &Source) -> Result<()> {
     }
     Ok(())
 }
+
+/// Reads a `tokenizer.json` that is in memory, and has it cut texts into tokens and make text of ids.
+///
+/// # Errors
+/// What reading it or a text reports.
+#[cfg(feature = "tokenizer")]
+pub fn check_tokenizer(json: &[u8]) -> Result<()> {
+    let tokenizer = crate::Tokenizer::parse("memory/tokenizer.json".to_owned(), json.to_vec())?;
+    for text in
+        ["", "a", " Hi  ok.\n", "na\u{ef}ve \u{1F980} [MASK] <s>\u{0}", &"aab ".repeat(64), &"a".repeat(2000)]
+    {
+        let ids = tokenizer.encode(text)?;
+        tokenizer.pieces(text)?;
+        tokenizer.decode(&ids)?;
+    }
+    let ids: Vec<u32> = (0..300).chain([u32::MAX]).collect();
+    tokenizer.decode(&ids)?;
+    Ok(())
+}

@@ -46,6 +46,8 @@ pub mod fuzzing;
 #[allow(missing_docs)] // documented where it matters, public to this crate's own tests only
 #[macro_use]
 mod gpu;
+#[cfg(feature = "tokenizer")]
+mod guard;
 #[allow(missing_docs)] // likewise
 mod layers;
 mod models;
@@ -63,6 +65,10 @@ pub use tasks::*;
 pub use weights::Source;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub use weights::{Hub, HubModel, HubRepo};
+
+#[cfg(all(feature = "tokenizer", not(target_arch = "wasm32")))]
+#[doc(hidden)]
+pub use guard::panic_is_caught;
 
 /// Runs one of the async functions to its end, for programs without an async runtime.
 #[cfg(not(target_arch = "wasm32"))]

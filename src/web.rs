@@ -164,8 +164,7 @@ impl Engine {
         let translation = self.model.translate(&[&text], &options, |_, _| {}).await?.remove(0);
         let tokenizer = self.model.tokenizer()?;
         let source = texts(tokenizer.pieces(&text)?);
-        let mut stream = tokenizer.stream();
-        let target = translation.ids.iter().map(|&id| stream.push(id)).collect::<crate::Result<_>>()?;
+        let target = tokenizer.texts(&translation.ids);
         Ok(serde_json::json!({
             "text": translation.text,
             "score": translation.score,
@@ -183,10 +182,8 @@ impl Engine {
         let before = tokenizer.encode("a")?;
         for candidate in filled.masks.iter_mut().flat_map(|mask| &mut mask.candidates) {
             let mut stream = tokenizer.stream();
-            for &id in &before {
-                stream.push(id)?;
-            }
-            let text = stream.push(candidate.id)?;
+            stream.go_on_from(&before);
+            let text = stream.push(candidate.id) + &stream.finish();
             if !text.is_empty() {
                 candidate.text = text;
             }

@@ -9,8 +9,12 @@ mod classify;
 mod fill;
 #[path = "command_line/routes.rs"]
 mod routes;
+#[path = "support/successors.rs"]
+mod successors;
 #[path = "command_line/support.rs"]
 mod support;
+#[path = "command_line/text.rs"]
+mod text;
 #[path = "command_line/translate.rs"]
 mod translate;
 

@@ -13,6 +13,9 @@ mod quantized;
 mod random;
 #[path = "hostile_files/shards.rs"]
 mod shards;
+#[cfg(feature = "tokenizer")]
+#[path = "hostile_files/tokenizer.rs"]
+mod tokenizer;
 
 use build::{CONFIG, Folder, Model, WEIGHTS, refused};
 use headwise::Source;

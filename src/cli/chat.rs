@@ -112,19 +112,23 @@ fn options(args: &ChatArgs, cancel: &Cancel) -> Generate {
 /// Shows an answer as it comes.
 fn answer(chat: &mut Chat<'_>, text: &str, options: &Generate) -> Result<Reply, Failure> {
     let terminal = io::stdout().is_terminal();
-    let mut failed = None;
-    let on_token = |token: &Token| match show(&fit_to_print(&token.text, terminal)) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(failure) => {
-            failed = Some(failure);
-            ControlFlow::Break(())
+    let (mut failed, mut shown) = (None, 0);
+    let on_token = |token: &Token| {
+        shown += token.text.len();
+        match show(&fit_to_print(&token.text, terminal)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(failure) => {
+                failed = Some(failure);
+                ControlFlow::Break(())
+            }
         }
     };
     let reply = pollster::block_on(chat.reply(text, options, on_token))?;
     if let Some(failure) = failed {
         return Err(failure);
     }
-    show("\n")?;
+    let rest = reply.text.get(shown..).unwrap_or_default();
+    show(&(fit_to_print(rest, terminal) + "\n"))?;
     Ok(reply)
 }
 

@@ -61,7 +61,7 @@ pub fn run(args: &FillArgs, shared: &Shared) -> Result<(), Failure> {
     let best = with_the_best(&filled);
     let text = model.tokenizer()?.decode(&best)?;
     let tokens = match args.show_heads {
-        true => Some(tokens::routed(model.tokenizer()?, &best, &filled.routes)?),
+        true => Some(tokens::routed(model.tokenizer()?, &best, &filled.routes)),
         false => None,
     };
     if args.json {

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use headwise::{Cancel, Error, Generate, Model, Source, Token};
+use headwise::{Cancel, Generate, Model, Source, Token};
 
 use super::{
     args::{GenerateArgs, Shared},
@@ -27,7 +27,7 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
     heads::check_layer(args.layer, model.info())?;
     let ids = prompt.ids(&model)?;
 
-    let mut transcript = transcript(args, &model, &prompt, &ids)?;
+    let mut transcript = transcript(args, &model, &prompt, &ids);
     let mut failed = None;
     let cancel = cancel_on_ctrl_c();
     let on_token = |token: &Token| match transcript.add(token) {
@@ -72,12 +72,7 @@ fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
 }
 
 /// What will be printed as tokens come, by the options given.
-fn transcript<'a>(
-    args: &GenerateArgs,
-    model: &'a Model,
-    prompt: &Prompt,
-    ids: &[u32],
-) -> Result<Transcript<'a>, Error> {
+fn transcript<'a>(args: &GenerateArgs, model: &'a Model, prompt: &Prompt, ids: &[u32]) -> Transcript<'a> {
     let terminal = io::stdout().is_terminal();
     let mut words = match model.tokenizer() {
         Ok(tokenizer) if !args.print_ids => Words::text(tokenizer),
@@ -88,14 +83,14 @@ fn transcript<'a>(
     if let Some(painter) = &painter {
         head = painter.legend(model.info());
     } else if !args.print_ids {
-        // The prompt's tokens are reported only with routes.
-        for &id in ids {
-            head += &words.push(id)?;
-        }
-        // Decoding may change spaces; the user's own text is the truth.
-        if let Prompt::Text(text) = prompt {
-            head.clone_from(text);
+        // The prompt's tokens are reported only with routes. Decoding may change spaces; the user's own text is the truth.
+        match prompt {
+            Prompt::Text(text) => {
+                words.go_on_from(ids);
+                head.clone_from(text);
+            }
+            Prompt::Ids(ids) => head.extend(ids.iter().map(|&id| words.push(id))),
         }
     }
-    Ok(Transcript::new(words, painter, head, args.json))
+    Transcript::new(words, painter, head, args.json)
 }

@@ -47,16 +47,14 @@ impl Lines {
     pub fn check_lengths(&self, model: &Model, extra: usize) -> Result<(), Error> {
         let context = model.info().context as usize;
         for (index, line) in self.lines.iter().enumerate() {
-            let tokens = model.tokenizer()?.encode(line)?.len() + extra;
-            if tokens > context {
-                let found = format!("{tokens} tokens");
-                return Err(bad(
-                    &self.file,
-                    &numbered(index),
-                    &found,
-                    &format!("at most the model's {context}"),
-                ));
-            }
+            let found = match model.encode(line) {
+                Ok(ids) if ids.len() + extra <= context => continue,
+                Ok(ids) => format!("{} tokens", ids.len() + extra),
+                Err(Error::Argument { found, .. }) => found,
+                Err(error) => return Err(error),
+            };
+            let expected = format!("at most the model's {context}");
+            return Err(bad(&self.file, &numbered(index), &found, &expected));
         }
         Ok(())
     }

@@ -42,6 +42,9 @@ use failure::Failure;
 fn main() -> ExitCode {
     // A panic is a bug of headwise: still one message and exit code 1.
     std::panic::set_hook(Box::new(|panic| {
+        if headwise::panic_is_caught() {
+            return;
+        }
         let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("no message");
         failure::print(&format!("internal error{place}, please report it: {message}"));

@@ -24,8 +24,16 @@ impl Prompt {
         read_text(command, text, "give a PROMPT or --ids, or pipe a text into stdin").map(Self::Text)
     }
 
-    /// Its ids.
+    /// Its ids, for a model that reads them at once.
     pub fn ids(&self, model: &Model) -> Result<Vec<u32>, Error> {
+        match self {
+            Self::Text(text) => model.encode(text),
+            Self::Ids(ids) => Ok(ids.clone()),
+        }
+    }
+
+    /// Its ids, for a model that reads them piece by piece.
+    pub fn all_ids(&self, model: &Model) -> Result<Vec<u32>, Error> {
         match self {
             Self::Text(text) => model.tokenizer()?.encode(text),
             Self::Ids(ids) => Ok(ids.clone()),

@@ -38,7 +38,7 @@ pub fn run(args: &RoutesArgs, shared: &Shared) -> Result<(), Failure> {
     let prompt = Prompt::read("routes", args.text.as_ref(), args.ids.as_ref())?;
     let model = args.model.load(shared, Source::demo)?;
     check_task(&model)?;
-    let ids = prompt.ids(&model)?;
+    let ids = prompt.all_ids(&model)?;
     let layers = pollster::block_on(model.expert_use(&ids))?;
     let against =
         args.against().map(|precision| against(precision, &ids, model, args, shared)).transpose()?;

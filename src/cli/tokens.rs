@@ -1,6 +1,6 @@
 //! Tokens with their text and the experts they chose, for the commands that read a whole text before they speak.
 
-use headwise::{Error, TokenRoutes, Tokenizer};
+use headwise::{TokenRoutes, Tokenizer};
 use serde::Serialize;
 
 use super::{heads::Painter, output::fit_to_print};
@@ -13,14 +13,9 @@ pub struct RoutedToken<'a> {
 }
 
 /// Ids with their texts, which make the whole text when put one after the other; special tokens have none.
-pub fn routed<'a>(
-    tokenizer: &Tokenizer,
-    ids: &[u32],
-    routes: &'a [TokenRoutes],
-) -> Result<Vec<RoutedToken<'a>>, Error> {
-    let mut stream = tokenizer.stream();
-    let token = |(&id, routes)| Ok(RoutedToken { id, text: stream.push(id)?, routes });
-    ids.iter().zip(routes).map(token).collect()
+pub fn routed<'a>(tokenizer: &Tokenizer, ids: &[u32], routes: &'a [TokenRoutes]) -> Vec<RoutedToken<'a>> {
+    let tokens = ids.iter().zip(tokenizer.texts(ids)).zip(routes);
+    tokens.map(|((&id, text), routes)| RoutedToken { id, text, routes }).collect()
 }
 
 /// The text with each token's heads, without the end token: it has nothing to show.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headwise::{Result, TextStream, Token, Tokenizer};
+use headwise::{TextStream, Token, Tokenizer};
 
 use super::{failure::Failure, heads::Painter, output::fit_to_print};
 
@@ -25,10 +25,25 @@ impl<'a> Words<'a> {
         Self::Ids { separator: "" }
     }
 
-    pub fn push(&mut self, id: u32) -> Result<String> {
+    pub fn push(&mut self, id: u32) -> String {
         match self {
             Self::Text(stream) => stream.push(id),
-            Self::Ids { separator } => Ok(format!("{}{id}", std::mem::replace(separator, ","))),
+            Self::Ids { separator } => format!("{}{id}", std::mem::replace(separator, ",")),
+        }
+    }
+
+    /// What is held back until the text ends.
+    fn finish(&mut self) -> String {
+        match self {
+            Self::Text(stream) => stream.finish(),
+            Self::Ids { .. } => String::new(),
+        }
+    }
+
+    /// Lets the words go on from a text that is known, that of `ids`.
+    pub fn go_on_from(&mut self, ids: &[u32]) {
+        if let Self::Text(stream) = self {
+            stream.go_on_from(ids);
         }
     }
 
@@ -69,7 +84,10 @@ impl<'a> Transcript<'a> {
         if token.prompt || self.prefilled.is_none() {
             self.prefilled = Some(self.last);
         }
-        let text = self.words.push(token.id)?;
+        let mut text = self.words.push(token.id);
+        if token.last {
+            text += &self.words.finish();
+        }
         let shown = match &self.painter {
             Some(painter) => painter.paint(&fit_to_print(&text, self.terminal), token.routes.as_ref()),
             None => fit_to_print(&text, self.terminal),
@@ -84,7 +102,13 @@ impl<'a> Transcript<'a> {
             // Nothing new was wanted, and nothing of the prompt.
             self.last = Instant::now();
         }
-        self.show("\n")?;
+        // There is more where the user ended it.
+        let rest = self.words.finish();
+        let shown = fit_to_print(&rest, self.terminal);
+        if let Some(last) = self.tokens.last_mut() {
+            last.text += &rest;
+        }
+        self.show(&(shown + "\n"))?;
         Ok(self)
     }
 

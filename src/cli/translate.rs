@@ -123,14 +123,14 @@ fn print(args: &TranslateArgs, model: &Model, translation: &Translation) -> Resu
         return output::line(&output::fit_to_print(&translation.text, terminal));
     }
     let tokenizer = model.tokenizer()?;
-    let tokens = tokens::routed(tokenizer, &translation.ids, &translation.routes)?;
+    let tokens = tokens::routed(tokenizer, &translation.ids, &translation.routes);
     if !args.json {
         let painter = Painter::new(args.layer, terminal).cross();
         let painted = tokens::painted(&tokens, &painter, terminal);
         return output::line(&format!("{}{painted}", painter.legend(model.info())));
     }
     let Translation { ids, text, score, source_ids, source_routes, .. } = translation;
-    let source_tokens = tokens::routed(tokenizer, source_ids, source_routes)?;
+    let source_tokens = tokens::routed(tokenizer, source_ids, source_routes);
     output::json(&Report { text, ids, score: *score, source_ids, source_tokens, tokens })
 }
 

@@ -27,7 +27,8 @@ pub struct Chat<'a> {
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// What it says; it is the last of the conversation's messages.
+    /// What it says, the text of its ids; it is the last of the conversation's messages. Where the caller ended it, it may
+    /// have a character more than its tokens had.
     pub text: String,
     /// Its tokens, a stop token included.
     pub ids: Vec<u32>,
@@ -106,7 +107,8 @@ impl<'a> Chat<'a> {
         mut on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Reply> {
         let tokenizer = self.model.tokenizer()?;
-        let prompt = tokenizer.encode_as_it_is(&self.template.render(&self.messages, true)?)?;
+        let prompt = self.template.render(&self.messages, true)?;
+        let prompt = tokenizer.encode_as_it_is(&prompt, self.capacity)?;
         if prompt.is_empty() || prompt.len() >= self.capacity {
             let expected = format!("at least one and fewer than the {} of the context", self.capacity);
             return Err(Error::argument("conversation", format!("{} tokens", prompt.len()), expected));
@@ -123,33 +125,25 @@ impl<'a> Chat<'a> {
             // The end of a message is not always the end of a text.
             stop.extend(self.template.token("eos_token").and_then(|token| tokenizer.id(token)));
         }
-        let mut stream = tokenizer.stream();
-        // Without what comes before it, a tokenizer may drop the first token's leading space.
-        for &id in &prompt {
-            stream.push(id)?;
-        }
-        let (mut text, mut failed) = (String::new(), None);
+        // An answer is a text of its own: the template says what stands between it and what comes before.
+        let (mut stream, mut text) = (tokenizer.stream(), String::new());
         let show = |token: &Token| {
             if token.prompt {
                 return on_token(token);
             }
-            match stream.push(token.id) {
-                Ok(piece) => {
-                    text += &piece;
-                    on_token(&Token { text: piece, ..token.clone() })
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
+            let token = match token.last && stop.contains(&token.id) {
+                // The template writes the end of a message itself, whatever token that is.
+                true => Token { text: stream.finish(), ..token.clone() },
+                false => token.with_text(&mut stream),
+            };
+            text += &token.text;
+            on_token(&token)
         };
         let run =
             self.model.continue_session(&mut self.session, self.capacity, &prompt, options, &stop, show);
         let mut generation = run.await?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
+        // There is more where the caller ended the answer.
+        text += &stream.finish();
         let ids = generation.ids.pop().unwrap_or_default();
         let stopped = generation.stopped.pop().unwrap_or(StopReason::Cancelled);
 

@@ -51,7 +51,7 @@ impl Model {
     pub async fn fill(&self, text: &str, top: usize) -> Result<Filled> {
         let Task::FillMask { mask, end } = self.task else { return Err(self.wrong_task("fill")) };
         let tokenizer = self.tokenizer()?;
-        let ids = tokenizer.encode_ending(text, end)?;
+        let ids = self.encode_ending(text, end)?;
         if !ids.contains(&mask) {
             let mask = tokenizer.token(mask).unwrap_or_else(|| format!("token {mask}"));
             return Err(Error::argument("text", "no mask", format!("{mask} at least once")));

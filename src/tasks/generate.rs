@@ -158,10 +158,25 @@ pub struct Token {
     pub id: u32,
     /// Whether it is part of the prompt.
     pub prompt: bool,
-    /// Its text; empty while a character is incomplete, and when generating from ids.
+    /// Its text; empty while a character is incomplete, and when generating from ids. The last token also has what was
+    /// held back until then.
     pub text: String,
+    /// Whether it ends its sequence. A caller who stops the generation makes no token the last.
+    pub last: bool,
     /// The experts it chose, with [`Generate::with_routes`].
     pub routes: Option<TokenRoutes>,
+}
+
+#[cfg(feature = "tokenizer")]
+impl Token {
+    /// The token with what it adds to the text of its sequence.
+    pub(super) fn with_text(&self, stream: &mut super::TextStream<'_>) -> Self {
+        let mut text = stream.push(self.id);
+        if self.last {
+            text += &stream.finish();
+        }
+        Self { text, ..self.clone() }
+    }
 }
 
 /// Why a sequence ended.
@@ -204,26 +219,13 @@ impl Model {
         options: &Generate,
         mut on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let tokenizer = self.tokenizer()?;
-        let ids = tokenizer.encode(prompt)?;
-        let mut stream = tokenizer.stream();
-        // Without the prompt in the stream, a tokenizer may drop the first new token's leading space.
+        let ids = self.encode(prompt)?;
+        let mut stream = self.tokenizer()?.stream();
+        // With routes, the prompt's own tokens come first.
         if !options.routes {
-            for &id in &ids {
-                stream.push(id)?;
-            }
+            stream.go_on_from(&ids);
         }
-        let mut failed = None;
-        let generation = self
-            .generate_ids(&[&ids], options, |token| match stream.push(token.id) {
-                Ok(text) => on_token(&Token { text, ..token.clone() }),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            })
-            .await?;
-        failed.map_or(Ok(generation), Err)
+        self.generate_ids(&[&ids], options, |token| on_token(&token.with_text(&mut stream))).await
     }
 
     /// Continues a batch of token sequences side by side.

@@ -157,6 +157,28 @@ impl Model {
     }
 }
 
+/// Texts in.
+#[cfg(feature = "tokenizer")]
+impl Model {
+    /// The ids of a text as [`super::Tokenizer::encode`] gives them. A text that is much longer than the model's context is
+    /// refused before all of it is cut into tokens; for others, what the ids are given to counts them.
+    ///
+    /// # Errors
+    /// No tokenizer, such a text, and what the tokenizer reports.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer()?.encode_for(text, self.info().context as usize)
+    }
+
+    /// [`Model::encode`], for a model that wants `end` at the end.
+    pub(super) fn encode_ending(&self, text: &str, end: u32) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text)?;
+        if ids.last() != Some(&end) {
+            ids.push(end);
+        }
+        Ok(ids)
+    }
+}
+
 /// The files of a model folder of this repository, embedded.
 #[cfg(feature = "demo-model")]
 macro_rules! embedded {

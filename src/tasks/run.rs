@@ -206,8 +206,10 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
             let position = sequence.prompt_len + sequence.reported;
             // Past the context no step could read the token in.
             let routes = routes.filter(|_| position < self.context).map(|routes| routes.token(index));
-            let token = Token { sequence: index, position, id, prompt: false, text: String::new(), routes };
             sequence.reported += 1;
+            let last = sequence.stopped.is_some() && sequence.reported == sequence.ids.len();
+            let (prompt, text) = (false, String::new());
+            let token = Token { sequence: index, position, id, prompt, text, last, routes };
             if !self.tell(&token) {
                 return;
             }
@@ -223,7 +225,8 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
             self.sequences[sequence].prompt_reported += 1;
             let routes = Some(routes.token(row));
             let text = String::new();
-            if !self.tell(&Token { sequence, position, id, prompt: true, text, routes }) {
+            let last = position + 1 == self.sequences[sequence].prompt_len && self.options.max_new == 0;
+            if !self.tell(&Token { sequence, position, id, prompt: true, text, last, routes }) {
                 return;
             }
         }

@@ -125,7 +125,7 @@ impl Model {
     ) -> Result<Vec<Translation>> {
         let Task::Translate { start, end } = self.task else { return Err(self.wrong_task("translate")) };
         let tokenizer = self.tokenizer()?;
-        let encode = |text: &&str| tokenizer.encode_ending(text, end);
+        let encode = |text: &&str| self.encode_ending(text, end);
         let sources: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_>>()?;
         let sources: Vec<&[u32]> = sources.iter().map(Vec::as_slice).collect();
         let mut translations = self.translate_ids(&sources, options, progress).await?;
