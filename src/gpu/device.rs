@@ -4,12 +4,12 @@ use std::{
     any::Any,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use super::{AdapterSelection, Capabilities, adapter, kernel::PipelineCache};
+use super::{AdapterSelection, Capabilities, adapter, lock::lock, pipelines::PipelineCache};
 use crate::{Error, Result};
 
 /// How to open a GPU.
@@ -378,9 +378,4 @@ impl Gpu {
     pub(super) fn release(&self, bytes: u64) {
         self.0.allocated.fetch_sub(bytes, Ordering::Relaxed);
     }
-}
-
-/// A poisoned lock only means another thread panicked between two assignments; the value is still whole.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -10,6 +10,8 @@ mod buffer;
 mod clock;
 mod device;
 mod kernel;
+mod lock;
+mod pipelines;
 mod readback;
 mod recorder;
 #[cfg(not(target_arch = "wasm32"))]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Access, Buffer, Constants, Gpu, Kernel,
-    kernel::{Interface, Pipeline, compile},
+    pipelines::{Interface, Pipeline, compile},
     staging::StagingPool,
 };
 
@@ -170,7 +170,7 @@ impl Recorder {
         if dispatch.groups.contains(&0) {
             return;
         }
-        let pipeline = dispatch.kernel.pipeline(&self.gpu, dispatch.constants);
+        let pipeline = self.gpu.pipelines().pipeline(self.gpu.device(), dispatch.kernel, dispatch.constants);
         let (arena, offset) = self.push_params(params);
         let bind_group = self.bind_group(&pipeline.interface, arena, dispatch.buffers);
         self.used.extend(dispatch.buffers.iter().map(|&buffer| buffer.clone()));
@@ -209,13 +209,13 @@ impl Recorder {
             let slots = self.used_slots.saturating_sub(index * ARENA_SLOTS).min(ARENA_SLOTS);
             arena.buffer.write(0, &arena.bytes[..slots * self.slot_bytes]);
         }
-        compile(&self.gpu, self.dispatches.iter().map(|recorded| &recorded.pipeline));
+        compile(self.gpu.device(), self.dispatches.iter().map(|recorded| &recorded.pipeline));
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for recorded in self.dispatches.drain(..) {
                 let [x, y, z] = recorded.groups;
-                pass.set_pipeline(recorded.pipeline.raw(&self.gpu));
+                pass.set_pipeline(recorded.pipeline.raw(self.gpu.device()));
                 pass.set_bind_group(0, &recorded.bind_group, &[recorded.offset]);
                 pass.dispatch_workgroups(x, y, z);
             }

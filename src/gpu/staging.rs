@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU8, Ordering},
 };
 
-use super::{Gpu, device::lock};
+use super::{Gpu, lock::lock};
 
 /// Buffers kept at most: more than there are steps in flight.
 const KEPT: usize = 8;
