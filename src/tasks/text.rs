@@ -76,6 +76,7 @@ impl Tokenizer {
                 bpe.dropout = None;
                 inner.with_model(bpe);
             }
+            check::check_added(inner.get_added_vocabulary())?;
             Ok::<_, tokenizers::Error>(inner)
         });
         let inner = match inner {

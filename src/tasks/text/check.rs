@@ -11,6 +11,8 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
+use tokenizers::AddedVocabulary;
+
 use super::{charsmap, growth};
 use crate::weights::quote;
 
@@ -62,6 +64,22 @@ pub fn check(json: &[u8]) -> Found<Checked> {
     Ok(Checked { growth })
 }
 
+/// Checks the added tokens of a file that has been read: one of which the normalizer makes nothing would be found
+/// everywhere, between the bytes of a character, too.
+pub fn check_added(added: &AddedVocabulary) -> Found {
+    let mut ids: Vec<_> = added.get_added_tokens_decoder().iter().collect();
+    ids.sort_unstable_by_key(|(id, _)| **id);
+    let nothing =
+        ids.into_iter().find(|(id, _)| added.simple_id_to_token(**id).is_some_and(|token| token.is_empty()));
+    match nothing {
+        None => Ok(()),
+        Some((_, token)) => Err(format!(
+            "added_tokens: found {}, of which the normalizer makes nothing",
+            quote(&token.content)
+        )),
+    }
+}
+
 fn bounded_growth(place: &str, growth: u64, most: u64) -> Found {
     if growth <= most {
         return Ok(());
@@ -103,6 +121,7 @@ struct Model<'a> {
     prefix: Option<Cow<'a, str>>,
     suffix: Option<Cow<'a, str>>,
     unknown: Option<Cow<'a, str>>,
+    unknown_id: Option<serde_json::Number>,
     longest_word: Option<serde_json::Number>,
     byte_fallback: bool,
 }
@@ -119,6 +138,11 @@ fn check_model(model: &Model) -> Found {
         None => return Err("model.vocab: found nothing, expected the tokens".to_owned()),
         Some(Vocab::Ids(ids)) => check_ids(ids)?,
         Some(Vocab::Scores(tokens)) => {
+            if let Some(id) = &model.unknown_id
+                && id.as_u64().is_none_or(|id| id >= tokens.len() as u64)
+            {
+                return Err(format!("model.unk_id: found {id}, expected one of the {} tokens", tokens.len()));
+            }
             for (token, score) in tokens {
                 check_token("model.vocab", &token.0)?;
                 if !score.is_finite() {
@@ -242,6 +266,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Model<'a> {
                             model.suffix = map.next_value::<Option<Text>>()?.map(|text| text.0)
                         }
                         "unk_token" => model.unknown = map.next_value::<Option<Text>>()?.map(|text| text.0),
+                        "unk_id" => model.unknown_id = map.next_value()?,
                         "max_input_chars_per_word" => model.longest_word = map.next_value()?,
                         "byte_fallback" => {
                             model.byte_fallback = map.next_value::<Option<bool>>()?.unwrap_or_default();
