@@ -7,6 +7,24 @@ export function part<T extends HTMLElement = HTMLElement>(root: ParentNode, test
   return found;
 }
 
+const canFocus = (element: HTMLElement) => element.checkVisibility() && !element.matches(':disabled');
+
+/** What had the focus when it was disabled or hidden. */
+let left: HTMLElement | undefined;
+
+/** Disables, enables, hides or shows controls; the focus that this takes comes back, or goes to one of `others`. */
+export function keepFocus(change: () => void, others: HTMLElement[]) {
+  const before = document.activeElement;
+  change();
+  if (before instanceof HTMLElement && before !== document.body && !canFocus(before)) left = before;
+  const now = document.activeElement;
+  if (now !== left && now !== document.body) left = undefined; // the reader went on
+  const next = left && [left, ...others].find(canFocus);
+  if (!next) return;
+  left = undefined;
+  next.focus({ preventScroll: true });
+}
+
 /** Adds the parts of a token view to a section, which says its title and perhaps its language. */
 export function stamp(section: HTMLElement) {
   const template = document.querySelector<HTMLTemplateElement>('template#tokens');

@@ -1,5 +1,6 @@
 /** The page's end of the worker: starts it, and tells when it has died or gone silent. */
 import type { LoadOptions, Reply, Request } from './protocol';
+import script from './worker.ts?worker&url';
 
 const PING_EVERY_MS = 5_000;
 const SILENT_AFTER_MS = 30_000;
@@ -28,7 +29,7 @@ export class EngineWorker {
   /** Ends the worker, if any, with all it holds on the GPU, and loads a model in a new one. */
   restart(base: string) {
     this.stop();
-    const worker = new Worker(new URL('./worker.ts', import.meta.url), { type: 'module' });
+    const worker = new Worker(script, { type: 'module' });
     this.#worker = worker;
     worker.addEventListener('message', ({ data }: MessageEvent<Reply>) => {
       if (worker !== this.#worker) return; // of a worker that was replaced
@@ -40,7 +41,7 @@ export class EngineWorker {
       event.preventDefault();
       if (worker !== this.#worker) return;
       this.stop();
-      this.#listener.died(event.message || 'its script could not be loaded');
+      this.#listener.died(event.message || `${new URL(script, location.href)} could not be loaded`);
     });
     this.#load(base);
   }

@@ -1,6 +1,6 @@
 /** The page: one task at a time, its model, and what the page says in each state. */
 import './style.css';
-import { part } from './dom';
+import { keepFocus, part } from './dom';
 import { EngineWorker, type Listener } from './engine';
 import { recall, remember } from './memory';
 import type { Info, Lack, LoadOptions, Reply, TaskName } from './protocol';
@@ -34,7 +34,9 @@ const page: Page = {
     return true;
   },
   stop: () => worker.send({ kind: 'stop' }),
-  complain: (text) => say(text, false),
+  complain(by, text) {
+    if (by === task && state !== 'unsupported') say(text, false);
+  },
   speak(text) {
     const paragraph = document.createElement('p');
     paragraph.textContent = text;
@@ -63,7 +65,7 @@ const listener: Listener = {
   reply: onReply,
   died: (why) => {
     loaded = false;
-    fail(`The engine stopped: ${why}`);
+    fail(`The engine ${state === 'loading' ? 'could not start' : 'stopped'}: ${why}`);
   },
   silent: (silent) => {
     if (silent) say('The engine has not answered for half a minute. It may be busy; reload it if it stays so.', true);
@@ -76,8 +78,11 @@ function enter(next: State) {
   state = next;
   status.textContent = next === 'working' ? (task?.busy ?? next) : next;
   status.dataset.state = next;
-  task?.enable(loaded && next !== 'working', next === 'working');
   part(document, 'loading').hidden = next !== 'loading';
+  const resting = next !== 'loading' && next !== 'working';
+  const panel = document.querySelector<HTMLElement>('[role="tabpanel"]:not([hidden])');
+  const enable = () => task?.enable(loaded && next !== 'working', next === 'working');
+  keepFocus(enable, resting && panel ? [part(panel, 'run'), reload] : []);
 }
 
 /** Shows a message in place of what can't be done, with the way on where there is one. */
@@ -89,8 +94,8 @@ function say(text: string, canReload: boolean) {
 
 function fail(text: string) {
   task?.failed?.();
-  enter('failed');
   say(text, true);
+  enter('failed');
 }
 
 /** Loads the task's model in place of the one before, in a new worker where the old one is busy or ailing. */
@@ -170,12 +175,22 @@ function explain(lack: Lack): string {
         'This browser knows WebGPU but offers no GPU adapter here: its driver may be on the browser’s ' +
         'block list, or hardware acceleration may be turned off in the settings.'
       );
+    case 'wasm':
+      return (
+        'This browser has no WebAssembly, which headwise needs: it is turned off in the settings, or by a mode ' +
+        'that protects the browser at the cost of what pages can do.'
+      );
   }
 }
 
 reload.addEventListener('click', () => load(true));
 document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape' && state === 'working') page.stop();
-  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) task?.run();
+  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !event.repeat) task?.run();
 });
-watchTabs(choose);
+// A browser that runs this from a file still lets it fetch none; the script in the page says so, and takes the tabs for
+// the sign that this one is at work.
+if (location.protocol !== 'file:') {
+  watchTabs(choose);
+  for (const element of document.querySelectorAll<HTMLElement>('.state, .tabs')) element.hidden = false;
+}

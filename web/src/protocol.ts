@@ -114,7 +114,7 @@ export interface Summary {
 }
 
 /** Why this browser cannot run the engine. */
-export type Lack = 'insecure' | 'webgpu' | 'adapter';
+export type Lack = 'insecure' | 'webgpu' | 'adapter' | 'wasm';
 
 /** What a task asks of the loaded model. */
 export type Work =

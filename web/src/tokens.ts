@@ -9,7 +9,7 @@ const colourOf = (expert: number) => String(expert % COLOURS);
 const cycleOf = (expert: number) => String(Math.min(Math.floor(expert / COLOURS), 3));
 
 /** "3, 5 and 7" */
-const list = (experts: number[]) => [experts.slice(0, -1).join(', '), ...experts.slice(-1)].filter(Boolean).join(' and ');
+const list = (experts: number[]) => [experts.slice(0, -1).join(', '), ...experts.slice(-1).map(String)].filter(Boolean).join(' and ');
 
 /** A token to show. */
 export interface Shown {
@@ -128,6 +128,7 @@ export class TokenView {
     setOrDelete(span, 'backCycle', first === undefined ? undefined : cycleOf(first));
     setOrDelete(span, 'line', second === undefined ? undefined : colourOf(second));
     setOrDelete(span, 'lineCycle', second === undefined ? undefined : cycleOf(second));
+    span.dataset.experts = heads.join(' ');
     span.classList.toggle('faded', this.#only !== undefined && !heads.includes(this.#only));
     span.title = this.#describe(token);
   }

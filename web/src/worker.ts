@@ -1,5 +1,6 @@
 /** The engine's thread: loads the wasm module and answers the page's requests. */
 import init, { Engine } from '../pkg/headwise.js';
+import wasm from '../pkg/headwise_bg.wasm?url';
 import type { Info, Lack, LoadOptions, Options, Reply, Request, Token, Work } from './protocol';
 
 let engine: Engine | undefined;
@@ -10,6 +11,7 @@ const messageOf = (error: unknown) => (error instanceof Error ? error.message : 
 
 /** The name of the browser's adapter, made of what it is willing to tell; or why there is none. */
 async function findAdapter(): Promise<{ name: string } | { lack: Lack }> {
+  if (typeof WebAssembly === 'undefined') return { lack: 'wasm' };
   if (!navigator.gpu) return { lack: isSecureContext ? 'webgpu' : 'insecure' };
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
   if (!adapter) return { lack: 'adapter' };
@@ -17,10 +19,23 @@ async function findAdapter(): Promise<{ name: string } | { lack: Lack }> {
   return { name: description || [vendor, architecture].filter(Boolean).join(' ') };
 }
 
+/** Fetches and starts the wasm module; what goes wrong names its file. */
+async function start() {
+  try {
+    const response = await fetch(wasm);
+    if (!response.ok) throw new Error(`HTTP ${response.status} ${response.statusText}`.trim());
+    if (response.headers.get('content-type')?.startsWith('text/html')) throw new Error('found a page, expected WebAssembly');
+    await init({ module_or_path: response });
+  } catch (error) {
+    throw new Error(`${new URL(wasm, location.href)}: ${messageOf(error)}`);
+  }
+}
+let started: Promise<void> | undefined;
+
 async function load(base: string, options: LoadOptions) {
   const adapter = await findAdapter();
   if ('lack' in adapter) return reply({ kind: 'unsupported', lack: adapter.lack });
-  await init();
+  await (started ??= start());
   engine?.free();
   engine = undefined;
   const onProgress = (done: number, total: number) => reply({ kind: 'progress', done, total });

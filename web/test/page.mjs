@@ -4,9 +4,32 @@ import assert from 'node:assert/strict';
 export const LOAD_MS = 120_000;
 export const RUN_MS = 120_000;
 
+/** What can be used by pointer and keyboard. */
+export const CONTROLS = ':is(button, input, select, textarea):enabled, canvas, [tabindex="0"]';
+
+/** The key that goes with A to select a whole text. */
+const COMMAND = process.platform === 'darwin' ? 'Meta' : 'Control';
+
+/** Runs in the browser: brings the visible of these into view; shares of each as points, and what a pointer meets there. */
+function meet(elements, shares) {
+  const visible = elements.filter((element) => element.checkVisibility());
+  return visible.flatMap((element) => {
+    element.scrollIntoView({ block: 'center', inline: 'center', behavior: 'instant' });
+    const { x, y, width, height } = element.getBoundingClientRect();
+    const high = Math.min(height, innerHeight / 2); // the middle of what is taller than the window
+    return shares.map(([across, down]) => {
+      const at = { x: x + across * width, y: y + height / 2 + (down - 0.5) * high };
+      const met = document.elementFromPoint(at.x, at.y);
+      const show = (one) => one?.cloneNode().outerHTML;
+      return { ...at, meets: element.contains(met), of: show(element), met: show(met) };
+    });
+  });
+}
+
 /**
- * Playwright and Puppeteer share the calls that are used here. A part of the page is named by its test id, or by a
- * path of them: `panel-fill/input`.
+ * Playwright and Puppeteer share the calls that are used here. A part of the page is named by its test id, by a
+ * selector, or by a path of them: `panel-fill/input`. What a reader does by hand is done with the driver's pointer and
+ * keyboard, never by calls and events of the page's own.
  */
 export class Page {
   constructor(page) {
@@ -16,26 +39,67 @@ export class Page {
     page.on('console', (message) => message.type() === 'error' && this.problems.push(message.text()));
   }
 
-  static id = (path) => path.split('/').map((name) => `[data-testid="${name}"]`).join(' ');
+  static id = (path) => path.split('/').map((name) => (/^[\w-]+$/.test(name) ? `[data-testid="${name}"]` : name)).join(' ');
 
   text = (path) => this.page.$eval(Page.id(path), (element) => element.textContent);
   value = (path) => this.page.$eval(Page.id(path), (element) => element.value);
-  click = (path) => this.page.$eval(Page.id(path), (element) => element.click());
   enabled = (path) => this.page.$eval(Page.id(path), (element) => !element.disabled);
   visible = (path) => this.page.$eval(Page.id(path), (element) => element.checkVisibility());
 
-  async set(path, value) {
-    await this.page.$eval(
-      Page.id(path),
-      (element, value) => {
-        if (typeof value === 'boolean') element.checked = value;
-        else element.value = value;
-        element.dispatchEvent(new Event('input', { bubbles: true }));
-        element.dispatchEvent(new Event('change', { bubbles: true }));
-      },
-      value,
-    );
+  /** Where a pointer meets a part, by shares of its width and height; an error if something covers it. */
+  point(path, share = [0.5, 0.5]) {
+    const find = async () => (await this.page.$$eval(Page.id(path), meet, [share]))[0];
+    return this.until(`a pointer to meet ${path}`, find, (point) => point?.meets, 3_000);
   }
+
+  /** Asserts that a pointer meets all that can be used. */
+  async meetsAll() {
+    const corners = [[0.2, 0.2], [0.8, 0.2], [0.2, 0.8], [0.8, 0.8]];
+    const points = await this.page.$$eval(CONTROLS, meet, [[0.5, 0.5], ...corners]);
+    assert.ok(points.length > 50, `${points.length} points`);
+    assert.deepEqual(points.filter(({ meets }) => !meets), []);
+  }
+
+  async click(path, share) {
+    const { x, y } = await this.point(path, share);
+    await this.page.mouse.click(x, y);
+  }
+
+  /** Types a text in place of the one that is there. */
+  async type(path, text) {
+    if ((await this.value(path)) === text) return;
+    const { keyboard } = this.page;
+    await this.click(path);
+    await keyboard.down(COMMAND);
+    await keyboard.press('a');
+    await keyboard.up(COMMAND);
+    await keyboard.press('Backspace');
+    await keyboard.type(text);
+    assert.equal(await this.value(path), text);
+  }
+
+  async check(path, wanted) {
+    const checked = () => this.page.$eval(Page.id(path), (box) => box.checked);
+    if ((await checked()) !== wanted) await this.click(path);
+    assert.equal(await checked(), wanted);
+  }
+
+  /** Chooses the entry `index` of a list: a click on its label leaves it closed, the keys move through it. */
+  async choose(path, index) {
+    await this.click(`${path}-label`, [0.05, 0.5]);
+    await this.page.keyboard.press('Home');
+    for (let step = 0; step < index; step++) await this.page.keyboard.press('ArrowDown');
+    assert.equal(await this.page.$eval(Page.id(path), (list) => list.selectedIndex), index);
+  }
+
+  /** Chooses a file in the dialogue that a click on its field opens. */
+  async pick(path, file) {
+    const { page } = this;
+    const [chooser] = await Promise.all([page.waitForFileChooser?.() ?? page.waitForEvent('filechooser'), this.click(path)]);
+    await (chooser.accept?.([file]) ?? chooser.setFiles(file));
+  }
+
+  focused = () => this.page.evaluate(() => document.activeElement?.dataset.testid ?? document.activeElement?.id);
 
   /** Waits until `read` gives something that `wanted` accepts, at most `ms`. */
   async until(what, read, wanted, ms) {
@@ -108,11 +172,11 @@ export class Page {
 
   /** A view's colours, from token `first` on, are those of the heads of the chosen layer, as the titles name them. */
   async checkColours(view, first = 0) {
-    const layers = await this.page.$$eval(`${Page.id(view)} option`, (options) => options.map(({ value, text }) => ({ value, text })));
+    const layers = await this.page.$$eval(`${Page.id(view)} option`, (options) => options.map(({ text }) => text));
     assert.ok(layers.length > 1);
     const painted = new Set();
-    for (const { value, text } of layers) {
-      await this.set(`${view}/layer`, value);
+    for (const [index, text] of layers.entries()) {
+      await this.choose(`${view}/layer`, index);
       const tokens = (await this.tokens(view)).slice(first);
       assert.ok(tokens.length > 1);
       const worn = [new Map(), new Map()]; // colour → expert, of backgrounds and of underlines

@@ -8,11 +8,13 @@ import { LOAD_MS, Page, RUN_MS } from './page.mjs';
 import { runs } from './promises/engine.mjs';
 import { fills } from './promises/fill.mjs';
 import { remembers } from './promises/memory.mjs';
+import { reaches } from './promises/reach.mjs';
 import { sees } from './promises/see.mjs';
+import { starts } from './promises/start.mjs';
 import { frees, switches } from './promises/tabs.mjs';
 import { translates } from './promises/translate.mjs';
 import { generate, writes } from './promises/write.mjs';
-import { artefact, dist, launchChromium, launchFirefox, serve } from './support.mjs';
+import { FIREFOX_WEBGPU, artefact, dist, launchChromium, launchFirefox, serve } from './support.mjs';
 
 let server;
 before(async () => {
@@ -39,6 +41,7 @@ function promises(open, browser) {
   fills(opened, browser);
   sees(opened, browser);
   switches(opened);
+  reaches(opened, browser);
   return opened;
 }
 
@@ -47,13 +50,15 @@ describe('page in Chromium', () => {
   before(async () => { browser = await launchChromium(); });
   after(() => browser?.close());
 
-  const open = async (query = '?kernels=tuned') => {
+  const visit = async (url) => {
     const page = await browser.newPage({ reducedMotion: 'reduce', viewport: { width: 900, height: 900 } });
     const opened = new Page(page);
-    await page.goto(server.url + query);
+    await page.goto(url);
     return opened;
   };
+  const open = (query = '?kernels=tuned') => visit(server.url + query);
   runs(() => browser.newPage(), 'chromium');
+  starts(visit, 'chromium');
   remembers(() => open(''));
   const opened = promises(open, 'chromium');
   frees(opened);
@@ -74,9 +79,10 @@ describe('page in Chromium', () => {
   });
 });
 
-describe('page without WebGPU', () => {
+describe('page without what it needs', () => {
   for (const [name, launch, said] of [
     ['no-adapter', () => launchChromium([]), /no GPU adapter/],
+    ['no-wasm', () => launchFirefox({ ...FIREFOX_WEBGPU, 'javascript.options.wasm': false }), /has no WebAssembly/],
     ['no-webgpu', () => launchFirefox({ 'dom.webgpu.enabled': false }), /has no WebGPU/],
   ]) {
     test(`says so: ${name}`, { timeout: 60_000 }, async () => {
@@ -99,19 +105,34 @@ describe('page without WebGPU', () => {
   }
 });
 
+test('page without JavaScript says so', { timeout: 60_000 }, async () => {
+  const browser = await launchChromium();
+  try {
+    const page = await browser.newPage({ javaScriptEnabled: false });
+    await page.goto(server.url);
+    const text = await page.innerText('body');
+    assert.match(text, /needs JavaScript/);
+    assert.doesNotMatch(text, /loading|Generate/);
+  } finally {
+    await browser.close();
+  }
+});
+
 describe('page in Firefox', () => {
   let browser;
   before(async () => { browser = await launchFirefox(); });
   after(() => browser?.close());
 
-  const open = async (query = '?kernels=tuned') => {
+  const visit = async (url) => {
     const page = await browser.newPage();
     const opened = new Page(page);
     await page.setViewport({ width: 900, height: 900 });
-    await page.goto(server.url + query);
+    await page.goto(url);
     return opened;
   };
+  const open = (query = '?kernels=tuned') => visit(server.url + query);
   runs(() => browser.newPage(), 'firefox');
+  starts(visit, 'firefox');
   remembers(() => open(''));
   promises(open, 'firefox');
 });

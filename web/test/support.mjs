@@ -52,12 +52,21 @@ const TYPES = {
   '.wasm': 'application/wasm',
 };
 
-/** Serves a folder on a loopback port under /some/folder/, as any plain host would. */
-export async function serve(folder) {
+/**
+ * Serves a folder on a loopback port under /some/folder/, as any plain host would; its front page without the last slash,
+ * too. `instead(path)` may give another answer: its status, type and body.
+ */
+export async function serve(folder, instead = () => undefined) {
   const base = '/some/folder/';
   const missing = [];
   const server = createServer((request, response) => {
-    const path = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
+    let path = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
+    const other = instead(path);
+    if (other) {
+      response.writeHead(other.status ?? 200, { 'content-type': other.type ?? 'text/plain' }).end(other.body);
+      return;
+    }
+    if (`${path}/` === base) path += '/';
     let file = path.startsWith(base) ? join(folder, normalize(`/${path.slice(base.length)}`)) : undefined;
     if (file?.endsWith('/')) file += 'index.html';
     if (!file || !existsSync(file) || !statSync(file).isFile()) {
@@ -99,7 +108,7 @@ export function launchChromium(flags = CHROMIUM_WEBGPU) {
   });
 }
 
-const FIREFOX_WEBGPU = {
+export const FIREFOX_WEBGPU = {
   'dom.webgpu.enabled': true,
   'dom.webgpu.workers.enabled': true,
   'gfx.webgpu.ignore-blocklist': true,

@@ -15,14 +15,16 @@ export class See implements Task {
   readonly #invert: HTMLInputElement;
   readonly #run: HTMLButtonElement;
   readonly #view: HTMLElement;
-  readonly #seen: HTMLCanvasElement;
   readonly #classes: HTMLElement;
   readonly #speed: HTMLElement;
   readonly #tokens: TokenView;
   /** Head experts that all tokens use, and which therefore tell nothing. */
   #shared = 0;
   #pen: { x: number; y: number } | undefined;
+  #opening: Promise<unknown> | undefined; // the image that was picked last
+  #fromFile = false; // whether the picture is a file's
   #stale = false; // the picture has changed since it was last classified
+  #looked = ''; // the address of the picture that is being classified, or was
 
   constructor(root: HTMLElement, page: Page) {
     this.#page = page;
@@ -38,13 +40,6 @@ export class See implements Task {
     stamp(this.#view);
     this.#speed = part(this.#view, 'speed');
     this.#tokens = new TokenView(this.#view);
-    this.#seen = document.createElement('canvas');
-    this.#seen.setAttribute('aria-hidden', 'true');
-    const output = part(this.#view, 'output');
-    const frame = document.createElement('div');
-    frame.className = 'patches';
-    output.replaceWith(frame);
-    frame.append(this.#seen, output);
     this.#clear();
 
     form.addEventListener('submit', (event) => {
@@ -55,25 +50,37 @@ export class See implements Task {
     for (const example of root.querySelectorAll<HTMLButtonElement>('[data-example]')) {
       example.addEventListener('click', () => {
         const image = example.querySelector('img');
-        if (image) void image.decode().then(() => this.#take(image, image.naturalWidth, image.naturalHeight, false));
+        if (image) this.#open(image.decode().then(() => createImageBitmap(image)), image.alt, false);
       });
     }
     const file = part<HTMLInputElement>(root, 'file');
-    file.addEventListener('change', () => this.#open(file.files?.[0]));
-    root.addEventListener('dragover', (event) => event.preventDefault());
-    root.addEventListener('drop', (event) => {
-      event.preventDefault();
-      this.#open(event.dataTransfer?.files[0]);
+    const choose = ([file]: Iterable<File>) => {
+      if (file) this.#open(createImageBitmap(file), file.name, true);
+    };
+    file.addEventListener('click', () => (file.value = '')); // the same file may be chosen again
+    file.addEventListener('change', () => choose(file.files ?? []));
+    this.#invert.addEventListener('change', () => {
+      if (!this.#fromFile) return;
+      this.#flip();
+      this.run();
     });
+    // Wherever it falls: a browser would leave the page for a file that is dropped.
+    const drop = (event: DragEvent) => {
+      if (!root.hidden && event.dataTransfer?.types.includes('Files')) event.preventDefault();
+      if (event.defaultPrevented && event.type === 'drop') choose(event.dataTransfer?.files ?? []);
+    };
+    document.addEventListener('dragover', drop);
+    document.addEventListener('drop', drop);
     this.#picture.addEventListener('pointerdown', (event) => {
+      if (!event.isPrimary || event.button !== 0) return;
       this.#picture.setPointerCapture(event.pointerId);
       this.#pen = undefined;
       this.#draw(event);
     });
     this.#picture.addEventListener('pointermove', (event) => {
-      if (event.buttons) this.#draw(event);
+      if (this.#picture.hasPointerCapture(event.pointerId)) this.#draw(event);
     });
-    this.#picture.addEventListener('pointerup', () => this.run());
+    this.#picture.addEventListener('lostpointercapture', () => this.run());
   }
 
   ready(info: Info) {
@@ -92,10 +99,7 @@ export class See implements Task {
     // A picture that changes while the model works waits for its turn.
     this.#stale = this.#run.disabled;
     if (this.#stale) return;
-    if (!this.#page.start({ kind: 'classify', image: this.#pixels(), top: TOP })) return;
-    const { width, height } = this.#picture;
-    Object.assign(this.#seen, { width, height });
-    this.#seen.getContext('2d')?.drawImage(this.#picture, 0, 0);
+    if (this.#page.start({ kind: 'classify', image: this.#pixels(), top: TOP })) this.#looked = this.#picture.toDataURL();
   }
 
   failed() {
@@ -106,6 +110,7 @@ export class See implements Task {
     if (result.kind !== 'classified') return;
     const { classes, side, tokens } = result.classification;
     this.#view.style.setProperty('--side', String(side));
+    this.#view.style.setProperty('--picture', `url("${this.#looked}")`);
     this.#tokens.show(
       tokens.map((heads, index) => {
         const routed = heads.map((slots) => slots.slice(this.#shared));
@@ -123,30 +128,38 @@ export class See implements Task {
   #clear() {
     this.#context.fillStyle = '#000';
     this.#context.fillRect(0, 0, this.#picture.width, this.#picture.height);
+    this.#opening = undefined;
+    this.#fromFile = this.#stale = false;
   }
 
-  #open(file: File | undefined) {
-    if (!file) return;
-    createImageBitmap(file).then(
-      (image) => this.#take(image, image.width, image.height, this.#invert.checked),
-      () => this.#page.complain(`${file.name} is not an image that this browser can read.`),
+  /** The middle square of an image becomes the picture, unless another was picked by the time that it is there. */
+  #open(opening: Promise<ImageBitmap>, name: string, file: boolean) {
+    this.#opening = opening;
+    const latest = () => this.#opening === opening;
+    opening.then(
+      (image) => latest() && this.#take(image, file),
+      () => latest() && this.#page.complain(this, `${name} is not an image that this browser can read.`),
     );
   }
 
-  /** The middle square of an image becomes the picture. */
-  #take(image: CanvasImageSource, width: number, height: number, invert: boolean) {
+  #take(image: ImageBitmap, file: boolean) {
+    const { width, height } = image;
     const side = Math.min(width, height);
     const { width: across, height: down } = this.#picture;
     this.#clear();
     this.#context.imageSmoothingQuality = 'high';
     this.#context.drawImage(image, (width - side) / 2, (height - side) / 2, side, side, 0, 0, across, down);
-    if (invert) {
-      this.#context.globalCompositeOperation = 'difference';
-      this.#context.fillStyle = '#fff';
-      this.#context.fillRect(0, 0, across, down);
-      this.#context.globalCompositeOperation = 'source-over';
-    }
+    this.#fromFile = file;
+    if (file && this.#invert.checked) this.#flip();
     this.run();
+  }
+
+  /** Bright becomes dark. */
+  #flip() {
+    this.#context.globalCompositeOperation = 'difference';
+    this.#context.fillStyle = '#fff';
+    this.#context.fillRect(0, 0, this.#picture.width, this.#picture.height);
+    this.#context.globalCompositeOperation = 'source-over';
   }
 
   #draw(event: PointerEvent) {

@@ -7,8 +7,8 @@ export interface Page {
   start(work: Work): boolean;
   /** Ends the generation under way. */
   stop(): void;
-  /** Shows a message. */
-  complain(text: string): void;
+  /** Shows a message of a task, unless the reader has left it. */
+  complain(by: Task, text: string): void;
   /** Has a screen reader say something. */
   speak(text: string): void;
 }

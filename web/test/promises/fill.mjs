@@ -12,7 +12,7 @@ const sentences = typed.filter(({ route_margin: margin }) => margin >= 1e-3).sli
 const shown = (token) => (token.startsWith('▁') ? token.slice(1) || '␣' : /^\p{L}/u.test(token) ? `…${token}` : token);
 
 async function fill(page, text) {
-  await page.set('panel-fill/input', text);
+  await page.type('panel-fill/input', text);
   await page.run('fill');
   return page.bars('panel-fill/masks');
 }
@@ -39,24 +39,24 @@ export function fills(opened, browser) {
 
   test('puts masks and candidates into the text', { timeout: RUN_MS }, async () => {
     const page = opened();
-    const candidates = (mask) => `[data-testid="masks"] figure:nth-child(${mask}) button`;
-    await page.set('panel-fill/input', ' has been deleted. ');
-    await page.page.$eval('[data-testid="panel-fill"] [data-testid="input"]', (input) => input.setSelectionRange(0, 0));
+    const best = (mask) => `masks/figure:nth-child(${mask})/li:first-child button`;
+    await page.type('panel-fill/input', ' has been deleted. ');
+    await page.page.keyboard.press('Home');
     await page.click('panel-fill/insert');
     assert.equal(await page.value('panel-fill/input'), '[MASK] has been deleted. ');
 
     const found = await fill(page, 'The [MASK] has been [MASK].');
     assert.equal(found.length, 10);
     const word = (entry) => (entry.label.startsWith('…') ? entry.label.slice(1) : ` ${entry.label}`);
-    await page.page.$eval(candidates(2), (button) => button.click());
+    await page.click(best(2));
     assert.equal(await page.value('panel-fill/input'), `The [MASK] has been${word(found[5])}.`);
-    await page.page.$eval(candidates(1), (button) => button.click());
+    await page.click(best(1));
     assert.equal(await page.value('panel-fill/input'), `The${word(found[0])} has been${word(found[5])}.`);
   });
 
   test('says when a text has no mask, then fills again', { timeout: 2 * RUN_MS }, async () => {
     const page = opened();
-    await page.set('panel-fill/input', 'Nothing is missing.');
+    await page.type('panel-fill/input', 'Nothing is missing.');
     await page.click('panel-fill/run');
     await page.status('failed', RUN_MS);
     assert.match(await page.text('message-text'), /found no mask, expected \[MASK\] at least once/);

@@ -1,7 +1,8 @@
 // Seeing: the reference's labels and probabilities.
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { LOAD_MS, RUN_MS, Page, assertClose, tensor } from '../page.mjs';
+import { LOAD_MS, Page, RUN_MS, assertClose, tensor } from '../page.mjs';
 import { artefact, modelFile, modelJson } from '../support.mjs';
 
 const { id2label, image_size: side, patch_size: patch } = modelJson('fashion', 'config.json');
@@ -32,18 +33,59 @@ function top(logits) {
   return classes.sort((a, b) => b.probability - a.probability).slice(0, 5);
 }
 
-/** Chooses a file made of these bytes. */
-const choose = (page, bytes) =>
+/** The path of a file made of these bytes. */
+function file(name, bytes) {
+  const path = artefact(name);
+  writeFileSync(path, bytes);
+  return path;
+}
+
+const PICTURE = 'panel-see/picture';
+
+/** How bright the picture is, by shares of its width and height. */
+const brightness = (page, [x, y]) =>
   page.page.$eval(
-    Page.id('panel-see/file'),
-    (input, bytes) => {
-      const files = new DataTransfer();
-      files.items.add(new File([Uint8Array.from(bytes)], 'image.bmp', { type: 'image/bmp' }));
-      input.files = files.files;
-      input.dispatchEvent(new Event('change', { bubbles: true }));
-    },
-    [...bytes],
+    Page.id(PICTURE),
+    (canvas, [x, y]) => canvas.getContext('2d').getImageData(x * canvas.width, y * canvas.height, 1, 1).data[0],
+    [x, y],
   );
+
+/** Strokes across the picture, corner to corner, with a mouse, a finger or a pen. */
+const STROKES = {
+  async mouse({ page }, [from, to], button = 'left') {
+    await page.mouse.move(from.x, from.y);
+    await page.mouse.down({ button });
+    await page.mouse.move(to.x, to.y);
+    await page.mouse.up({ button });
+  },
+  async finger({ page }, [from, to]) {
+    if (page.touchscreen.touchStart) {
+      const touch = await page.touchscreen.touchStart(from.x, from.y);
+      await touch.move(to.x, to.y);
+      return touch.end();
+    }
+    const driver = await page.context().newCDPSession(page);
+    const touch = (type, ...touchPoints) => driver.send('Input.dispatchTouchEvent', { type, touchPoints });
+    await touch('touchStart', from);
+    await touch('touchMove', to);
+    await touch('touchEnd');
+  },
+  async pen({ page }, [from, to]) {
+    const driver = await page.context().newCDPSession(page);
+    const pen = (type, { x, y }, buttons) =>
+      driver.send('Input.dispatchMouseEvent', { type, x, y, button: 'left', buttons, pointerType: 'pen', clickCount: 1 });
+    await pen('mousePressed', from, 1);
+    await pen('mouseMoved', to, 1);
+    await pen('mouseReleased', to, 0);
+  },
+};
+
+/** Lets a file fall on a part of the page. Chromium alone has an input of this kind. */
+async function drop({ page }, { x, y }, file) {
+  const driver = await page.context().newCDPSession(page);
+  const data = { items: [], files: [file], dragOperationsMask: 1 };
+  for (const type of ['dragEnter', 'dragOver', 'drop']) await driver.send('Input.dispatchDragEvent', { type, x, y, data });
+}
 
 export function sees(opened, browser) {
   /** Waits for other bars than those before. */
@@ -57,14 +99,19 @@ export function sees(opened, browser) {
     return found;
   };
 
-  test('names its examples', { timeout: LOAD_MS + 3 * RUN_MS }, async () => {
+  test('takes the first click', { timeout: LOAD_MS + RUN_MS }, async () => {
     const page = opened();
     await page.open('see');
+    await page.meetsAll();
+    await seen(() => page.click('panel-see/run'));
+  });
+
+  test('names its examples', { timeout: 3 * RUN_MS }, async () => {
+    const page = opened();
     const names = await page.page.$$eval('[data-testid="panel-see"] [data-example]', (all) => all.map((one) => one.dataset.example));
     assert.deepEqual(names.map((name) => `${name}.png`).sort(), Object.keys(examples).sort());
     for (const name of names) {
-      const click = () => page.page.$eval(`[data-testid="panel-see"] [data-example="${name}"]`, (button) => button.click());
-      const [{ label }] = await seen(click);
+      const [{ label }] = await seen(() => page.click(`panel-see/[data-example="${name}"]`));
       assert.equal(label, id2label[examples[`${name}.png`].label], name);
     }
     await page.page.screenshot({ path: artefact(`${browser}-see.png`), fullPage: true });
@@ -83,29 +130,59 @@ export function sees(opened, browser) {
     for (const index of [0, 1]) {
       const image = images.values.subarray(index * pixels, (index + 1) * pixels);
       const expected = top(logits.values.subarray(index * classes, (index + 1) * classes));
-      const found = await seen(() => choose(opened(), bmp(image, side)));
+      const found = await seen(() => opened().pick('panel-see/file', file(`${browser}-${index}.bmp`, bmp(image, side))));
       assert.deepEqual(found.map(({ id }) => id), expected.map(({ id }) => id));
       assertClose(found.map((one) => one.probability), expected.map((one) => one.probability), 1e-3);
     }
   });
 
-  test('classifies a drawing, refuses what is no image', { timeout: 2 * RUN_MS }, async () => {
+  test('sees a file the other way round, and the same file again', { timeout: 3 * RUN_MS }, async () => {
+    const page = opened();
+    const upright = await page.bars('panel-see/classes');
+    await seen(() => page.check('panel-see/invert', true));
+    assert.deepEqual(await seen(() => page.check('panel-see/invert', false)), upright);
+    await page.click('panel-see/clear');
+    await seen(() => page.click('panel-see/run'));
+    assert.deepEqual(await seen(() => page.pick('panel-see/file', artefact(`${browser}-1.bmp`))), upright);
+  });
+
+  const pointers = browser === 'chromium' ? ['mouse', 'finger', 'pen'] : ['mouse', 'finger'];
+  for (const pointer of pointers) {
+    test(`classifies what a ${pointer} draws`, { timeout: 2 * RUN_MS }, async () => {
+      const page = opened();
+      await page.click('panel-see/clear');
+      await seen(() => page.click('panel-see/run'));
+      assert.equal(await brightness(page, [0.5, 0.5]), 0);
+      const stroke = [await page.point(PICTURE, [0.3, 0.2]), await page.point(PICTURE, [0.7, 0.8])];
+      await seen(() => STROKES[pointer](page, stroke));
+      assert.ok((await brightness(page, [0.5, 0.5])) > 100);
+      assert.equal(await brightness(page, [0.8, 0.2]), 0);
+    });
+  }
+
+  test('draws with the first button, from within the picture', { timeout: RUN_MS }, async () => {
     const page = opened();
     await page.click('panel-see/clear');
-    const at = await page.page.$eval(Page.id('panel-see/picture'), (canvas) => {
-      canvas.scrollIntoView({ block: 'center' });
-      const { x, y, width, height } = canvas.getBoundingClientRect();
-      return { x, y, width, height };
-    });
-    await seen(async () => {
-      await page.page.mouse.move(at.x + 0.3 * at.width, at.y + 0.2 * at.height);
-      await page.page.mouse.down();
-      await page.page.mouse.move(at.x + 0.7 * at.width, at.y + 0.8 * at.height);
-      await page.page.mouse.up();
-    });
-    await choose(page, [1, 2, 3]);
+    const [within, beyond] = [await page.point(PICTURE, [0.9, 0.5]), await page.point(PICTURE)];
+    await STROKES.mouse(page, [{ x: within.x + 100, y: within.y }, beyond]);
+    await STROKES.mouse(page, [within, beyond], 'middle');
+    assert.equal(await brightness(page, [0.7, 0.5]), 0);
+  });
+
+  test('refuses what is no image', { timeout: RUN_MS }, async () => {
+    const page = opened();
+    await page.pick('panel-see/file', file('broken.bmp', bmp(new Uint8Array(side * side), side).subarray(0, 40)));
     await page.until('a message', () => page.visible('message'), Boolean, 10_000);
-    assert.match(await page.text('message-text'), /image\.bmp is not an image/);
+    assert.match(await page.text('message-text'), /broken\.bmp is not an image/);
+    await seen(() => page.click('panel-see/[data-example="bag"]'));
+    assert.ok(!(await page.visible('message')));
     assert.deepEqual(page.problems, []);
+  });
+
+  if (browser !== 'chromium') return;
+  test('takes a file that falls beside its place', { timeout: RUN_MS }, async () => {
+    const page = opened();
+    await seen(async () => drop(page, await page.point('main h1'), artefact(`${browser}-0.bmp`)));
+    await page.open('see');
   });
 }

@@ -1,7 +1,7 @@
 // The tabs: the address chooses the task, keys move, and a model that is left is freed.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { LOAD_MS, RUN_MS, Page } from '../page.mjs';
+import { LOAD_MS, RUN_MS } from '../page.mjs';
 import { generate } from './write.mjs';
 
 const selected = (page) =>
@@ -13,14 +13,14 @@ export function switches(opened) {
     await page.open('see');
     assert.deepEqual(await selected(page), ['tab-see']);
     assert.equal(await page.page.evaluate(() => location.hash), '#see');
-    await page.page.focus(Page.id('tab-see'));
+    await page.click('tab-see');
     await page.page.keyboard.press('ArrowLeft');
-    assert.equal(await page.page.evaluate(() => document.activeElement.id), 'tab-fill');
+    assert.equal(await page.focused(), 'tab-fill');
     assert.deepEqual(await selected(page), ['tab-see']);
     await page.page.keyboard.press('Enter');
     await page.until('the fill tab', () => selected(page), (tabs) => String(tabs) === 'tab-fill', 5_000);
     await page.reach('ready', LOAD_MS);
-    await page.page.evaluate(() => history.back());
+    await page.page.goBack();
     await page.until('the see tab', () => selected(page), (tabs) => String(tabs) === 'tab-see', 5_000);
     await page.reach('ready', LOAD_MS);
     assert.ok(!(await page.visible('panel-fill')));
@@ -74,18 +74,7 @@ export function frees(opened) {
     assert.ok(see > 100_000 && fill > 1_000_000, `alive: ${fill} bytes, then ${see}`);
     assert.equal(await alive('fill'), fill);
     assert.equal(await alive('see'), see);
-    await page.page.$eval('[data-example="bag"]', (button) => button.click());
+    await page.click('[data-example="bag"]');
     await page.reach('done', RUN_MS);
-  });
-
-  test('fits a phone', { timeout: 4 * LOAD_MS }, async () => {
-    const page = opened();
-    const before = page.page.viewportSize();
-    await page.page.setViewportSize({ width: 360, height: 740 });
-    for (const task of ['see', 'fill', 'translate', 'write']) {
-      await page.open(task);
-      assert.ok((await page.page.evaluate(() => document.documentElement.scrollWidth)) <= 360, `${task} is wider than 360 pixels`);
-    }
-    await page.page.setViewportSize(before);
   });
 }

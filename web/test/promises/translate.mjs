@@ -17,8 +17,8 @@ const beam = indices.find((index) => {
 });
 
 async function translate(page, text, beams) {
-  await page.set('panel-translate/input', text);
-  await page.set('panel-translate/beams', beams);
+  await page.type('panel-translate/input', text);
+  await page.check('panel-translate/beams', beams);
   await page.run('translate');
   return page.tokens('panel-translate/target');
 }
@@ -54,7 +54,7 @@ export function translates(opened, browser) {
 
   test('says when a text is too long, then translates again', { timeout: 2 * RUN_MS }, async () => {
     const page = opened();
-    await page.set('panel-translate/input', 'word '.repeat(context));
+    await page.type('panel-translate/input', 'word '.repeat(context));
     await page.click('panel-translate/run');
     await page.status('failed', RUN_MS);
     assert.match(await page.text('message-text'), new RegExp(`found \\d+ tokens, expected at most the model's ${context}`));

@@ -19,9 +19,9 @@ function nativeText(prompt) {
 const fresh = (tokens) => tokens.filter(({ kind }) => kind !== 'prompt');
 
 export async function generate(page, maxNew) {
-  await page.set('panel-write/prompt', PROMPT);
-  await page.set('panel-write/max-new', String(maxNew));
-  await page.set('panel-write/greedy', true);
+  await page.type('panel-write/prompt', PROMPT);
+  await page.type('panel-write/max-new', String(maxNew));
+  await page.check('panel-write/greedy', true);
   await page.click('panel-write/run');
 }
 
