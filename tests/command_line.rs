@@ -5,6 +5,8 @@
 mod bench;
 #[path = "command_line/classify.rs"]
 mod classify;
+#[path = "command_line/ends.rs"]
+mod ends;
 #[path = "command_line/fill.rs"]
 mod fill;
 #[path = "command_line/routes.rs"]

@@ -195,6 +195,41 @@ fn configs_that_want_something_else_are_refused_by_field() {
     assert!(message.contains("moh.routed"), "{message}");
 }
 
+/// What says nothing, in the forms that published configs have: in every family the logits stay those of the fixture.
+#[test]
+fn what_a_config_may_say_without_a_difference() {
+    let number = |config: &Value, name: &str| config[name].as_u64().map(|n| n as f64);
+    for name in ["jetmoe_tiny", "molm_tiny", "moh_llama_tiny"] {
+        let plain = read_json(&fixture(name).join("config.json"));
+        let theta = plain.get("rope_theta").cloned().unwrap_or(10000.0.into());
+        let layers = if name == "molm_tiny" { "n_layer" } else { "num_hidden_layers" };
+        let mut edits: Vec<Value> = vec![
+            serde_json::json!({"rope_scaling": {"rope_type": "default"}}),
+            serde_json::json!({"rope_scaling": {"type": "default", "rope_theta": theta}}),
+            serde_json::json!({"rope_scaling": {}}),
+            serde_json::json!({"rope_scaling": null, "head_dim": null, "quantization_config": null, "auto_map": null}),
+            serde_json::json!({"rope_parameters": {"rope_type": "default", "rope_theta": theta}, "rope_theta": null}),
+            serde_json::json!({"eos_token_id": 32000, "bos_token_id": -1}),
+            serde_json::json!({"eos_token_id": [2.0, 32000]}),
+        ];
+        edits.push(
+            serde_json::json!({layers: number(&plain, layers), "vocab_size": number(&plain, "vocab_size")}),
+        );
+        for (index, edit) in edits.iter().enumerate() {
+            let folder = with_config(name, &format!("same-{name}-{index}"), |config| {
+                config.as_object_mut().unwrap().extend(edit.as_object().unwrap().clone());
+            });
+            let model = try_load(KernelChoice::Plain, &folder, LoadOptions::new());
+            let model = model.unwrap_or_else(|error| panic!("{edit}: {error}"));
+            let expected = numbers(&read_json(&fixture(name).join("expected.json"))["logits"]);
+            let worst = difference(&logits(&model, &prompt_of(name), 64), &expected);
+            assert!(worst < 2e-4, "{name}, {edit}: {worst}");
+            let eos: &[u32] = if index == 6 { &[2] } else { &[] };
+            assert!(index < 5 || index == 7 || model.info().eos == eos, "{:?}", model.info().eos);
+        }
+    }
+}
+
 #[test]
 fn expert_use_is_the_load_and_entropy_of_the_routes() {
     let model = load(KernelChoice::Tuned, "molm_tiny");

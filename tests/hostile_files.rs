@@ -13,6 +13,9 @@ mod quantized;
 mod random;
 #[path = "hostile_files/shards.rs"]
 mod shards;
+#[cfg(feature = "chat")]
+#[path = "hostile_files/side_files.rs"]
+mod side_files;
 #[cfg(feature = "tokenizer")]
 #[path = "hostile_files/tokenizer.rs"]
 mod tokenizer;

@@ -106,9 +106,11 @@ fn a_model_is_fetched_once_and_kept_in_the_hubs_own_layout() {
         "HEAD config.json@main".to_owned(),
         at("HEAD config.json"),
         at("GET config.json"),
+        at("HEAD generation_config.json"),
         at("HEAD tokenizer.json"),
         at("GET tokenizer.json"),
         at("HEAD tokenizer_config.json"),
+        at("HEAD special_tokens_map.json"),
         at("HEAD chat_template.jinja"),
         at("HEAD model.safetensors"),
         at("GET model.safetensors") + " bytes=0-65535",
@@ -138,7 +140,7 @@ fn a_model_is_fetched_once_and_kept_in_the_hubs_own_layout() {
     assert_eq!(fs::read_to_string(kept(&cache).join("refs/main")).unwrap(), FIRST);
     assert_eq!(
         names(kept(&cache).join(".no_exist").join(FIRST)),
-        ["chat_template.jinja", "tokenizer_config.json"]
+        ["chat_template.jinja", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"]
     );
     #[cfg(unix)]
     {
@@ -215,7 +217,13 @@ fn weights_in_several_files_are_fetched_by_their_index() {
     assert_same(&folder, &files, &wanted);
     assert_eq!(
         names(kept(&cache).join(".no_exist").join(FIRST)),
-        ["chat_template.jinja", WEIGHTS, "tokenizer_config.json"]
+        [
+            "chat_template.jinja",
+            "generation_config.json",
+            WEIGHTS,
+            "special_tokens_map.json",
+            "tokenizer_config.json"
+        ]
     );
     hub.requests();
     fetch(&client, "tiny/jetmoe").unwrap();
@@ -256,7 +264,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
     hub.fault(WEIGHTS, Fault::BreakOnce(100_000));
     let folder = fetch(&client, "tiny/jetmoe").unwrap();
     assert_same(&folder, &files(), &["config.json", WEIGHTS, "tokenizer.json"]);
-    let transfers: Vec<String> = hub.requests().split_off(10);
+    let transfers: Vec<String> = hub.requests().split_off(12);
     let get = format!("GET model.safetensors@{FIRST}");
     let expected = [
         get.clone(),
@@ -428,10 +436,25 @@ fn the_token_is_told_to_the_hub_alone() {
     let client = Client::new(&format!("{}/", hub.endpoint), &cache, Some("secret".to_owned())).unwrap();
     fetch(&client, "tiny/jetmoe").unwrap();
     let requests = hub.requests();
-    assert_eq!(requests.len(), 12);
+    assert_eq!(requests.len(), 14);
     for request in requests {
         assert_eq!(request.ends_with(" +secret"), !request.starts_with("storage"), "{request}");
     }
+}
+
+#[test]
+fn all_small_files_are_fetched() {
+    let (hub, client, _) = start("small");
+    let mut files = files();
+    for name in
+        ["generation_config.json", "special_tokens_map.json", "tokenizer_config.json", "chat_template.jinja"]
+    {
+        files.insert(name, format!("{{\"of\": \"{name}\"}}").into_bytes());
+    }
+    hub.add("main", FIRST, files.clone());
+    let folder = fetch(&client, "tiny/jetmoe").unwrap();
+    let wanted: Vec<&str> = files.keys().copied().filter(|name| *name != "README.md").collect();
+    assert_same(&folder, &files, &wanted);
 }
 
 // -- the command ------------------------------------------------------------------------------------
@@ -450,6 +473,38 @@ fn headwise(hub: &Hub, home: &Path, args: &[&str]) -> (i32, String, String) {
     let output = command.args(args).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn what_is_wrong_with_a_small_file_is_known_before_the_weights_come() {
+    let (hub, _, cache) = start("wrong");
+    let home = cache.parent().unwrap();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+    for (commit, (name, text, part)) in [
+        ("tokenizer.json", "{}", "tokenizer.json: tokenizer: "),
+        ("tokenizer.json", pointer, "tokenizer.json: content: found a Git LFS pointer"),
+        (
+            "generation_config.json",
+            "[]",
+            "generation_config.json: JSON: found a text that begins with \"[]\"",
+        ),
+        ("config.json", "<html>", "config.json: content: found a web page"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut files = files();
+        files.insert(name, text.into());
+        let revision = format!("{:040}", commit + 1);
+        hub.add(&revision, &revision, files);
+        let model = format!("tiny/jetmoe@{revision}");
+        let (code, _, error) =
+            headwise(&hub, home, &["generate", "--model", &model, "--ids", "1", "--max-new", "1"]);
+        assert!(code == 1 && error.contains(part) && error.lines().count() == 1, "{error}");
+        // The start of the weights, for their header.
+        assert!(hub.sent() < 70_000, "{name}");
+    }
 }
 
 #[cfg(feature = "cli")]

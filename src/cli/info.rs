@@ -73,6 +73,10 @@ fn describe(Info { model, fit }: &Info) -> String {
         1 => String::new(),
         experts => format!("{} of {experts} experts per token, ", mlp.active),
     };
+    let ends = match &*model.eos.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ") {
+        "" => "nowhere by itself".to_owned(),
+        tokens => format!("at token {tokens}"),
+    };
     let mut rows = vec![
         ("family", model.family.clone()),
         ("task", model.task.to_owned()),
@@ -80,6 +84,7 @@ fn describe(Info { model, fit }: &Info) -> String {
         ("width", model.width.to_string()),
         (outputs, model.vocab.to_string()),
         ("context", format!("{} tokens", model.context)),
+        ("ends", ends),
         (
             "attention",
             format!(

@@ -13,13 +13,11 @@ pub(crate) struct DecoderSpec {
     pub layers: u32,
     pub block: BlockSpec,
     pub final_norm: NormSpec,
-    pub bos: Option<u32>,
-    pub eos: Vec<u32>,
 }
 
 impl From<DecoderSpec> for TransformerSpec {
     fn from(decoder: DecoderSpec) -> Self {
-        let DecoderSpec { vocab, context, layers, block, final_norm, bos, eos } = decoder;
+        let DecoderSpec { vocab, context, layers, block, final_norm } = decoder;
         Self {
             outputs: vocab,
             width: final_norm.width,
@@ -27,8 +25,6 @@ impl From<DecoderSpec> for TransformerSpec {
             input: InputSpec::Tokens { scale: 1.0, sinusoidal_from: None },
             encoder: None,
             stack: StackSpec { blocks: vec![block; layers as usize], causal: true, final_norm },
-            bos,
-            eos,
         }
     }
 }

@@ -67,8 +67,6 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
         layers: size(config.layers),
         block,
         final_norm: norm(config.final_norm_eps),
-        bos: config.bos,
-        eos: config.eos.clone(),
     };
     let blocks = (0..config.layers).map(block_names).collect();
     let final_norm = vec![config::FINAL_NORM.to_owned().into()];

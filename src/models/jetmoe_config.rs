@@ -4,7 +4,9 @@
 //! experts, head width, rotary base, epsilon). Where both speak they must say the same. A field that is missing
 //! is an error, not a default, wherever a default could load a different model.
 
+use super::activations::SILU;
 use super::limits::{MOST_EXPERTS, MOST_HEADS, MOST_LAYERS, MOST_WIDE};
+use super::rope::Rope;
 use crate::weights::{Checkpoint, Fields, TensorInfo};
 use crate::{Error, Result};
 use serde_json::json;
@@ -51,7 +53,6 @@ pub(crate) mod layer {
     pub(crate) const MLP_BIAS: &str = "mlp.bias";
 }
 
-const ROPE_THETA: [&str; 2] = ["rope_theta", "rope_parameters.rope_theta"];
 /// All published models use this base; the field is younger than some of them.
 const DEFAULT_ROPE_THETA: f32 = 10_000.0;
 
@@ -84,10 +85,6 @@ pub(crate) struct Config {
     pub final_norm_eps: f32,
     /// Base of the rotary frequencies.
     pub rope_theta: f32,
-    /// The token that starts a text.
-    pub bos: Option<u32>,
-    /// The tokens that end a text.
-    pub eos: Vec<u32>,
     /// Whether the output matrix is the embedding.
     pub tied: bool,
 }
@@ -129,9 +126,7 @@ impl Config {
             mlp_width: fields.optional_size(&["ffn_hidden_size", "intermediate_size"], MOST_WIDE)?,
             context: fields.size(&["n_positions", "max_position_embeddings"], MOST_WIDE)?,
             final_norm_eps: fields.number(&["rms_norm_eps", "layer_norm_epsilon"], 1e-12..=0.1)?,
-            rope_theta: fields.optional_number(&ROPE_THETA, 1.0..=1e12)?.unwrap_or(DEFAULT_ROPE_THETA),
-            bos: fields.tokens("bos_token_id")?.first().copied(),
-            eos: fields.tokens("eos_token_id")?,
+            rope_theta: Rope::whole(fields)?.unwrap_or(DEFAULT_ROPE_THETA),
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(true),
         };
         config.check(fields)?;
@@ -148,17 +143,6 @@ impl Config {
         {
             let expected = format!("at most moe_num_experts, which is {experts}");
             return Err(fields.bad("moe_top_k", self.active, expected));
-        }
-        let tokens = self.bos.iter().map(|id| ("bos_token_id", id));
-        let tokens = tokens.chain(self.eos.iter().map(|id| ("eos_token_id", id)));
-        for (field, &id) in tokens {
-            if id as usize >= self.vocab {
-                return Err(fields.bad(
-                    field,
-                    id,
-                    format!("a token below vocab_size, which is {}", self.vocab),
-                ));
-            }
         }
         Ok(())
     }
@@ -228,20 +212,8 @@ fn check_family(fields: &Fields<'_>) -> Result<()> {
         return Err(fields.missing(&["model_type"]));
     }
     fields.only(&["model_type"], &json!("jetmoe"), "this loader runs the jetmoe family")?;
-    if fields.get(&["quantization_config"])?.is_some() {
-        let why = "headwise quantises by itself and reads checkpoints in F32, F16 or BF16";
-        return Err(fields.unsupported("quantization_config", why));
-    }
-    fields.only(&["hidden_act", "activation_function"], &json!("silu"), "JetMoE's MLP is SiLU-gated")?;
-    fields.only(&["glu"], &json!(true), "JetMoE's MLP is SiLU-gated")?;
-    let rotary = ["rotary_percent", "partial_rotary_factor", "rope_parameters.partial_rotary_factor"];
-    fields.only(&rotary, &json!(1.0), "JetMoE rotates every channel of a head")?;
-    let scaled = "JetMoE's rotary frequencies are not scaled";
-    let scaling = ["rope_scaling.type", "rope_scaling.rope_type", "rope_parameters.rope_type"];
-    if fields.get(&["rope_scaling"])?.is_some() && fields.get(&scaling[..2])?.is_none() {
-        return Err(fields.unsupported("rope_scaling", scaled));
-    }
-    fields.only(&scaling, &json!("default"), scaled)
+    fields.only_text(&["hidden_act", "activation_function"], &SILU, "JetMoE's MLP is SiLU-gated")?;
+    fields.only(&["glu"], &json!(true), "JetMoE's MLP is SiLU-gated")
 }
 
 /// KV heads. The chat model says `n_head` for them; others that have both names may mean all active heads by it.

@@ -6,8 +6,11 @@ use serde_json::json;
 use super::{
     AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, HeadNames, MlpNames, Task,
     TransformerNames,
+    activations::SILU,
+    custom_code::refuse_custom_code,
     limits::{MOST_HEADS, MOST_LAYERS, MOST_WIDE},
     rms_norm_names,
+    rope::Rope,
 };
 use crate::{
     Result,
@@ -35,28 +38,15 @@ pub(super) struct Sizes {
     pub norm: NormSpec,
     pub theta: f64,
     pub tied: bool,
-    pub bos: Option<u32>,
-    pub eos: Vec<u32>,
 }
 
 impl Sizes {
     /// # Errors
     /// When the config is incomplete, contradicts itself or wants something headwise does not run.
     pub fn read(fields: &Fields<'_>) -> Result<Self> {
-        fields.only(&["hidden_act"], &json!("silu"), "Llama's MLP is SiLU-gated")?;
+        fields.only_text(&["hidden_act"], &SILU, "Llama's MLP is SiLU-gated")?;
         fields.only(&["attention_bias"], &json!(false), "Llama's projections have no bias")?;
         fields.only(&["mlp_bias"], &json!(false), "Llama's projections have no bias")?;
-        if fields.get(&["rope_scaling"])?.is_some() {
-            return Err(fields.unsupported("rope_scaling", "rotary frequencies are not scaled yet"));
-        }
-        let plain = "rotary frequencies are not scaled yet";
-        fields.only(&["rope_parameters.rope_type", "rope_parameters.type"], &json!("default"), plain)?;
-        let whole = ["partial_rotary_factor", "rope_parameters.partial_rotary_factor"];
-        fields.only(&whole, &json!(1.0), "every channel of a head is rotated")?;
-        if fields.get(&["quantization_config"])?.is_some() {
-            let why = "headwise reads checkpoints in F32, F16 or BF16";
-            return Err(fields.unsupported("quantization_config", why));
-        }
         let size = |name, most| fields.size(&[name], most).map(|n| n as u32);
         let optional = |name, most| fields.optional_size(&[name], most).map(|n| n.map(|n| n as u32));
         let (width, heads) = (size("hidden_size", MOST_WIDE)?, size("num_attention_heads", MOST_HEADS)?);
@@ -74,7 +64,6 @@ impl Sizes {
             }
         };
         let eps = fields.number(&["rms_norm_eps"], 1e-12..=0.1)?;
-        let theta = fields.optional_number(&["rope_theta", "rope_parameters.rope_theta"], 1.0..=1e12)?;
         Ok(Self {
             file: fields.file().to_owned(),
             vocab: size("vocab_size", MOST_WIDE)?,
@@ -85,10 +74,8 @@ impl Sizes {
             hidden: size("intermediate_size", MOST_WIDE)?,
             context: size("max_position_embeddings", MOST_WIDE)?,
             norm: NormSpec::before(NormKind::Rms, width, eps),
-            theta: f64::from(theta.unwrap_or(1e4)),
+            theta: f64::from(Rope::whole(fields)?.unwrap_or(1e4)),
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-            bos: fields.tokens("bos_token_id")?.first().copied(),
-            eos: fields.tokens("eos_token_id")?,
         })
     }
 
@@ -122,8 +109,6 @@ impl Sizes {
             layers: self.layers,
             block,
             final_norm: self.norm,
-            bos: self.bos,
-            eos: self.eos.clone(),
         };
         let head = HeadNames::new("lm_head.weight", self.tied);
         let final_norm = rms_norm_names("model.norm");
@@ -144,6 +129,14 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
 /// The heads that are always on, and those that each token keeps of the others.
 fn mixture(fields: &Fields<'_>, heads: u32) -> Result<Option<(u32, u32)>> {
     if fields.get(&["moh"])?.is_none() {
+        // The published mixture has a Llama's tensors and nothing besides: run as one, it would be another function.
+        let advice = format!(
+            "If it is MoH-LLaMA3, add \"moh\": {{\"shared\": {}, \"routed\": {}, \"router\": \"query_norm\"}} to the config; \
+             if it is a plain Llama all the same, take auto_map out",
+            (heads / 2).max(1),
+            (heads / 4).max(1)
+        );
+        refuse_custom_code(fields, &advice)?;
         return Ok(None);
     }
     fields.only(&["moh.router"], &json!("query_norm"), "MoH-LLaMA routes by query length")?;

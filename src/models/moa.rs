@@ -38,8 +38,6 @@ struct Config {
     first_position: u32,
     scale: f32,
     task: Task,
-    bos: Option<u32>,
-    eos: Vec<u32>,
 }
 
 /// Reads a MoA config.
@@ -60,10 +58,8 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
     if !width.is_multiple_of(2) {
         return Err(fields.bad("d_model", width, "an even number, for sines and cosines"));
     }
-    let eos = fields.tokens("eos_token_id")?;
-    let bos = fields.tokens("bos_token_id")?.first().copied();
     let vocab = size("vocab_size", MOST_WIDE)?;
-    let task = task(fields, vocab, bos, &eos)?;
+    let task = task(fields, vocab)?;
     let decoder_layers = match task {
         Task::Translate { .. } => size("decoder_layers", MOST_LAYERS)?,
         _ => 0,
@@ -86,8 +82,6 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
         first_position: fields.optional_count("position_offset", MOST_WIDE)?.unwrap_or(0) as u32,
         scale: if scaled { (width as f32).sqrt() } else { 1.0 },
         task,
-        bos,
-        eos,
     };
     Ok(Box::new(move |checkpoint| blueprint(&config, checkpoint)))
 }
@@ -101,19 +95,21 @@ fn weighting(fields: &Fields<'_>) -> Result<Weighting> {
     })
 }
 
-fn task(fields: &Fields<'_>, vocab: u32, bos: Option<u32>, eos: &[u32]) -> Result<Task> {
-    let known = |name: &str, id: Option<u32>| match id {
-        Some(id) if id < vocab => Ok(id),
+/// What the model is for, with the tokens that it reads: these must be in the vocabulary.
+fn task(fields: &Fields<'_>, vocab: u32) -> Result<Task> {
+    let known = |name: &str, id: Option<i64>| match id {
+        Some(id) if (0..i64::from(vocab)).contains(&id) => Ok(id as u32),
         Some(id) => Err(fields.bad(name, id, format!("below vocab_size, which is {vocab}"))),
         None => Err(fields.bad(name, "no such field", "a token id")),
     };
+    let eos = fields.tokens("eos_token_id")?;
     if eos.len() > 1 {
         return Err(fields.bad("eos_token_id", format!("{} ids", eos.len()), "one"));
     }
     let end = known("eos_token_id", eos.first().copied())?;
     let first = |name| fields.tokens(name).map(|ids| ids.first().copied());
     if fields.one_of("task", [("translation", true), ("fill_mask", false)])? {
-        let start = first("decoder_start_token_id")?.or(bos);
+        let start = first("decoder_start_token_id")?.or(first("bos_token_id")?);
         return Ok(Task::Translate { start: known("decoder_start_token_id or bos_token_id", start)?, end });
     }
     Ok(Task::FillMask { mask: known("mask_token_id", first("mask_token_id")?)?, end })
@@ -139,8 +135,6 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
         input: InputSpec::Tokens { scale: config.scale, sinusoidal_from: Some(config.first_position) },
         encoder,
         stack,
-        bos: config.bos,
-        eos: config.eos.clone(),
     };
     let names = TransformerNames {
         input: InputNames::Tokens("embed_tokens.weight".to_owned()),

@@ -2,7 +2,9 @@
 
 mod bam;
 mod block;
+mod custom_code;
 mod decoder;
+mod ends;
 mod head_names;
 mod jetmoe;
 pub(crate) mod jetmoe_config;
@@ -10,6 +12,7 @@ mod llama;
 mod moa;
 mod molm;
 mod plain_decoder;
+mod rope;
 mod transformer;
 mod vit;
 
@@ -18,6 +21,7 @@ pub(crate) use block::{
     rms_norm_names,
 };
 pub(crate) use decoder::DecoderSpec;
+pub(crate) use ends::Ends;
 pub(crate) use head_names::HeadNames;
 pub(crate) use transformer::{
     InputNames, InputSpec, PatchNames, StackNames, StackSpec, Transformer, TransformerNames, TransformerSpec,
@@ -37,6 +41,14 @@ pub(crate) mod limits {
     pub(crate) const MOST_LAYERS: usize = 1024;
     pub(crate) const MOST_HEADS: usize = 1024;
     pub(crate) const MOST_EXPERTS: usize = 256;
+}
+
+/// The names that transformers has for each activation.
+mod activations {
+    pub(super) const SILU: [&str; 2] = ["silu", "swish"];
+    pub(super) const GELU: [&str; 2] = ["gelu", "gelu_python"];
+    pub(super) const GELU_TANH: [&str; 4] =
+        ["gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh"];
 }
 
 /// What a model is for.
@@ -102,6 +114,8 @@ pub(crate) struct Blueprint {
     pub task: Task,
     pub spec: TransformerSpec,
     pub names: TransformerNames,
+    /// The tokens that start and end a text. No family's reader knows them: they stand in two files.
+    pub ends: Ends,
 }
 
 /// What is left to do once a config is read: compare it with the tensors.
@@ -109,6 +123,12 @@ type Describe = Box<dyn FnOnce(&Checkpoint) -> Result<Blueprint>>;
 
 /// The largest `config.json` that is read.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// The fields of a model's `config.json`.
+pub(crate) async fn read_config(source: &Source) -> Result<Fields<'static>> {
+    let fields = Fields::read(source, CONFIG_FILE, MAX_CONFIG_BYTES).await?;
+    fields.ok_or_else(|| source.absent(CONFIG_FILE))
+}
 
 impl Blueprint {
     /// Checks the parts of a blueprint against each other and against the tensors.
@@ -126,7 +146,7 @@ impl Blueprint {
         spec.check(config)?;
         let pair = names.find_tied(checkpoint);
         check_shapes(checkpoint, &spec.requests(&names), &pair, config)?;
-        Ok(Self { family, task, spec, names })
+        Ok(Self { family, task, spec, names, ends: Ends::default() })
     }
 
     /// Reads the configuration and the checkpoint's headers, and checks one against the other.
@@ -135,10 +155,11 @@ impl Blueprint {
     /// When the family is unknown, a field is missing or absurd, or configuration and tensors contradict each
     /// other.
     pub async fn read(source: &Source) -> Result<(Self, Checkpoint)> {
-        let json = source.read_small(CONFIG_FILE, MAX_CONFIG_BYTES).await?;
-        let json = json.ok_or_else(|| source.absent(CONFIG_FILE))?;
-        let file = source.path_of(CONFIG_FILE);
-        let fields = Fields::parse(&json, &file)?;
+        let fields = read_config(source).await?;
+        if fields.get(&["quantization_config"])?.is_some() {
+            let why = "headwise quantises by itself and reads checkpoints in F32, F16 or BF16";
+            return Err(fields.unsupported("quantization_config", why));
+        }
         // Each family checks its config in itself before any tensor is looked at.
         let describe = match fields.text("model_type")? {
             "jetmoe" => jetmoe::read(&fields)?,
@@ -158,6 +179,12 @@ impl Blueprint {
         let checkpoint = Checkpoint::open_for(source, &fields).await?;
         let mut blueprint = describe(&checkpoint)?;
         blueprint.join_equal(source, &checkpoint).await?;
+        let vocab = blueprint.spec.outputs;
+        blueprint.ends = match blueprint.task {
+            Task::Generate => Ends::of_writer(source, &fields, vocab).await?,
+            Task::Classify(_) => Ends::default(),
+            _ => Ends::read(&fields, vocab)?,
+        };
         checkpoint.check_quantized(&blueprint.spec.requests(&blueprint.names))?;
         Ok((blueprint, checkpoint))
     }

@@ -5,7 +5,9 @@ use serde_json::json;
 
 use super::{
     AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, HeadNames, MlpNames,
-    RouterNames, Task, TransformerNames, layer_norm_names,
+    RouterNames, Task, TransformerNames,
+    activations::GELU_TANH,
+    layer_norm_names,
     limits::{MOST_EXPERTS, MOST_HEADS, MOST_LAYERS, MOST_WIDE},
 };
 use crate::{
@@ -35,8 +37,6 @@ struct Config {
     router_hidden: u32,
     eps: f32,
     tied: bool,
-    bos: Option<u32>,
-    eos: Vec<u32>,
 }
 
 /// Reads a MoLM config.
@@ -46,7 +46,7 @@ struct Config {
 pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
     fields.only(&["att_func"], &json!("stickbreaking"), "MoLM attends by stick-breaking")?;
     fields.only(&["gate_type"], &json!("mlp"), "MoLM's routers have two layers")?;
-    fields.only(&["activation_function"], &json!("gelu_new"), "MoLM's MLPs use the tanh form of GELU")?;
+    fields.only_text(&["activation_function"], &GELU_TANH, "MoLM's MLPs use the tanh form of GELU")?;
     fields.only(&["pre_norm"], &json!(true), "MoLM norms before each layer")?;
     fields.only(&["universal"], &json!(false), "MoLM's layers do not share weights")?;
     let size = |name, most| fields.size(&[name], most).map(|n| n as u32);
@@ -63,8 +63,6 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
         router_hidden: size("gating_size", MOST_WIDE)?,
         eps: fields.number(&["layer_norm_epsilon"], 1e-12..=0.1)?,
         tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-        bos: fields.tokens("bos_token_id")?.first().copied(),
-        eos: fields.tokens("eos_token_id")?,
     };
     if !config.attention_width.is_multiple_of(config.heads) {
         let expected = format!("a multiple of n_head, which is {}", config.heads);
@@ -103,15 +101,8 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
             activation: MlpActivation::Plain(Activation::GeluTanh),
         },
     };
-    let spec = DecoderSpec {
-        vocab: config.vocab,
-        context: CONTEXT,
-        layers: config.layers,
-        block,
-        final_norm: norm,
-        bos: config.bos,
-        eos: config.eos.clone(),
-    };
+    let spec =
+        DecoderSpec { vocab: config.vocab, context: CONTEXT, layers: config.layers, block, final_norm: norm };
     let blocks = (0..config.layers).map(|index| block_names(index, identity)).collect();
     let head = HeadNames::new("lm_head.weight", config.tied);
     let final_norm = layer_norm_names("transformer.ln_f");

@@ -6,6 +6,7 @@ use super::{
     AttentionNames, BlockNames, BlockSpec, Blueprint, DecoderSpec, Describe, HeadNames, MlpNames,
     RouterNames, Task, TransformerNames, layer_norm_names,
     limits::{MOST_EXPERTS, MOST_HEADS, MOST_LAYERS, MOST_WIDE},
+    rope::Rope,
 };
 use crate::{
     Result,
@@ -41,8 +42,6 @@ struct Config {
     eps: f32,
     theta: f32,
     tied: bool,
-    bos: Option<u32>,
-    eos: Vec<u32>,
 }
 
 /// Reads a SwitchHead config.
@@ -51,13 +50,11 @@ struct Config {
 /// When the config is incomplete or wants something headwise does not run; then, when the tensors contradict it.
 pub(crate) fn read_switch_head(fields: &Fields<'_>) -> Result<Describe> {
     let size = |name| fields.size(&[name], MOST_EXPERTS).map(|n| n as u32);
+    let (theta, rotated) = Rope::stated(fields)?;
     read(
         fields,
-        Attention::SwitchHead {
-            experts: size("num_experts")?,
-            top_k: size("num_experts_per_tok")?,
-            rotated: fields.number(&["rotary_percent"], 0.0..=1.0)?,
-        },
+        theta,
+        Attention::SwitchHead { experts: size("num_experts")?, top_k: size("num_experts_per_tok")?, rotated },
     )
 }
 
@@ -68,10 +65,11 @@ pub(crate) fn read_switch_head(fields: &Fields<'_>) -> Result<Describe> {
 pub(crate) fn read_uoe(fields: &Fields<'_>) -> Result<Describe> {
     let heads = fields.size(&["num_attention_heads"], MOST_HEADS)?;
     let kept = fields.optional_size(&["heads_per_token"], heads)?.unwrap_or((heads / 2).max(1));
-    read(fields, Attention::Uoe { heads_per_token: kept as u32 })
+    let theta = Rope::whole(fields)?.ok_or_else(|| fields.missing(&["rope_theta"]))?;
+    read(fields, theta, Attention::Uoe { heads_per_token: kept as u32 })
 }
 
-fn read(fields: &Fields<'_>, attention: Attention) -> Result<Describe> {
+fn read(fields: &Fields<'_>, theta: f32, attention: Attention) -> Result<Describe> {
     let size = |name, most| fields.size(&[name], most).map(|n| n as u32);
     let activation = fields.one_of("hidden_act", [("relu", Activation::Relu), ("gelu", Activation::Gelu)])?;
     let config = Config {
@@ -86,10 +84,8 @@ fn read(fields: &Fields<'_>, attention: Attention) -> Result<Describe> {
         activation,
         context: size("max_position_embeddings", MOST_WIDE)?,
         eps: fields.number(&["layer_norm_eps"], 1e-12..=0.1)?,
-        theta: fields.number(&["rope_theta"], 1.0..=1e12)?,
+        theta,
         tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-        bos: fields.tokens("bos_token_id")?.first().copied(),
-        eos: fields.tokens("eos_token_id")?,
     };
     Ok(Box::new(move |checkpoint| blueprint(&config, checkpoint)))
 }
@@ -112,8 +108,6 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
         layers: config.layers,
         block,
         final_norm: norm,
-        bos: config.bos,
-        eos: config.eos.clone(),
     };
     let blocks = (0..config.layers).map(|index| block_names(config, index)).collect();
     let head = HeadNames::new("lm_head.weight", config.tied);

@@ -31,8 +31,6 @@ pub(crate) struct TransformerSpec {
     pub encoder: Option<StackSpec>,
     /// The stack whose output becomes logits.
     pub stack: StackSpec,
-    pub bos: Option<u32>,
-    pub eos: Vec<u32>,
 }
 
 /// How a residual stream starts.

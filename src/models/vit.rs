@@ -6,6 +6,8 @@ use serde_json::json;
 use super::{
     AttentionNames, BlockNames, BlockSpec, Blueprint, Classes, Describe, HeadNames, InputNames, InputSpec,
     MlpNames, PatchNames, RouterNames, StackNames, StackSpec, Task, TransformerNames, TransformerSpec,
+    activations::GELU,
+    custom_code::refuse_custom_code,
     layer_norm_names,
     limits::{MOST_HEADS, MOST_LAYERS, MOST_WIDE},
 };
@@ -41,7 +43,7 @@ struct Config {
 /// # Errors
 /// When the config is incomplete or wants something headwise does not run; then, when the tensors contradict it.
 pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
-    fields.only(&["hidden_act"], &json!("gelu"), "the MLP's activation is the exact GELU")?;
+    fields.only_text(&["hidden_act"], &GELU, "the MLP's activation is the exact GELU")?;
     fields.only(&["qkv_bias"], &json!(true), "queries, keys and values have a bias")?;
     let size = |name, most| fields.size(&[name], most).map(|n| n as u32);
     let (width, heads) = (size("hidden_size", MOST_WIDE)?, size("num_attention_heads", MOST_HEADS)?);
@@ -86,6 +88,8 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Describe> {
 
 fn mixture(fields: &Fields<'_>, heads: u32) -> Result<Option<(u32, u32, bool)>> {
     if fields.get(&["moh"])?.is_none() {
+        let advice = "If it is a plain ViT all the same, take auto_map out of the config";
+        refuse_custom_code(fields, advice)?;
         return Ok(None);
     }
     let count = |name| {
@@ -145,8 +149,6 @@ fn blueprint(config: &Config, checkpoint: &Checkpoint) -> Result<Blueprint> {
         input: InputSpec::Patches { values, count },
         encoder: None,
         stack: StackSpec { blocks: vec![block; config.layers as usize], causal: false, final_norm: norm },
-        bos: None,
-        eos: Vec::new(),
     };
     let (width, side) = (config.width as usize, classes.patch_size as usize);
     let patch = [width, classes.channels as usize, side, side];

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use minijinja::{Environment, ErrorKind, Value as Jinja, syntax::SyntaxConfig};
 use serde_json::Value;
 
+use super::tokenizer_config::{TOKENIZER_CONFIG, TokenizerConfig};
 use crate::{
     Error, Result,
     weights::{Source, quote},
@@ -12,10 +13,6 @@ use crate::{
 
 /// A template in a file of its own; where there is one, it is the one that counts.
 const TEMPLATE_FILE: &str = "chat_template.jinja";
-/// What a tokenizer's folder says of special tokens, and often the template.
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-/// The longest of these; large ones name thousands of added tokens.
-const MAX_TOKENIZER_CONFIG: u64 = 16 << 20;
 /// The longest template; published ones have up to some 20 kB.
 const MAX_TEMPLATE: u64 = 256 << 10;
 /// What one rendering may cost: about as many instructions, or 64 times as many bytes. A turn of a published template takes
@@ -23,9 +20,6 @@ const MAX_TEMPLATE: u64 = 256 << 10;
 const FUEL: u64 = 1_000_000;
 /// Calls within calls.
 const MAX_DEPTH: usize = 64;
-/// Special tokens that templates name.
-const TOKENS: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +45,8 @@ impl ChatMessage {
 pub struct ChatTemplate {
     file: String,
     source: String,
-    tokens: Vec<(&'static str, String)>,
+    /// Special tokens by their names.
+    tokens: BTreeMap<String, String>,
 }
 
 impl ChatTemplate {
@@ -60,13 +55,9 @@ impl ChatTemplate {
     /// # Errors
     /// A folder without a template, one that is too long, and one that is not Jinja.
     pub async fn read(source: &Source) -> Result<Self> {
+        let TokenizerConfig { tokens, chat_template } = TokenizerConfig::read(source).await?;
         let config_file = source.path_of(TOKENIZER_CONFIG);
-        let config = match source.read_small(TOKENIZER_CONFIG, MAX_TOKENIZER_CONFIG).await? {
-            Some(json) => serde_json::from_slice(&json)
-                .map_err(|error| Error::bad_file(&config_file, "content", error, "JSON"))?,
-            None => Value::Null,
-        };
-        let own = source.read_small(TEMPLATE_FILE, MAX_TEMPLATE).await?;
+        let own = source.read_text(TEMPLATE_FILE, MAX_TEMPLATE).await?;
         let (file, text) = match own {
             Some(bytes) => {
                 let file = source.path_of(TEMPLATE_FILE);
@@ -75,19 +66,18 @@ impl ChatTemplate {
                 (file, text)
             }
             None => {
-                let text = in_config(&config, &config_file)?;
+                let text = in_config(chat_template.as_ref(), &config_file)?;
                 (config_file, text)
             }
         };
-        let token = |name: &'static str| token(config.get(name)?).map(|token| (name, token));
-        let template = Self { file, source: text, tokens: TOKENS.into_iter().filter_map(token).collect() };
+        let template = Self { file, source: text, tokens };
         template.environment()?;
         Ok(template)
     }
 
     /// The name of a special token: `bos_token`, `eos_token`, ….
     pub(super) fn token(&self, name: &str) -> Option<&str> {
-        self.tokens.iter().find(|(token, _)| *token == name).map(|(_, text)| text.as_str())
+        self.tokens.get(name).map(String::as_str)
     }
 
     /// The text of a conversation; with `add_generation_prompt`, up to where the assistant's next message starts.
@@ -101,7 +91,7 @@ impl ChatTemplate {
             Jinja::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
         };
         let messages: Jinja = messages.iter().map(message).collect();
-        let tokens = self.tokens.iter().map(|(name, token)| (*name, Jinja::from(token.as_str())));
+        let tokens = self.tokens.iter().map(|(name, token)| (name.as_str(), Jinja::from(token.as_str())));
         let mut values: BTreeMap<&str, Jinja> = tokens.collect();
         values.insert("messages", messages);
         values.insert("add_generation_prompt", add_generation_prompt.into());
@@ -139,10 +129,10 @@ impl ChatTemplate {
 }
 
 /// The template of a `tokenizer_config.json`: a string, or several with names, of which the default counts.
-fn in_config(config: &Value, file: &str) -> Result<String> {
+fn in_config(template: Option<&Value>, file: &str) -> Result<String> {
     let bad = |found: String, expected: &str| Error::bad_file(file, "chat_template", found, expected);
-    let text = match config.get("chat_template") {
-        None | Some(Value::Null) => {
+    let text = match template {
+        None => {
             let expected = "a chat template: this model was not made for conversations, it continues texts";
             return Err(bad("nothing".to_owned(), expected));
         }
@@ -164,9 +154,4 @@ fn in_config(config: &Value, file: &str) -> Result<String> {
         return Err(bad(found, &format!("at most {}", crate::error::bytes(MAX_TEMPLATE))));
     }
     Ok(text.to_owned())
-}
-
-/// A special token: its text, or an object with its text.
-fn token(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }

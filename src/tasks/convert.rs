@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{
-    MAX_TOKENIZER,
+    MAX_TOKENIZER, TOKENIZER_FILE,
     fairseq::{Fairseq, Sizes},
     rewrite::{ModelWriter, Progress, WrittenModel, dtype, torch_name},
 };
@@ -82,7 +82,7 @@ impl<'a> ConvertOptions<'a> {
         self
     }
 
-    /// A `tokenizer.json` to put into the folder.
+    /// A `tokenizer.json` to put into the folder, instead of the one beside the weights.
     pub fn tokenizer(mut self, path: impl AsRef<Path>) -> Self {
         self.tokenizer = Some(path.as_ref().to_owned());
         self
@@ -164,7 +164,7 @@ async fn convert(input: &Path, out: &Path, options: ConvertOptions<'_>) -> Resul
         compare(&source, &checkpoint, copy, original).await?;
     }
     let config = config(&model.sizes, &options, torch_name(dtype(&checkpoint, model.embedding)?));
-    let tokenizer = options.tokenizer.as_deref().map(read_tokenizer).transpose()?;
+    let tokenizer = tokenizer(options.tokenizer.as_deref(), &source).await?;
 
     // In the order of the file, but 4-byte types first, so that all values are aligned.
     let mut kept = model.kept;
@@ -180,6 +180,7 @@ async fn convert(input: &Path, out: &Path, options: ConvertOptions<'_>) -> Resul
     if let Some(json) = tokenizer {
         writer.tokenizer(&json)?;
     }
+    writer.side_files(&source).await?;
     if model.noise > 0 {
         writer.note(format!("{} tensors w_noise left out: noisy gating is for training", model.noise));
     }
@@ -283,7 +284,20 @@ async fn compare(
     }
 }
 
-/// The tokenizer, which must be one that loading the model will accept.
+/// The tokenizer that the user names, or else the one beside the weights. It must be one that loading the model will accept.
+async fn tokenizer(named: Option<&Path>, source: &Source) -> Result<Option<Vec<u8>>> {
+    let (json, file) = match named {
+        Some(path) => (Some(read_tokenizer(path)?), path.display().to_string()),
+        None => (source.read_text(TOKENIZER_FILE, MAX_TOKENIZER).await?, source.path_of(TOKENIZER_FILE)),
+    };
+    #[cfg(feature = "tokenizer")]
+    if let Some(json) = &json {
+        tokenizers::Tokenizer::from_bytes(json)
+            .map_err(|error| Error::Tokenizer { file, message: error.to_string() })?;
+    }
+    Ok(json)
+}
+
 fn read_tokenizer(path: &Path) -> Result<Vec<u8>> {
     let file = path.display().to_string();
     let io = |source| Error::Io { path: file.clone(), source };
@@ -298,9 +312,5 @@ fn read_tokenizer(path: &Path) -> Result<Vec<u8>> {
             format!("a file of at most {MAX_TOKENIZER} bytes"),
         ));
     }
-    let json = std::fs::read(path).map_err(io)?;
-    #[cfg(feature = "tokenizer")]
-    tokenizers::Tokenizer::from_bytes(&json)
-        .map_err(|error| Error::Tokenizer { file, message: error.to_string() })?;
-    Ok(json)
+    std::fs::read(path).map_err(io)
 }

@@ -108,7 +108,7 @@ impl ModelInfo {
     }
 
     pub(super) fn new(blueprint: &Blueprint, checkpoint: &Checkpoint) -> Self {
-        let Blueprint { family, task, spec, names } = blueprint;
+        let Blueprint { family, task, spec, names, ends } = blueprint;
         let requests = spec.requests(names);
         let quantization = checkpoint.quantization();
         // A spec has at least one block: the config reader refuses zero layers.
@@ -164,8 +164,8 @@ impl ModelInfo {
                 .collect(),
             tied_head: names.head.shared,
             notes: names.head.note(CONFIG_FILE).into_iter().chain(unlisted(checkpoint)).collect(),
-            eos: spec.eos.clone(),
-            bos: spec.bos,
+            eos: ends.eos.clone(),
+            bos: ends.bos,
             mask: match task {
                 Task::FillMask { mask, .. } => Some(*mask),
                 _ => None,

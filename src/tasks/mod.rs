@@ -31,6 +31,8 @@ mod seeds;
 mod session;
 #[cfg(feature = "tokenizer")]
 mod text;
+#[cfg(feature = "chat")]
+mod tokenizer_config;
 mod translate;
 mod translation;
 #[cfg(not(target_arch = "wasm32"))]

@@ -8,7 +8,7 @@ use crate::{
     gpu::Gpu,
     models::{Blueprint, Task, Transformer},
     ops::{CachePrecision, Precision, choose_kernels},
-    weights::{Source, Upload},
+    weights::{Checkpoint, Source, Upload},
 };
 
 /// How to load a model.
@@ -62,9 +62,45 @@ pub struct Model {
     tokenizer: Option<super::Tokenizer>,
 }
 
+/// All of a model but its weights.
+struct Files {
+    blueprint: Blueprint,
+    checkpoint: Checkpoint,
+    #[cfg(feature = "tokenizer")]
+    tokenizer: Option<super::Tokenizer>,
+}
+
+impl Files {
+    async fn read(source: &Source) -> Result<Self> {
+        let (blueprint, checkpoint) = Blueprint::read(source).await?;
+        // Images need none, and a browser would log that there is none.
+        #[cfg(feature = "tokenizer")]
+        let tokenizer = match &blueprint.task {
+            Task::Classify(_) => None,
+            _ => super::Tokenizer::read(source).await?,
+        };
+        Ok(Self {
+            blueprint,
+            checkpoint,
+            #[cfg(feature = "tokenizer")]
+            tokenizer,
+        })
+    }
+}
+
 impl Model {
-    /// Loads a model folder: `config.json`, safetensors in one file or several, and `tokenizer.json` if there
-    /// is one.
+    /// Reads all of a model but its weights, of which the headers do: what is wrong with it is known before gigabytes are
+    /// fetched or read.
+    ///
+    /// # Errors
+    /// What is wrong with a file, naming it.
+    pub async fn check(source: &Source) -> Result<ModelInfo> {
+        let Files { blueprint, checkpoint, .. } = Files::read(source).await?;
+        Ok(ModelInfo::new(&blueprint, &checkpoint))
+    }
+
+    /// Loads a model folder: `config.json`, `generation_config.json` if there is one, safetensors in one file or several,
+    /// and `tokenizer.json` if there is one.
     ///
     /// Memory is planned before anything is allocated, and weights stream: host memory does not grow with the
     /// model.
@@ -72,16 +108,14 @@ impl Model {
     /// # Errors
     /// What is wrong with a file, naming it; [`crate::Error::TooLarge`] when the model does not fit.
     pub async fn load(gpu: &Gpu, source: &Source, options: LoadOptions<'_>) -> Result<Self> {
-        let (blueprint, checkpoint) = Blueprint::read(source).await?;
+        let Files {
+            blueprint,
+            checkpoint,
+            #[cfg(feature = "tokenizer")]
+            tokenizer,
+        } = Files::read(source).await?;
         let info = ModelInfo::new(&blueprint, &checkpoint);
         info.notes.iter().for_each(|note| tracing::warn!("{note}"));
-        // Images need none, and a browser would log that there is none.
-        #[cfg(feature = "tokenizer")]
-        let tokenizer = match &blueprint.task {
-            Task::Classify(_) => None,
-            _ => super::Tokenizer::read(source).await?,
-        };
-
         let precision = info.precision(options.precision)?;
         gpu.plan("the model", info.weight_bytes(precision))?;
         gpu.fits("the table of positions", blueprint.spec.position_bytes())?;

@@ -11,24 +11,13 @@ use super::{
 };
 use crate::{
     Error, Result,
-    models::{Blueprint, CONFIG_FILE, MAX_CONFIG_BYTES},
+    models::{Blueprint, CONFIG_FILE, MAX_CONFIG_BYTES, read_config},
     ops::{MatrixShape, Precision, QUANTIZED_GROUP},
     weights::{
         Checkpoint, Form, Layout, Loss, QUANTIZATION_FIELD, QUANTIZATION_VERSION, Request, Source,
         TensorInfo, TensorPlan, pack_matrix, packed_plan,
     },
 };
-
-/// Files beside config and weights that a quantised model has as well, where the original has them.
-const COPIED: [&str; 7] = [
-    TOKENIZER_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-];
 
 /// How to quantise.
 pub struct QuantizeOptions<'a> {
@@ -117,11 +106,10 @@ async fn write(input: &Path, out: &Path, options: QuantizeOptions<'_>) -> Result
             }
         }
     }
-    for name in COPIED {
-        if let Some(bytes) = source.read_small(name, MAX_TOKENIZER).await? {
-            writer.file(name, &bytes)?;
-        }
+    if let Some(json) = source.read_text(TOKENIZER_FILE, MAX_TOKENIZER).await? {
+        writer.tokenizer(&json)?;
     }
+    writer.side_files(&source).await?;
     writer.parameters(info.parameters);
     info.notes.iter().for_each(|note| writer.note(note));
     if scheme.is_quantized() && !info.kept_f16.is_empty() {
@@ -178,10 +166,7 @@ async fn config(
     scheme: Precision,
 ) -> Result<Map<String, Value>> {
     let file = source.path_of(CONFIG_FILE);
-    let json =
-        source.read_small(CONFIG_FILE, MAX_CONFIG_BYTES).await?.ok_or_else(|| source.absent(CONFIG_FILE))?;
-    let mut config: Map<String, Value> =
-        serde_json::from_slice(&json).map_err(|e| Error::bad_file(&file, "JSON", e, "a JSON object"))?;
+    let mut config = read_config(source).await?.into_object();
     if !scheme.is_quantized() {
         for name in ["torch_dtype", "dtype"] {
             if let Some(dtype) = config.get_mut(name) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::TOKENIZER_FILE;
+use super::{MAX_TOKENIZER, TOKENIZER_FILE};
 use crate::{
     Error, Result,
     models::CONFIG_FILE,
@@ -33,6 +33,16 @@ pub struct WrittenModel {
 
 /// Called with the bytes written so far and in all.
 pub(super) type Progress<'a> = Box<dyn FnMut(u64, u64) + 'a>;
+
+/// Files beside config, weights and tokenizer that say how a model is used.
+pub(super) const SIDE_FILES: [&str; 6] = [
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+];
 
 /// A model folder while it is written. It appears when it is complete; after an error nothing is left of it.
 pub(super) struct ModelWriter<'a> {
@@ -93,8 +103,18 @@ impl<'a> ModelWriter<'a> {
         self.file(TOKENIZER_FILE, json)
     }
 
+    /// Adds the [`SIDE_FILES`] that `source` has.
+    pub async fn side_files(&mut self, source: &Source) -> Result<()> {
+        for name in SIDE_FILES {
+            if let Some(text) = source.read_text(name, MAX_TOKENIZER).await? {
+                self.file(name, &text)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a small file.
-    pub fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.report.files.push(name.to_owned());
         self.folder.write(name, bytes)
     }

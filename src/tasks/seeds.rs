@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{MAX_TOKENIZER, TOKENIZER_FILE};
 use crate::{
     Error, Result,
-    models::{Blueprint, CONFIG_FILE, MAX_CONFIG_BYTES, limits::MOST_EXPERTS},
+    models::{Blueprint, CONFIG_FILE, limits::MOST_EXPERTS, read_config},
     weights::{Checkpoint, Fields, QUANTIZATION_FIELD, Source, TensorInfo, quote, shown},
 };
 
@@ -82,9 +82,7 @@ async fn read_seed(source: &Source) -> Result<(Sizes, Checkpoint)> {
         let why = "a mixture is made of the weights themselves, before they are quantised".to_owned();
         return Err(Error::Unsupported { file, field: QUANTIZATION_FIELD.into(), why });
     }
-    let json =
-        source.read_small(CONFIG_FILE, MAX_CONFIG_BYTES).await?.ok_or_else(|| source.absent(CONFIG_FILE))?;
-    Ok((Sizes::read(&Fields::parse(&json, &file)?, blueprint.names.head.shared)?, checkpoint))
+    Ok((Sizes::read(&read_config(source).await?, blueprint.names.head.shared)?, checkpoint))
 }
 
 impl Sizes {
@@ -118,7 +116,10 @@ impl Sizes {
             ("num_key_value_heads", kv_heads.into()),
             ("head_dim", head_dim.into()),
             ("rms_norm_eps", or(&["rms_norm_eps"], Value::Null)?),
-            ("rope_theta", or(&["rope_theta", "rope_parameters.rope_theta"], 1e4.into())?),
+            (
+                "rope_theta",
+                or(&["rope_theta", "rope_parameters.rope_theta", "rope_scaling.rope_theta"], 1e4.into())?,
+            ),
             ("max_position_embeddings", size("max_position_embeddings")?.into()),
             ("tie_word_embeddings", sizes.tied.into()),
             ("hidden_act", "silu".into()),
@@ -156,7 +157,7 @@ impl Serialize for Sizes {
 async fn shared_tokenizer(seeds: &[Seed]) -> Result<Option<Vec<u8>>> {
     let mut first: Option<(Option<Vec<u8>>, String)> = None;
     for Seed { source, .. } in seeds {
-        let json = source.read_small(TOKENIZER_FILE, MAX_TOKENIZER).await?;
+        let json = source.read_text(TOKENIZER_FILE, MAX_TOKENIZER).await?;
         let path = source.path_of(TOKENIZER_FILE);
         match &first {
             None => first = Some((json, path)),

@@ -53,7 +53,7 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads `tokenizer.json`, if the folder has one.
     pub(super) async fn read(source: &Source) -> Result<Option<Self>> {
-        match source.read_small(TOKENIZER_FILE, MAX_TOKENIZER).await? {
+        match source.read_text(TOKENIZER_FILE, MAX_TOKENIZER).await? {
             Some(json) => Self::parse(source.path_of(TOKENIZER_FILE), json).map(Some),
             None => Ok(None),
         }

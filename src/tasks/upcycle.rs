@@ -5,7 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{
-    rewrite::{ModelWriter, Progress, WrittenModel, dtype, torch_name},
+    MAX_TOKENIZER,
+    rewrite::{ModelWriter, Progress, SIDE_FILES, WrittenModel, dtype, torch_name},
     seeds::{Seed, Sizes, read_seeds},
 };
 use crate::{
@@ -117,9 +118,30 @@ async fn upcycle(models: &[&Path], out: &Path, options: UpcycleOptions<'_>) -> R
     if let Some(json) = tokenizer {
         writer.tokenizer(&json)?;
     }
+    if let Some((first, others)) = seeds.split_first() {
+        writer.side_files(&first.source).await?;
+        note_differences(&mut writer, first, others).await?;
+    }
     writer.note("embeddings, output head and norms are means of the seeds'; norms are not folded");
     writer.note("all attention experts weigh the same and the MLP routers are random: train before use");
     writer.finish(&config)
+}
+
+/// Says which of the files that the first model gave are not as those of the others.
+async fn note_differences(writer: &mut ModelWriter<'_>, first: &Seed, others: &[Seed]) -> Result<()> {
+    for name in SIDE_FILES {
+        let of_first = first.source.read_small(name, MAX_TOKENIZER).await?;
+        for other in others {
+            if other.source.read_small(name, MAX_TOKENIZER).await? != of_first {
+                writer.note(format!(
+                    "{name} is as the first model has it; {} differs",
+                    other.source.path_of(name)
+                ));
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The `config.json` of a mixture.

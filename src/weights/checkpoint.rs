@@ -47,7 +47,7 @@ impl Checkpoint {
         };
         if let Some(reader) = source.find(WEIGHTS_FILE).await? {
             checkpoint.tensors = checkpoint.add(WEIGHTS_FILE, reader).await?;
-        } else if let Some(json) = source.read_small(INDEX_FILE, MAX_INDEX).await? {
+        } else if let Some(json) = source.read_text(INDEX_FILE, MAX_INDEX).await? {
             checkpoint.add_listed(source, Index::parse(&json, &source.path_of(INDEX_FILE))?).await?;
         } else {
             let expected = format!("{WEIGHTS_FILE} or {INDEX_FILE}");

@@ -1,31 +1,59 @@
-//! A `config.json` read field by field, where one fact may go by several names.
+//! The small JSON files of a model, `config.json` first, read field by field; one fact may go by several names.
+//!
+//! What a file may say is decided here once: `null` is as good as absent, 4.0 is a whole number, the last of equal keys
+//! counts, and what nobody asks for may be anything.
 
-use super::quote;
+use super::{Source, json, quote};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
-use std::ops::RangeInclusive;
+use std::{borrow::Cow, ops::RangeInclusive};
 
 /// The most token ids that one field lists.
 const MAX_TOKENS: usize = 64;
 /// The most labels of a classifier.
 const MAX_LABELS: usize = 1 << 16;
 
-/// The fields of a config. A field that is `null` counts as absent.
+/// The fields of a file. A field that is `null` counts as absent.
 ///
 /// Methods take all names of one fact; a name with a dot looks inside an object. If several are present they
 /// must agree, and the error names both.
 pub(crate) struct Fields<'a> {
     json: Map<String, Value>,
-    file: &'a str,
+    file: Cow<'a, str>,
+}
+
+impl Fields<'static> {
+    /// Reads a file of at most `cap` bytes, if there is one.
+    pub(crate) async fn read(source: &Source, name: &str, cap: u64) -> Result<Option<Self>> {
+        let Some(text) = source.read_text(name, cap).await? else { return Ok(None) };
+        let file = source.path_of(name);
+        Ok(Some(Self { json: json::object(&text, &file)?, file: file.into() }))
+    }
 }
 
 impl<'a> Fields<'a> {
-    /// Parses a config. `file` is its path, for messages.
-    pub(crate) fn parse(json: &[u8], file: &'a str) -> Result<Self> {
-        match serde_json::from_slice(json) {
-            Ok(json) => Ok(Fields { json, file }),
-            Err(e) => Err(Error::bad_file(file, "JSON", e, "a JSON object")),
-        }
+    /// Parses what a file holds. `file` is its path, for messages.
+    #[cfg(test)]
+    pub(crate) fn parse(text: &[u8], file: &'a str) -> Result<Self> {
+        Ok(Self { json: json::object(text, file)?, file: file.into() })
+    }
+
+    /// All of it.
+    #[cfg(any(feature = "chat", not(target_arch = "wasm32")))]
+    pub(crate) fn into_object(self) -> Map<String, Value> {
+        self.json
+    }
+
+    /// The names of all fields.
+    #[cfg(feature = "chat")]
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.json.keys().map(String::as_str)
+    }
+
+    /// The value of a field whose name is known only now.
+    #[cfg(feature = "chat")]
+    pub(crate) fn value(&self, name: &str) -> Option<&Value> {
+        self.find(name)
     }
 
     /// The field's value and the name it goes by here.
@@ -44,7 +72,7 @@ impl<'a> Fields<'a> {
     /// A count of 1 to `most`, if present.
     pub(crate) fn optional_size(&self, names: &[&'static str], most: usize) -> Result<Option<usize>> {
         let Some((name, value)) = self.get(names)? else { return Ok(None) };
-        match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+        match whole(value).and_then(|n| usize::try_from(n).ok()) {
             Some(n) if (1..=most).contains(&n) => Ok(Some(n)),
             _ => Err(self.bad(name, shown(value), format!("a whole number from 1 to {most}"))),
         }
@@ -53,7 +81,7 @@ impl<'a> Fields<'a> {
     /// A count of 0 to `most`, if present.
     pub(crate) fn optional_count(&self, name: &'static str, most: usize) -> Result<Option<usize>> {
         let Some(value) = self.find(name) else { return Ok(None) };
-        match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+        match whole(value).and_then(|n| usize::try_from(n).ok()) {
             Some(n) if n <= most => Ok(Some(n)),
             _ => Err(self.bad(name, shown(value), format!("a whole number from 0 to {most}"))),
         }
@@ -102,9 +130,9 @@ impl<'a> Fields<'a> {
         found.map(|(_, value)| value).ok_or_else(|| self.bad(name, quote(text), expected))
     }
 
-    /// The config's path, for messages.
+    /// The file's path, for messages.
     pub(crate) fn file(&self) -> &str {
-        self.file
+        &self.file
     }
 
     /// A flag, if present.
@@ -116,13 +144,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Token ids: one number, a list, or nothing.
-    pub(crate) fn tokens(&self, name: &'static str) -> Result<Vec<u32>> {
-        let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+    /// Token ids: one number, a list, or nothing. They need not be in any vocabulary: some configs have -1 for none.
+    pub(crate) fn tokens(&self, name: &'static str) -> Result<Vec<i64>> {
         let ids = match self.find(name) {
             None => Some(Vec::new()),
-            Some(Value::Array(list)) if list.len() <= MAX_TOKENS => list.iter().map(id).collect(),
-            Some(value) => id(value).map(|id| vec![id]),
+            Some(Value::Array(list)) if list.len() <= MAX_TOKENS => list.iter().map(whole).collect(),
+            Some(value) => whole(value).map(|id| vec![id]),
         };
         ids.ok_or_else(|| {
             let value = self.find(name).map(shown).unwrap_or_default();
@@ -157,8 +184,17 @@ impl<'a> Fields<'a> {
 
     /// Refuses a field that is present with any other value than the one that headwise runs.
     pub(crate) fn only(&self, names: &[&'static str], run: &Value, why: &str) -> Result<()> {
+        self.refuse_unless(names, |value| same(value, run), why)
+    }
+
+    /// As [`only`](Self::only), for a text that has several spellings.
+    pub(crate) fn only_text(&self, names: &[&'static str], run: &[&str], why: &str) -> Result<()> {
+        self.refuse_unless(names, |value| value.as_str().is_some_and(|text| run.contains(&text)), why)
+    }
+
+    fn refuse_unless(&self, names: &[&'static str], runs: impl Fn(&Value) -> bool, why: &str) -> Result<()> {
         match self.get(names)? {
-            Some((name, value)) if !same(value, run) => {
+            Some((name, value)) if !runs(value) => {
                 Err(self.unsupported(format!("{name} = {}", shown(value)), why))
             }
             _ => Ok(()),
@@ -167,12 +203,12 @@ impl<'a> Fields<'a> {
 
     /// An [`Error::BadFile`] about a field.
     pub(crate) fn bad(&self, field: &str, found: impl ToString, expected: impl ToString) -> Error {
-        Error::bad_file(self.file, field, found, expected)
+        Error::bad_file(self.file(), field, found, expected)
     }
 
     /// An [`Error::Unsupported`] about a field.
     pub(crate) fn unsupported(&self, field: impl Into<String>, why: impl Into<String>) -> Error {
-        Error::Unsupported { file: self.file.to_owned(), field: field.into(), why: why.into() }
+        Error::Unsupported { file: self.file().to_owned(), field: field.into(), why: why.into() }
     }
 
     /// The error for a field that must be there and is not.
@@ -186,6 +222,14 @@ impl<'a> Fields<'a> {
         let value = inner.map_or(Some(value), |inner| value.get(inner))?;
         (!value.is_null()).then_some(value)
     }
+}
+
+/// A whole number, in whatever form: 4 is 4.0.
+fn whole(value: &Value) -> Option<i64> {
+    /// Below it an f64 has every whole number.
+    const EXACT: f64 = (1u64 << 53) as f64;
+    let float = || value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() <= EXACT);
+    value.as_i64().or_else(|| float().map(|n| n as i64))
 }
 
 /// Equal as values: 10000 is 10000.0.
@@ -244,7 +288,8 @@ mod tests {
         assert_eq!(f.tokens("ten").unwrap(), [10]);
         assert_eq!(f.tokens("list").unwrap(), [1, 2]);
         assert!(f.tokens("none").unwrap().is_empty());
-        for name in ["minus", "half", "text", "vast", "mixed", "flag"] {
+        assert_eq!(f.tokens("minus").unwrap(), [-1]);
+        for name in ["half", "text", "vast", "mixed", "flag"] {
             assert!(f.tokens(name).is_err(), "{name}");
         }
         let many = format!(r#"{{"ids": {:?}}}"#, [1; MAX_TOKENS + 1]);
@@ -254,14 +299,17 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_object_is_refused() {
-        let nested = "[".repeat(100_000);
-        for json in ["", "1", "[]", "{", "{} {}", &nested, "{\"a\": \"\u{7}\"}"] {
-            let error = Fields::parse(json.as_bytes(), "c.json").err().unwrap().to_string();
-            assert!(error.starts_with("c.json: JSON: found"), "{error}");
+    fn numbers_that_are_whole_are_whole_in_any_form() {
+        let f = fields(
+            r#"{"four": 4.0, "many": 4e3, "half": 4.5, "vast": 1e300, "none": NaN, "ids": [2.0, 269]}"#,
+        );
+        assert_eq!(f.size(&["four"], 9).unwrap(), 4);
+        assert_eq!(f.optional_count("many", 5000).unwrap(), Some(4000));
+        assert_eq!(f.tokens("ids").unwrap(), [2, 269]);
+        for name in ["half", "vast", "none"] {
+            assert!(f.size(&[name], usize::MAX).is_err() && f.tokens(name).is_err(), "{name}");
         }
-        assert!(Fields::parse(b"{\"a\": \"\xff\"}", "c.json").is_err());
-        let deep = format!("{{\"a\": {}{}}}", "[".repeat(1000), "]".repeat(1000));
-        assert!(Fields::parse(deep.as_bytes(), "c.json").is_err());
+        let error = f.number(&["none"], 0.0..=1.0).unwrap_err().to_string();
+        assert_eq!(error, "c.json: none: found \"NaN\", expected a number from 0e0 to 1e0");
     }
 }

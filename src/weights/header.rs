@@ -9,8 +9,8 @@
 //! Read as a stream, so that a browser needs the header alone before it decides on the rest. (The safetensors
 //! crate's own reader wants the whole file.) Its rules hold here, with caps of our own on top.
 
-use super::quote;
 use super::reader::Reader;
+use super::{quote, stand_in};
 use crate::{Error, Result};
 use safetensors::Dtype as Stored;
 use serde::Deserialize;
@@ -18,6 +18,8 @@ use serde::de::{self, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visito
 use std::collections::HashSet;
 use std::fmt;
 
+/// What a file of weights is, for messages.
+const WEIGHTS: &str = "a safetensors file";
 /// The longest header that is read. JetMoE-8B's is 30 kB.
 pub(crate) const MAX_HEADER: u64 = 16 << 20;
 /// The most tensors in a checkpoint.
@@ -64,11 +66,17 @@ impl TensorInfo {
 
 /// Reads a file's header. Tensors come in the order of their bytes and cover the rest of the file exactly.
 pub(crate) async fn read(reader: &mut Reader<'_>, file: usize) -> Result<Vec<TensorInfo>> {
-    let mut length = [0; 8];
-    reader.read_exact(&mut length, "header length").await?;
-    let length = u64::from_le_bytes(length);
+    let first = reader.read_at_most(8).await?;
+    stand_in::refuse(&first, reader.path(), WEIGHTS)?;
+    let Some(length) = first.first_chunk().map(|&length| u64::from_le_bytes(length)) else {
+        let found = format!("the end of the file after {} bytes", first.len());
+        return Err(Error::bad_file(reader.path(), "header length", found, "8 bytes"));
+    };
     let left = reader.len().map_or(u64::MAX, |len| len.saturating_sub(8));
     if length > MAX_HEADER.min(left) {
+        // Text has no lengths.
+        let rest = reader.read_at_most(stand_in::HEAD - 8).await?;
+        stand_in::refuse_text(&[first, rest].concat(), reader.path(), WEIGHTS)?;
         let expected = match length > left {
             true => format!("at most the {left} bytes that follow"),
             false => format!("at most {MAX_HEADER}"),

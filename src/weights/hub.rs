@@ -19,6 +19,7 @@ use super::{
     checkpoint::WEIGHTS_FILE,
     header::MAX_HEADER,
     index::{INDEX_FILE, Index, MAX_INDEX},
+    stand_in,
 };
 use crate::{Error, Result};
 use cache::RepoCache;
@@ -28,7 +29,13 @@ pub use repo::HubRepo;
 /// What no model lacks.
 const CONFIG_FILE: &str = "config.json";
 /// What a model may have beside its weights.
-const SMALL_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+const SMALL_FILES: [&str; 5] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
 /// The longest of these; the largest published tokenizers have some 30 MB.
 const MAX_SMALL: u64 = 128 << 20;
 /// Bytes asked for to see a header; those of most files are shorter.
@@ -125,7 +132,7 @@ pub struct HubModel<'a> {
 }
 
 impl HubModel<'_> {
-    /// The model's files with headers in the place of weights: enough for [`crate::ModelInfo::read`].
+    /// The model's files with headers in the place of weights: enough for [`crate::Model::check`].
     pub fn preview(&self) -> Source {
         let head = |(file, head): &(FileMeta, Vec<u8>)| (file.name.clone(), head.clone(), file.size);
         let heads = self.weights.iter().map(head).collect();
@@ -224,6 +231,7 @@ impl HubModel<'_> {
         let path = snapshot.join(INDEX_FILE);
         let shown = path.display().to_string();
         let json = fs::read(&path).map_err(|source| Error::Io { path: shown.clone(), source })?;
+        let json = stand_in::text(json, &shown)?;
         for name in Index::parse(&json, &shown)?.files() {
             if !held(name) {
                 let file = self.describe(name)?.ok_or_else(|| self.no_such(name))?;

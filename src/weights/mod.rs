@@ -14,6 +14,7 @@ mod http;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 mod hub;
 mod index;
+mod json;
 mod loss;
 mod place;
 mod quantize;
@@ -21,6 +22,7 @@ mod quantized;
 mod reader;
 mod request;
 mod source;
+mod stand_in;
 mod stream;
 mod surplus;
 #[cfg(all(test, not(target_arch = "wasm32")))]
@@ -33,9 +35,7 @@ pub(crate) use checkpoint::Checkpoint;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use checkpoint::WEIGHTS_FILE;
 pub(crate) use dtype::Dtype;
-pub(crate) use fields::Fields;
-#[cfg(not(target_arch = "wasm32"))]
-pub(crate) use fields::shown;
+pub(crate) use fields::{Fields, shown};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use folder::NewFolder;
 pub(crate) use header::TensorInfo;

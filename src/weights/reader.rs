@@ -70,6 +70,20 @@ impl<'a> Reader<'a> {
         Ok(out)
     }
 
+    /// Reads `count` bytes, or as many as there are.
+    pub(crate) async fn read_at_most(&mut self, count: usize) -> Result<Vec<u8>> {
+        let mut out = vec![0; count];
+        let mut filled = 0;
+        while filled < count {
+            match self.read(&mut out[filled..]).await? {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        out.truncate(filled);
+        Ok(out)
+    }
+
     /// Reads to the end of the file; `None` if more than `cap` bytes remain.
     pub(crate) async fn read_to_end(&mut self, cap: u64) -> Result<Option<Vec<u8>>> {
         let mut out = Vec::new();

@@ -94,6 +94,13 @@ impl Source {
         }
     }
 
+    /// As [`read_small`](Self::read_small), for text: what only stands in the file's place is an error, a byte order mark
+    /// is left out.
+    pub(crate) async fn read_text(&self, name: &str, cap: u64) -> Result<Option<Vec<u8>>> {
+        let bytes = self.read_small(name, cap).await?;
+        bytes.map(|bytes| super::stand_in::text(bytes, &self.path_of(name))).transpose()
+    }
+
     /// Opens a file for sequential reading; an absent file is an error.
     pub(crate) async fn open(&self, name: &str) -> Result<Reader<'_>> {
         self.find(name).await?.ok_or_else(|| self.absent(name))

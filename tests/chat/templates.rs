@@ -198,3 +198,62 @@ fn a_template_may_object_but_not_go_on_for_ever() {
         assert!(error.starts_with("folder/tokenizer_config.json: chat template"), "{hostile}: {error}");
     }
 }
+
+/// Where `apply_chat_template` of transformers 5.24 (`AutoTokenizer.from_pretrained` on a folder with these files and any
+/// `tokenizer.json`) has its special tokens from.
+#[test]
+fn special_tokens_are_those_that_transformers_finds() {
+    let text = "{{ bos_token }}|{{ eos_token }}|{{ unk_token }}{{ image_token }}";
+    let map = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}});
+    let class = "PreTrainedTokenizerFast";
+    for (config, map, rendered) in [
+        (json!({"tokenizer_class": class}), Some(map.clone()), "<s>|</s>|"),
+        (json!({"bos_token": "A", "eos_token": "B"}), Some(map.clone()), "<s>|</s>|"),
+        (json!({"bos_token": "A", "eos_token": {"content": "B"}}), None, "A|B|"),
+        (
+            json!({"bos_token": "A", "eos_token": "B", "added_tokens_decoder": {"2": {"content": "</s>"}}}),
+            Some(map.clone()),
+            "A|B|",
+        ),
+        (json!({"added_tokens_decoder": {}}), Some(map.clone()), "||"),
+        (json!({"bos_token": null}), Some(map.clone()), "<s>|</s>|"),
+        (json!({"bos_token": "A"}), Some(json!({"bos_token": null})), "||"),
+        (json!({"image_token": "<img>", "add_bos_token": true}), Some(map.clone()), "<s>|</s>|<img>"),
+        (json!({"tokenizer_class": "LlamaTokenizer"}), None, "<s>|</s>|<unk>"),
+        (
+            json!({"tokenizer_class": "LlamaTokenizerFast", "bos_token": null}),
+            Some(json!({"eos_token": "E"})),
+            "|E|<unk>",
+        ),
+        (json!({"tokenizer_class": "GPT2TokenizerFast"}), None, "<|endoftext|>|<|endoftext|>|<|endoftext|>"),
+        (json!({"tokenizer_class": "OtherTokenizer"}), None, "||"),
+        (json!({}), None, "||"),
+    ] {
+        let mut files =
+            vec![("chat_template.jinja", text.to_owned()), ("tokenizer_config.json", config.to_string())];
+        files.extend(map.as_ref().map(|map| ("special_tokens_map.json", map.to_string())));
+        let template = block_on(ChatTemplate::read(&source(&files))).unwrap();
+        assert_eq!(template.render(&talk(&[("user", "a")]), true).unwrap(), rendered, "{config} and {map:?}");
+    }
+    // The map alone, as in folders of older tools.
+    let files = [("chat_template.jinja", text.to_owned()), ("special_tokens_map.json", map.to_string())];
+    let template = block_on(ChatTemplate::read(&source(&files))).unwrap();
+    assert_eq!(template.render(&talk(&[("user", "a")]), true).unwrap(), "<s>|</s>|");
+
+    let turns = "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}\
+                 {% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let config = json!({"tokenizer_class": class, "chat_template": turns});
+    let files = [("tokenizer_config.json", config.to_string()), ("special_tokens_map.json", map.to_string())];
+    let template = block_on(ChatTemplate::read(&source(&files))).unwrap();
+    assert_eq!(template.render(&talk(&[("user", "a")]), true).unwrap(), "<s><|user|>a<|assistant|>");
+
+    let wrong = [
+        ("tokenizer_config.json", config.to_string()),
+        ("special_tokens_map.json", json!({"bos_token": 3}).to_string()),
+    ];
+    let error = block_on(ChatTemplate::read(&source(&wrong))).err().unwrap().to_string();
+    assert_eq!(
+        error,
+        "folder/special_tokens_map.json: bos_token: found 3, expected a text, or an object with its `content`"
+    );
+}

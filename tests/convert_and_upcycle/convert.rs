@@ -234,6 +234,26 @@ fn options_and_absent_norms_show_in_the_config() {
 }
 
 #[test]
+fn what_lies_beside_the_weights_comes_along() {
+    let (file, out) = StateDict::new(Dtype::F32, 1, 1, false).write("beside");
+    let folder = file.with_file_name("state");
+    fs::create_dir_all(&folder).unwrap();
+    fs::rename(&file, folder.join("model.safetensors")).unwrap();
+    let tokenizer = fs::read(format!("{PROSE}/tokenizer.json")).unwrap();
+    fs::write(folder.join("tokenizer.json"), &tokenizer).unwrap();
+    fs::write(folder.join("special_tokens_map.json"), "{}").unwrap();
+    let written = convert_moa(&folder, &out, ConvertOptions::new(1)).unwrap();
+    assert_eq!(
+        written.files,
+        ["config.json", "model.safetensors", "tokenizer.json", "special_tokens_map.json"]
+    );
+    assert_eq!(fs::read(out.join("tokenizer.json")).unwrap(), tokenizer);
+    let (file, out) = (folder, out.with_file_name("broken-out"));
+    fs::write(file.join("tokenizer.json"), "version https://git-lfs.github.com/spec/v1").unwrap();
+    refused(convert_moa(&file, &out, ConvertOptions::new(1)), &out, &["tokenizer.json", "a Git LFS pointer"]);
+}
+
+#[test]
 fn an_encoder_alone_is_no_translator() {
     let (file, out) = StateDict::new(Dtype::F32, 1, 0, false).write("encoder");
     let result = convert_moa(&file, &out, ConvertOptions::new(1));

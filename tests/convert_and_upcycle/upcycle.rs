@@ -249,6 +249,27 @@ fn the_tokenizer_of_all_is_copied() {
     assert_eq!(written.files, file_names(&out));
 }
 
+#[test]
+fn side_files_of_the_first_model_are_copied_and_differences_noted() {
+    let (paths, out) = models("side-files", Dtype::F16, true, 2);
+    for (path, eos) in paths.iter().zip([2, 3]) {
+        fs::write(path.join("generation_config.json"), format!("{{\"eos_token_id\": {eos}}}")).unwrap();
+        fs::write(path.join("special_tokens_map.json"), "{}").unwrap();
+    }
+    let written = upcycle_bam(&paths, &out, UpcycleOptions::new()).unwrap();
+    assert_eq!(fs::read_to_string(out.join("generation_config.json")).unwrap(), "{\"eos_token_id\": 2}");
+    assert_eq!(
+        written.files,
+        ["config.json", "model.safetensors", "special_tokens_map.json", "generation_config.json"]
+    );
+    let differences: Vec<&String> = written.notes.iter().filter(|note| note.contains(" differs")).collect();
+    assert!(
+        differences.len() == 1 && differences[0].contains("seed-1/generation_config.json"),
+        "{:?}",
+        written.notes
+    );
+}
+
 // -- what is refused ----------------------------------------------------------------------------------------
 
 fn try_upcycle(paths: &[PathBuf], out: &Path) -> Result<WrittenModel, Error> {

@@ -100,6 +100,36 @@ fn configs_that_want_something_else_are_refused() {
     }
 }
 
+/// The families without published configs take the same forms.
+#[test]
+fn what_scales_nothing_and_ends_nowhere_is_accepted() {
+    for (name, config) in [("bam", bam_config()), ("switchhead", switch_head_config()), ("uoe", uoe_config())]
+    {
+        let folder =
+            |case: &str, edit: &Value| folder(&format!("{name}-{case}"), &config, Some(&with(&config, edit)));
+        let logits = |case: &str, edit: Value| {
+            let model = try_load(KernelChoice::Plain, &folder(case, &edit), LoadOptions::new());
+            let model = model.unwrap_or_else(|error| panic!("{name}, {edit}: {error}"));
+            assert!(case == "plain" || model.info().eos.is_empty(), "{:?}", model.info().eos);
+            block_on(model.logits(&[&[1, 5, 3]])).unwrap().remove(0).values
+        };
+        let plain = logits("plain", json!({}));
+        let theta = &config["rope_theta"];
+        let same = [
+            logits("default", json!({"rope_scaling": {"rope_type": "default"}, "eos_token_id": 32000})),
+            logits("old", json!({"rope_scaling": {"type": "default"}, "eos_token_id": -1})),
+            logits(
+                "new",
+                json!({"rope_parameters": {"rope_type": "default", "rope_theta": theta}, "rope_theta": null, "eos_token_id": null}),
+            ),
+        ];
+        assert!(same.iter().all(|logits| *logits == plain), "{name}");
+        let scaled = folder("scaled", &json!({"rope_scaling": {"type": "dynamic", "factor": 2}}));
+        let refused = try_load(KernelChoice::Plain, &scaled, LoadOptions::new()).err().unwrap().to_string();
+        assert!(refused.contains("rope_scaling.type = \"dynamic\" is not supported"), "{refused}");
+    }
+}
+
 #[test]
 fn a_table_of_positions_that_cannot_be_bound_is_refused_with_numbers() {
     let config = moa_config();

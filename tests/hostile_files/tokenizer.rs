@@ -310,7 +310,10 @@ fn contradictions_are_refused_by_name() {
     taken(&vocab(json!({"[UNK]": 4_000_000_000u32, "[CLS]": 5, "[SEP]": 6})));
     refused(&vocab(json!({"[UNK]": 0, "a".repeat(100_000): 1})), &["model.vocab", "100000 bytes"]);
 
-    refused(&with(unigram(), "/model/unk_id", json!(8)), &["model.unk_id: found 8, expected one of the 8 tokens"]);
+    refused(
+        &with(unigram(), "/model/unk_id", json!(8)),
+        &["model.unk_id: found 8, expected one of the 8 tokens"],
+    );
     refused(&with(unigram(), "/model/unk_id", json!(u64::MAX)), &["unk_id"]);
     refused(&with(unigram(), "/model/unk_id", json!(null)), &["unk_id"]);
     refused(&with(unigram(), "/model/vocab", json!([])), &["vocab"]);
