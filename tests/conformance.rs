@@ -30,7 +30,7 @@ fn routes_of(experts: &[f64], gates: &[f64], top_k: usize) -> Routes {
 }
 
 #[test]
-fn tiny_jetmoe_matches_transformers_in_every_kernel_shape_and_step_size() {
+fn tiny_jetmoe_matches_transformers_in_every_variant_and_step_size() {
     let expected = jetmoe::read_json(Path::new("tests/fixtures/jetmoe_tiny/expected.json"));
     let prompt = ids(&numbers(&expected["ids"]));
     let wanted = numbers(&expected["logits"]);

@@ -44,14 +44,14 @@ pub enum NotePlace {
     Nowhere,
 }
 
-/// Which shape of the hot kernels to run.
+/// Which variant of the hot kernels to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelChoice {
-    /// Measured once on an adapter and driver, in under 300 ms, and remembered: the shape by capability, or another that
+    /// Measured once on an adapter and driver, in under 300 ms, and remembered: the variant by capability, or another that
     /// takes a seventh less time there.
     ///
-    /// Every shape computes the same formulas, but sums in its own order, so the last bits differ from one to another. On GPUs
+    /// Every variant computes the same formulas, but sums in its own order, so the last bits differ from one to another. On GPUs
     /// that take a seventh less time for them, this includes the coarser products of [`F16`](Self::F16) and
     /// [`Packed`](Self::Packed), for weights that are stored as coarsely; `Tuned` has none of them. As long as the choice is remembered, results are the same bits in every run; programs that compare bits over machines
     /// or without a memory want one of the other values.
@@ -102,7 +102,7 @@ impl GpuOptions {
         self
     }
 
-    /// Chooses the shape of the hot kernels.
+    /// Chooses the variant of the hot kernels.
     pub fn kernels(mut self, kernels: KernelChoice) -> Self {
         self.kernels = kernels;
         self

@@ -29,19 +29,11 @@ pub(crate) use transformer::{
 
 use crate::{
     Result,
-    weights::{Checkpoint, Fields, Source, check_shapes, quote},
+    weights::{Checkpoint, Fields, Source, check_shapes, limits, quote},
 };
 
 /// The name of a model folder's configuration.
 pub(crate) const CONFIG_FILE: &str = "config.json";
-
-/// The largest sizes that a config may state. No published model comes near them; what exceeds them is damage.
-pub(crate) mod limits {
-    pub(crate) const MOST_WIDE: usize = 1 << 24;
-    pub(crate) const MOST_LAYERS: usize = 1024;
-    pub(crate) const MOST_HEADS: usize = 1024;
-    pub(crate) const MOST_EXPERTS: usize = 256;
-}
 
 /// The names that transformers has for each activation.
 mod activations {

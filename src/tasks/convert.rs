@@ -11,8 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    models::limits::MOST_WIDE,
-    weights::{Checkpoint, Source, TensorInfo, TensorPlan},
+    weights::{Checkpoint, Source, TensorInfo, TensorPlan, limits::MOST_WIDE},
 };
 
 /// Endings of files that hold Python pickles.

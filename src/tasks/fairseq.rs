@@ -5,8 +5,11 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{
     Error, Result,
-    models::limits::{MOST_EXPERTS, MOST_LAYERS, MOST_WIDE},
-    weights::{Checkpoint, TensorInfo, quote},
+    weights::{
+        Checkpoint, TensorInfo,
+        limits::{MOST_EXPERTS, MOST_LAYERS, MOST_WIDE},
+        quote,
+    },
 };
 
 /// What stands before every name where the state dict is that of a task's wrapper.

@@ -8,8 +8,10 @@ use serde_json::Value;
 use super::{MAX_TOKENIZER, TOKENIZER_FILE};
 use crate::{
     Error, Result,
-    models::{Blueprint, CONFIG_FILE, limits::MOST_EXPERTS, read_config},
-    weights::{Checkpoint, Fields, QUANTIZATION_FIELD, Source, TensorInfo, quote, shown},
+    models::{Blueprint, CONFIG_FILE, read_config},
+    weights::{
+        Checkpoint, Fields, QUANTIZATION_FIELD, Source, TensorInfo, limits::MOST_EXPERTS, quote, shown,
+    },
 };
 
 /// A dense model.

@@ -15,6 +15,7 @@ mod http;
 mod hub;
 mod index;
 mod json;
+pub(crate) mod limits;
 mod loss;
 mod place;
 mod quantize;

@@ -12,12 +12,12 @@ use super::{
     checkpoint::packed_ending,
     fields::shown,
     header::{MAX_NAME, MAX_RANK, MAX_TENSORS},
+    limits::MOST_WIDE,
     quantize::scales,
     quote,
 };
 use crate::{
     Error, Result,
-    models::limits::MOST_WIDE,
     ops::{MatrixShape, Precision, QUANTIZED_GROUP, padded},
 };
 
