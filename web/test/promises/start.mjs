@@ -1,5 +1,6 @@
 // Where the page or its engine cannot start, it says why.
 import assert from 'node:assert/strict';
+import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
@@ -56,6 +57,15 @@ export function starts(open, browser) {
     const page = await says(pathToFileURL(join(dist, 'index.html')).href, /opened as a file.*python3 -m http\.server/);
     await page.page.screenshot({ path: artefact(`${browser}-file.png`) });
     assert.ok(!(await page.visible('tab-write')));
+    await page.page.close();
+  });
+
+  test('runs with wasm of another type', { timeout: LOAD_MS }, async () => {
+    const wasm = readdirSync(join(dist, 'assets')).find((name) => name.endsWith('.wasm'));
+    fault = [/\.wasm$/, { type: 'application/octet-stream', body: readFileSync(join(dist, 'assets', wasm)) }];
+    const page = await open(`${server.url}?kernels=tuned#see`);
+    await page.reach('ready', LOAD_MS);
+    fault = undefined;
     await page.page.close();
   });
 
