@@ -69,6 +69,14 @@ export function starts(open, browser) {
     await page.page.close();
   });
 
+  test('takes no program from the host that an address of two slashes names', { timeout: 60_000 }, async () => {
+    fault = [/^/, { type: 'text/html', body: readFileSync(join(dist, 'index.html')) }];
+    const { origin } = new URL(server.url);
+    const page = await says(`${origin}//elsewhere.invalid/page`, /host has no http:\/\/127\.0\.0\.1:\d+\/\/elsewhere\.invalid\/page\/assets/);
+    fault = undefined;
+    await page.page.close();
+  });
+
   test('runs at the address of its folder without the last slash', { timeout: LOAD_MS }, async () => {
     const page = await open(`${server.url.slice(0, -1)}?kernels=tuned#see`);
     await page.reach('ready', LOAD_MS);
