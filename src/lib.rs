@@ -79,10 +79,12 @@ pub use pollster::block_on;
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
-/// The rooms below the public ones, open to this crate's own tests and benches. Not a stable interface.
+/// The rooms below the public ones, open to this crate's own command, tests and benches. Not a stable interface.
 #[doc(hidden)]
 pub mod internal {
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::tasks::yardstick::Yardstick;
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::weights::{NewFile, remove_unfinished};
     pub use crate::{gpu::*, layers::*, ops::*, weights::pack_rows};
 }

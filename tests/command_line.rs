@@ -9,6 +9,9 @@ mod classify;
 mod ends;
 #[path = "command_line/fill.rs"]
 mod fill;
+#[cfg(unix)]
+#[path = "command_line/outputs.rs"]
+mod outputs;
 #[path = "command_line/routes.rs"]
 mod routes;
 #[path = "support/successors.rs"]
@@ -343,8 +346,12 @@ fn adapters_are_listed() {
 #[test]
 fn without_any_adapter_there_is_advice() {
     for args in [&["adapters"][..], &["generate", "The king"]] {
-        // A backend that is not compiled in.
-        check_failure(run(headwise(args).env("WGPU_BACKEND", "gl")), &["no GPU adapter", "install"]);
+        // A backend that is not compiled in, one that nobody knows, none.
+        for backend in ["gl", "vulcan", ""] {
+            let named = format!("WGPU_BACKEND={backend:?}");
+            let failed = run(headwise(args).env("WGPU_BACKEND", backend));
+            check_failure(failed, &["no GPU adapter", "install", &named, "vulkan"]);
+        }
     }
 }
 

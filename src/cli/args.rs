@@ -59,7 +59,7 @@ pub struct Shared {
 #[derive(Args)]
 #[command(next_help_heading = COMMON)]
 pub struct ModelArgs {
-    /// Model folder, or owner/name[@revision] on a hub [default: the command's built-in demo model]
+    /// Model folder, or owner/name[@revision] on a hub, or its address there [default: the command's built-in demo model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// How the weights are stored on the GPU [default: as in the files, bf16 as f16]
@@ -252,7 +252,7 @@ impl ModelArgs {
     /// The model's files, or those of the command's own model; headers stand for weights that are on a hub.
     pub fn source(&self, built_in: fn() -> Source) -> Result<Source, Error> {
         let Some(folder) = &self.model else { return Ok(built_in()) };
-        match hub::repository(folder) {
+        match hub::repository(folder)? {
             Some(repository) => hub::preview(&repository),
             None => Self::folder(folder),
         }
@@ -316,7 +316,7 @@ impl ModelArgs {
         shared: &Shared,
         built_in: fn() -> Source,
     ) -> Result<Model, Error> {
-        let (gpu, source) = match self.model.as_deref().and_then(hub::repository) {
+        let (gpu, source) = match self.model.as_deref().map(hub::repository).transpose()?.flatten() {
             Some(repository) => {
                 let gpu = self.open(shared)?;
                 let source = hub::fetch(&repository, &gpu, precision, shared.quiet)?;

@@ -11,7 +11,7 @@ use headwise::{Cancel, Chat, ChatMessage, ChatTemplate, Error, Generate, Reply, 
 use super::{
     args::{ModelArgs, Shared},
     failure::{self, Failure},
-    interrupt::Interrupt,
+    interrupt,
     output::{self, fit_to_print},
 };
 
@@ -61,7 +61,6 @@ pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
     let model = args.model.load(shared, Source::demo)?;
     let mut chat = Chat::new(&model, template, args.context)?;
     chat.set_messages(start(args));
-    let interrupt = Interrupt::new();
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     loop {
         if terminal {
@@ -77,9 +76,9 @@ pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
             }
             _ => {}
         }
-        let cancel = interrupt.answer();
+        let cancel = interrupt::answer();
         let answered = answer(&mut chat, &line, &options(args, &cancel));
-        interrupt.done();
+        interrupt::done();
         match answered {
             Ok(reply) if !shared.quiet => remark(&reply),
             Ok(_) => {}

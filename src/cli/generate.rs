@@ -12,8 +12,7 @@ use super::{
     args::{GenerateArgs, Shared},
     failure::Failure,
     heads::{self, Painter},
-    interrupt::cancel_on_ctrl_c,
-    output,
+    interrupt, output,
     prompt::Prompt,
     report::Report,
     transcript::{Transcript, Words},
@@ -29,7 +28,7 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
 
     let mut transcript = transcript(args, &model, &prompt, &ids);
     let mut failed = None;
-    let cancel = cancel_on_ctrl_c();
+    let cancel = interrupt::answer();
     let on_token = |token: &Token| match transcript.add(token) {
         Ok(()) => ControlFlow::Continue(()),
         Err(failure) => {

@@ -10,11 +10,14 @@ use headwise::{Error, Gpu, Hub, HubRepo, Model, Precision, Source};
 use super::{bytes, progress};
 
 /// The repository that `--model` names, unless there is a file or folder of that name.
-pub fn repository(model: &Path) -> Option<HubRepo> {
-    if model.exists() {
-        return None;
+pub fn repository(model: &Path) -> Result<Option<HubRepo>, Error> {
+    match model.to_str() {
+        Some(text) if !model.exists() => match text.parse() {
+            Err(error) if HubRepo::is_address(text) => Err(error),
+            found => Ok(found.ok()),
+        },
+        _ => Ok(None),
     }
-    model.to_str()?.parse().ok()
 }
 
 /// The model without its weights.

@@ -2,13 +2,12 @@
 
 use std::{fs::File, io::Read, path::Path};
 
-use headwise::{Error, Source};
+use headwise::{Error, Source, internal::NewFile};
 use serde_json::Value;
 
 use super::{
     args::{LogitsArgs, Shared},
     failure::Failure,
-    out_file,
 };
 
 /// The largest file of ids that is read.
@@ -21,7 +20,7 @@ pub fn run(args: &LogitsArgs, shared: &Shared) -> Result<(), Failure> {
         // clap asks for one of them.
         (None, None) => Vec::new(),
     };
-    out_file::check(&args.out)?;
+    NewFile::check(&args.out)?;
     let model = args.model.load(shared, Source::demo)?;
     let logits = pollster::block_on(model.logits(&[&ids]))?;
     for sequence in logits {

@@ -18,7 +18,6 @@ mod interrupt;
 mod lines;
 mod logits;
 mod notes;
-mod out_file;
 mod output;
 mod progress;
 mod prompt;
@@ -48,8 +47,10 @@ fn main() -> ExitCode {
         let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("no message");
         failure::print(&format!("internal error{place}, please report it: {message}"));
+        headwise::internal::remove_unfinished();
         std::process::exit(1);
     }));
+    interrupt::listen();
     let cli = Cli::parse();
     quiet_driver::hush();
     log_if_asked();

@@ -7,16 +7,16 @@ use std::{
 };
 
 use clap::Args;
-use headwise::{Cancel, Error, Model, Source, Translate, Translation};
+use headwise::{Cancel, Error, Model, Source, Translate, Translation, internal::NewFile};
 use serde::Serialize;
 
 use super::{
     args::{ModelArgs, Shared},
     failure::Failure,
     heads::{self, Painter},
-    interrupt::cancel_on_ctrl_c,
+    interrupt,
     lines::Lines,
-    out_file, output, progress,
+    output, progress,
     prompt::read_text,
     tokens::{self, RoutedToken},
 };
@@ -105,7 +105,7 @@ fn run_text(args: &TranslateArgs, shared: &Shared) -> Result<(), Failure> {
     }
     let model = args.model.load(shared, Source::demo_translate)?;
     heads::check_layer(args.layer, model.info())?;
-    let options = args.options(&cancel_on_ctrl_c()).with_routes();
+    let options = args.options(&interrupt::answer()).with_routes();
     let start = Instant::now();
     let translations = pollster::block_on(model.translate(&[&text], &options, |_, _| ()))?;
     let seconds = start.elapsed().as_secs_f64();
@@ -135,12 +135,12 @@ fn print(args: &TranslateArgs, model: &Model, translation: &Translation) -> Resu
 }
 
 fn run_lines(args: &TranslateArgs, shared: &Shared, input: &Path, output: &Path) -> Result<(), Failure> {
-    out_file::check(output)?;
+    NewFile::check(output)?;
     let file = Lines::read(input)?;
     let model = args.model.load(shared, Source::demo_translate)?;
     // An end token is added.
     file.check_lengths(&model, 1)?;
-    let cancel = cancel_on_ctrl_c();
+    let cancel = interrupt::answer();
     let options = args.options(&cancel);
     let start = Instant::now();
 
@@ -161,7 +161,7 @@ fn run_lines(args: &TranslateArgs, shared: &Shared, input: &Path, output: &Path)
     if cancel.is_cancelled() {
         return Err(Error::Cancelled.into());
     }
-    out_file::write(output, &file.text_of(&translated))?;
+    NewFile::write(output, file.text_of(&translated).as_bytes())?;
     let (lines, seconds) = (full.len(), start.elapsed().as_secs_f64());
     let speed = lines as f64 / seconds;
     remark(shared, &model, &format!("{lines} lines in {seconds:.2} s, {speed:.1} lines/s"));

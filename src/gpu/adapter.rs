@@ -167,15 +167,28 @@ pub(super) async fn select(instance: &wgpu::Instance, selection: &AdapterSelecti
         Some(index) => Ok(adapters.swap_remove(index)),
         None => Err(Error::NoAdapter {
             wanted: selection.to_string(),
-            found: if found.is_empty() { NO_ADAPTER_ADVICE.to_owned() } else { found.join(", ") },
+            found: if found.is_empty() { nothing() } else { found.join(", ") },
         }),
     }
 }
 
-const NO_ADAPTER_ADVICE: &str = if cfg!(target_arch = "wasm32") {
-    "none; this browser has no WebGPU adapter"
+/// What is to be said where there is no adapter at all.
+fn nothing() -> String {
+    match std::env::var_os("WGPU_BACKEND") {
+        // Set to nothing, or to a word that nobody knows, it leaves no backend.
+        Some(named) => {
+            format!(
+                "none with WGPU_BACKEND={named:?}, expected vulkan, metal or dx12, or nothing set; {ADVICE}"
+            )
+        }
+        None => format!("none; {ADVICE}"),
+    }
+}
+
+const ADVICE: &str = if cfg!(target_arch = "wasm32") {
+    "this browser has no WebGPU adapter"
 } else {
-    "none; install a Vulkan driver (on Debian and Ubuntu, `apt-get install mesa-vulkan-drivers` \
+    "install a Vulkan driver (on Debian and Ubuntu, `apt-get install mesa-vulkan-drivers` \
      brings a software one)"
 };
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    weights::{Checkpoint, Source, TensorInfo, TensorPlan, limits::MOST_WIDE},
+    weights::{Checkpoint, NewFolder, Source, TensorInfo, TensorPlan, limits::MOST_WIDE, plain_text},
 };
 
 /// Endings of files that hold Python pickles.
@@ -149,6 +149,7 @@ pub fn convert_moa(
 }
 
 async fn convert(input: &Path, out: &Path, options: ConvertOptions<'_>) -> Result<WrittenModel> {
+    let folder = NewFolder::create(out, &[input])?;
     let source = open(input)?;
     let checkpoint = Checkpoint::open(&source).await?;
     let model = Fairseq::read(&checkpoint)?;
@@ -172,7 +173,7 @@ async fn convert(input: &Path, out: &Path, options: ConvertOptions<'_>) -> Resul
     });
     let plans: Vec<_> =
         kept.iter().map(|(name, tensor)| TensorPlan::new(name, tensor.stored, &tensor.shape)).collect();
-    let mut writer = ModelWriter::create(out, &plans, options.progress)?;
+    let mut writer = ModelWriter::create(folder, &plans, options.progress)?;
     for (name, tensor) in &kept {
         writer.copy(name, &source, &checkpoint, tensor).await?;
     }
@@ -183,7 +184,7 @@ async fn convert(input: &Path, out: &Path, options: ConvertOptions<'_>) -> Resul
     if model.noise > 0 {
         writer.note(format!("{} tensors w_noise left out: noisy gating is for training", model.noise));
     }
-    writer.finish(&config)
+    writer.finish(&config, &[&source])
 }
 
 /// The files of the state dict.
@@ -191,7 +192,7 @@ fn open(input: &Path) -> Result<Source> {
     let shown = || input.display().to_string();
     let data = std::fs::metadata(input).map_err(|source| Error::Io { path: shown(), source })?;
     if data.is_dir() {
-        return Ok(Source::folder(input));
+        return Ok(Source::steady_folder(input));
     }
     let ending = input.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     if PICKLES.contains(&ending.as_str()) {
@@ -199,7 +200,7 @@ fn open(input: &Path) -> Result<Source> {
                    as `headwise convert --help` shows";
         return Err(Error::Unsupported { file: shown(), field: "the pickle format".into(), why: why.into() });
     }
-    Ok(Source::file(input))
+    Ok(Source::steady_file(input))
 }
 
 /// Compares the options with the model's sizes.
@@ -285,21 +286,20 @@ async fn compare(
 
 /// The tokenizer that the user names, or else the one beside the weights. It must be one that loading the model will accept.
 async fn tokenizer(named: Option<&Path>, source: &Source) -> Result<Option<Vec<u8>>> {
-    let (json, file) = match named {
-        Some(path) => (Some(read_tokenizer(path)?), path.display().to_string()),
-        None => (source.read_text(TOKENIZER_FILE, MAX_TOKENIZER).await?, source.path_of(TOKENIZER_FILE)),
+    let file = named.map_or_else(|| source.path_of(TOKENIZER_FILE), |path| path.display().to_string());
+    let json = match named {
+        Some(path) => Some(read_tokenizer(path, &file)?),
+        None => source.read_text(TOKENIZER_FILE, MAX_TOKENIZER).await?,
     };
     #[cfg(feature = "tokenizer")]
     if let Some(json) = &json {
-        tokenizers::Tokenizer::from_bytes(json)
-            .map_err(|error| Error::Tokenizer { file, message: error.to_string() })?;
+        super::Tokenizer::parse(file, json.clone())?;
     }
     Ok(json)
 }
 
-fn read_tokenizer(path: &Path) -> Result<Vec<u8>> {
-    let file = path.display().to_string();
-    let io = |source| Error::Io { path: file.clone(), source };
+fn read_tokenizer(path: &Path, file: &str) -> Result<Vec<u8>> {
+    let io = |source| Error::Io { path: file.to_owned(), source };
     let data = std::fs::metadata(path).map_err(io)?;
     if !data.is_file() || data.len() > MAX_TOKENIZER {
         let found =
@@ -311,5 +311,5 @@ fn read_tokenizer(path: &Path) -> Result<Vec<u8>> {
             format!("a file of at most {MAX_TOKENIZER} bytes"),
         ));
     }
-    std::fs::read(path).map_err(io)
+    plain_text(std::fs::read(path).map_err(io)?, file)
 }

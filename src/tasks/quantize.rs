@@ -14,7 +14,7 @@ use crate::{
     models::{Blueprint, CONFIG_FILE, MAX_CONFIG_BYTES, read_config},
     ops::{MatrixShape, Precision, QUANTIZED_GROUP},
     weights::{
-        Checkpoint, Form, Layout, Loss, QUANTIZATION_FIELD, QUANTIZATION_VERSION, Request, Source,
+        Checkpoint, Form, Layout, Loss, NewFolder, QUANTIZATION_FIELD, QUANTIZATION_VERSION, Request, Source,
         TensorInfo, TensorPlan, pack_matrix, packed_plan,
     },
 };
@@ -56,8 +56,8 @@ enum Job<'a> {
 /// new form, and a few rows of the old one (one expert's matrix, where the file has it input-major).
 ///
 /// # Errors
-/// What loading `input` would report; a model that is quantised already; values that the scheme cannot store; what the
-/// system reports.
+/// What loading `input` would report; a model that is quantised already; values that the scheme cannot store; a file that
+/// changes under way; an `out` that cannot be written or is within `input`; what the system reports.
 pub fn quantize(
     input: impl AsRef<Path>,
     out: impl AsRef<Path>,
@@ -71,7 +71,8 @@ async fn write(input: &Path, out: &Path, options: QuantizeOptions<'_>) -> Result
     if scheme == Precision::F32 {
         return Err(Error::argument("scheme", scheme.name(), "q8, q4 or f16"));
     }
-    let source = Source::folder(input);
+    let folder = NewFolder::create(out, &[input])?;
+    let source = Source::steady_folder(input);
     let (blueprint, checkpoint) = Blueprint::read(&source).await?;
     if let Some(already) = checkpoint.quantization() {
         let why = format!("this model is in {} already; quantise the one it came from", already.name());
@@ -86,7 +87,7 @@ async fn write(input: &Path, out: &Path, options: QuantizeOptions<'_>) -> Result
     jobs.sort_by_key(|(plan, _)| std::cmp::Reverse(plan.stored.bitsize()));
 
     let (plans, jobs): (Vec<TensorPlan>, Vec<Job<'_>>) = jobs.into_iter().unzip();
-    let mut writer = ModelWriter::create(out, &plans, progress)?;
+    let mut writer = ModelWriter::create(folder, &plans, progress)?;
     for (plan, job) in plans.iter().zip(&jobs) {
         match job {
             Job::Pack(request, shape, layout) => {
@@ -116,7 +117,7 @@ async fn write(input: &Path, out: &Path, options: QuantizeOptions<'_>) -> Result
         let head = if info.tied_head { "; the embedding table is the output head too" } else { "" };
         writer.note(format!("f16: {}{head}", info.kept_f16.join(", ")));
     }
-    writer.finish(&config)
+    writer.finish(&config, &[&source])
 }
 
 /// What the new file holds, matrices in the order of the model, then the rest.

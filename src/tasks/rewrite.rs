@@ -1,7 +1,5 @@
 //! What the tasks that only rewrite files share: writing a model folder through small buffers, and the report.
 
-use std::path::Path;
-
 use serde::Serialize;
 use serde_json::Value;
 
@@ -56,13 +54,12 @@ pub(super) struct ModelWriter<'a> {
 }
 
 impl<'a> ModelWriter<'a> {
-    /// Starts the folder and the weights, of which names, types and shapes are known.
-    pub fn create(out: &Path, tensors: &[TensorPlan], progress: Option<Progress<'a>>) -> Result<Self> {
-        let folder = NewFolder::create(out)?;
+    /// Starts the weights in a folder; names, types and shapes are known.
+    pub fn create(folder: NewFolder, tensors: &[TensorPlan], progress: Option<Progress<'a>>) -> Result<Self> {
         let weights = SafetensorsWriter::create(&folder.path(WEIGHTS_FILE), tensors)?;
         let elements = |tensor: &TensorPlan| tensor.shape.iter().map(|&d| d as u64).product::<u64>();
         let report = WrittenModel {
-            folder: out.display().to_string(),
+            folder: folder.shown().to_owned(),
             files: vec![CONFIG_FILE.to_owned(), WEIGHTS_FILE.to_owned()],
             tensors: tensors.len(),
             parameters: tensors.iter().map(elements).sum(),
@@ -129,8 +126,8 @@ impl<'a> ModelWriter<'a> {
         self.report.notes.push(note.into());
     }
 
-    /// Adds `config.json` and gives the folder its name.
-    pub fn finish(mut self, config: &impl Serialize) -> Result<WrittenModel> {
+    /// Adds `config.json` and gives the folder its name, if the `sources` are still what was read of them.
+    pub fn finish(mut self, config: &impl Serialize, sources: &[&Source]) -> Result<WrittenModel> {
         let text = serde_json::to_value(config)
             .and_then(|value| Ok((value, serde_json::to_string_pretty(config)? + "\n")))
             .map_err(|e| Error::bad_file(CONFIG_FILE, "JSON", e, "a config that can be written"));
@@ -138,6 +135,7 @@ impl<'a> ModelWriter<'a> {
         self.report.config = value;
         self.weights.finish()?;
         self.folder.write(CONFIG_FILE, text.as_bytes())?;
+        sources.iter().try_for_each(|source| source.check_unchanged())?;
         self.folder.finish()?;
         Ok(self.report)
     }

@@ -56,7 +56,7 @@ pub(super) async fn read_seeds(models: &[&Path]) -> Result<(Vec<Seed>, Sizes, Op
     let mut seeds = Vec::with_capacity(models.len());
     let mut shared: Option<(Sizes, String)> = None;
     for model in models {
-        let source = Source::folder(model);
+        let source = Source::steady_folder(model);
         let (sizes, checkpoint) = read_seed(&source).await?;
         let config = source.path_of(CONFIG_FILE);
         match &shared {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    weights::{Dtype, TensorInfo, TensorPlan},
+    weights::{Dtype, NewFolder, TensorInfo, TensorPlan},
 };
 
 /// The spread of a new MLP router's weights.
@@ -86,6 +86,7 @@ pub fn upcycle_bam(
 }
 
 async fn upcycle(models: &[&Path], out: &Path, options: UpcycleOptions<'_>) -> Result<WrittenModel> {
+    let folder = NewFolder::create(out, models)?;
     let (seeds, sizes, tokenizer) = read_seeds(models).await?;
     let mixture = Mixture::plan(&seeds, &sizes, options.kv)?;
     let config = BamConfig {
@@ -105,7 +106,7 @@ async fn upcycle(models: &[&Path], out: &Path, options: UpcycleOptions<'_>) -> R
     };
 
     let plans: Vec<_> = mixture.tensors.iter().map(|(plan, _)| plan.clone()).collect();
-    let mut writer = ModelWriter::create(out, &plans, options.progress)?;
+    let mut writer = ModelWriter::create(folder, &plans, options.progress)?;
     let mut random = Random(options.router_seed);
     for (plan, content) in &mixture.tensors {
         match content {
@@ -124,7 +125,7 @@ async fn upcycle(models: &[&Path], out: &Path, options: UpcycleOptions<'_>) -> R
     }
     writer.note("embeddings, output head and norms are means of the seeds'; norms are not folded");
     writer.note("all attention experts weigh the same and the MLP routers are random: train before use");
-    writer.finish(&config)
+    writer.finish(&config, &seeds.iter().map(|seed| &seed.source).collect::<Vec<_>>())
 }
 
 /// Says which of the files that the first model gave are not as those of the others.

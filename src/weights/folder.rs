@@ -1,38 +1,59 @@
 //! Writing a model folder: whole or not at all.
 
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use super::target::{NewFile, Place, Unfinished, follow};
 use crate::{Error, Result};
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
 
 /// A folder that appears under its name once all its files are in it.
 ///
-/// Until then it is `.NAME.partial` beside its final place. After an error nothing is left of it; a run that is
-/// killed leaves the partial folder.
+/// Until then it is `.NAME.partial` beside its final place. After an error, a panic or Ctrl-C nothing is left of it; a run
+/// that is killed leaves the partial folder.
 pub(crate) struct NewFolder {
+    shown: String,
     target: PathBuf,
-    partial: PathBuf,
+    partial: Unfinished,
 }
 
 impl NewFolder {
-    /// Starts the folder `target`, which must be absent or empty.
-    pub(crate) fn create(target: &Path) -> Result<Self> {
+    /// Starts the folder `target`, which must be absent or empty, and not within what is read.
+    pub(crate) fn create(target: &Path, inputs: &[&Path]) -> Result<Self> {
+        let shown = target.display().to_string();
         let bad = |path: &Path, found: &str, expected: &str| {
             Err(Error::bad_file(path.display().to_string(), "folder to write", found, expected))
         };
         let Some(name) = target.file_name() else {
             return bad(target, "a path without a name", "the name of a new folder");
         };
-        match fs::read_dir(target).map(|mut entries| entries.next().is_some()) {
+        let name = name.to_string_lossy();
+        let real = match follow(target).map_err(|e| io(target, e))? {
+            Place::Path(real) => real,
+            Place::Open(_) => return bad(target, "what the process has open", "a new folder"),
+        };
+        match fs::read_dir(&real).map(|mut entries| entries.next().is_some()) {
             Ok(true) => return bad(target, "a folder that is not empty", "a new or an empty one"),
+            Ok(false) if is_mounted(&real) => {
+                let expected = "a new one, which may be in it: this one cannot be replaced";
+                return bad(target, "the root of a file system", expected);
+            }
             Ok(false) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(io(target, e)),
         }
-        let partial = target.with_file_name(format!(".{}.partial", name.to_string_lossy()));
-        match fs::create_dir(&partial) {
-            Ok(()) => Ok(NewFolder { target: target.to_owned(), partial }),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+        for input in inputs.iter().filter_map(|input| fs::canonicalize(input).ok()) {
+            if input.is_dir() && real.starts_with(&input) {
+                let expected = format!("a folder outside of {}, which is read", input.display());
+                return bad(target, "one within", &expected);
+            }
+        }
+        let partial = real.with_file_name(format!(".{name}.partial"));
+        match Unfinished::folder(partial.clone()) {
+            Ok(partial) => Ok(NewFolder { shown, target: real, partial }),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                 let found = "what another run has left or is writing";
                 bad(&partial, found, "nothing: remove it unless that run goes on")
             }
@@ -41,38 +62,49 @@ impl NewFolder {
         }
     }
 
+    /// Its path as it was given.
+    pub(crate) fn shown(&self) -> &str {
+        &self.shown
+    }
+
     /// Where a file is until the folder is complete.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.partial.join(name)
+        self.partial.path().join(name)
     }
 
     /// Writes a small file.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.path(name);
-        let write = || {
-            let mut file = File::create_new(&path)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write().map_err(|e| io(&path, e))
+        NewFile::write(&self.path(name), bytes)
     }
 
     /// Gives the complete folder its name.
     pub(crate) fn finish(self) -> Result<()> {
-        // Not every system renames onto an empty folder. Removes nothing else: a folder with files stays.
-        match fs::remove_dir(&self.target) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&self.target, e)),
-            _ => {}
-        }
-        fs::rename(&self.partial, &self.target).map_err(|e| io(&self.target, e))
+        let finish = || {
+            if let Ok(old) = fs::metadata(&self.target) {
+                fs::set_permissions(self.partial.path(), old.permissions())?;
+            }
+            // Not every system renames onto an empty folder. Removes nothing else: a folder with files stays.
+            match fs::remove_dir(&self.target) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            self.partial.rename(&self.target)
+        };
+        finish().map_err(|source| Error::Io { path: self.shown, source })
     }
 }
 
-impl Drop for NewFolder {
-    fn drop(&mut self) {
-        // Fails after the rename, when there is nothing to remove; otherwise there is nobody left to tell.
-        let _ = fs::remove_dir_all(&self.partial);
-    }
+/// Whether another file system begins at a folder.
+#[cfg(unix)]
+fn is_mounted(folder: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| fs::metadata(path).map(|data| data.dev()).ok();
+    folder.parent().is_some_and(|around| device(around) != device(folder))
+}
+
+#[cfg(not(unix))]
+fn is_mounted(_: &Path) -> bool {
+    false
 }
 
 fn io(path: &Path, source: std::io::Error) -> Error {
@@ -95,28 +127,40 @@ mod tests {
             names
         };
         for name in ["new", "empty"] {
-            let folder = NewFolder::create(&room.join(name)).unwrap();
+            let folder = NewFolder::create(&room.join(name), &[]).unwrap();
             folder.write("a", b"1").unwrap();
             assert!(names().contains(&format!(".{name}.partial")));
             assert!(!room.join(name).join("a").exists());
-            let error = NewFolder::create(&room.join(name)).err().unwrap().to_string();
+            let error = NewFolder::create(&room.join(name), &[]).err().unwrap().to_string();
             assert!(error.contains(".partial: folder to write: found what another run has left"), "{error}");
             folder.finish().unwrap();
             assert_eq!(fs::read(room.join(name).join("a")).unwrap(), b"1");
         }
-        drop(NewFolder::create(&room.join("dropped")).unwrap());
-        let folder = NewFolder::create(&room.join("overtaken")).unwrap();
+        drop(NewFolder::create(&room.join("dropped"), &[]).unwrap());
+        let folder = NewFolder::create(&room.join("overtaken"), &[]).unwrap();
         fs::create_dir_all(room.join("overtaken/x")).unwrap();
         assert!(folder.finish().is_err());
         assert_eq!(names(), ["empty", "full", "new", "overtaken"]);
 
+        #[cfg(unix)]
+        {
+            // Through a link, which stays.
+            fs::create_dir(room.join("real")).unwrap();
+            std::os::unix::fs::symlink("real", room.join("link")).unwrap();
+            let folder = NewFolder::create(&room.join("link"), &[]).unwrap();
+            folder.write("a", b"1").unwrap();
+            folder.finish().unwrap();
+            assert!(room.join("link").is_symlink() && room.join("real/a").is_file());
+        }
         for (path, part) in [
             (room.join("full"), "full: folder to write: found a folder that is not empty"),
+            (room.join("full/x"), "full/x: folder to write: found one within, expected a folder outside of "),
+            (room.join("full/new"), "full/new: folder to write: found one within"),
             (room.join("new/a"), "new/a: "),
             (room.join("no/such"), "no/such: "),
             (PathBuf::from("/"), "/: folder to write: found a path without a name"),
         ] {
-            let error = NewFolder::create(&path).err().unwrap().to_string();
+            let error = NewFolder::create(&path, &[&room.join("full")]).err().unwrap().to_string();
             assert!(error.contains(part), "{error}");
         }
         fs::remove_dir_all(&room).unwrap();

@@ -6,12 +6,15 @@
 
 mod cache;
 mod client;
+mod environment;
+mod hash;
 mod repo;
+mod transfer;
 
 use std::{
     fs,
-    io::{Read, Write},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use super::{
@@ -22,8 +25,9 @@ use super::{
     stand_in,
 };
 use crate::{Error, Result};
-use cache::RepoCache;
+use cache::{Held, Look, RepoCache};
 use client::{Client, FileMeta, Trouble};
+use environment::Environment;
 pub use repo::HubRepo;
 
 /// What no model lacks.
@@ -46,73 +50,74 @@ pub struct Hub {
     client: Client,
     cache: PathBuf,
     offline: bool,
+    /// How closely weights are looked at that are in the cache.
+    weights: Look,
 }
 
 impl Hub {
     /// The hub at an address, with a folder to keep files in and a token for repositories that need one.
     ///
     /// # Errors
-    /// An address that is neither `http://…` nor `https://…`.
+    /// An address that is neither `http://…` nor `https://…`, and a token that is none.
     pub fn new(endpoint: &str, cache: impl AsRef<Path>, token: Option<String>) -> Result<Self> {
-        Ok(Self { client: Client::new(endpoint, token)?, cache: cache.as_ref().to_owned(), offline: false })
+        let client = Client::new(endpoint, token, None)?;
+        Ok(Self { client, cache: cache.as_ref().to_owned(), offline: false, weights: Look::Length })
     }
 
     /// The hub and the cache that the environment names, as every tool of the hub does: `HF_ENDPOINT` (otherwise
-    /// <https://huggingface.co>), `HF_HUB_CACHE` or `HF_HOME` (otherwise `~/.cache/huggingface`), `HF_TOKEN` (otherwise
-    /// the token that was left there by a login), and `HF_HUB_OFFLINE`.
+    /// <https://huggingface.co>), `HF_HUB_CACHE` or `HF_HOME` (otherwise `~/.cache/huggingface`), `HF_TOKEN` or
+    /// `HF_TOKEN_PATH` (otherwise the token that a login left in `HF_HOME`), `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE`,
+    /// `SSL_CERT_FILE`. With `HEADWISE_VERIFY=1` the weights in the cache are compared with their hashes.
     ///
     /// # Errors
-    /// As [`Hub::new`], and when there is no home folder.
+    /// As [`Hub::new`]; when there is no home folder; a token or certificates that cannot be read.
     pub fn from_env() -> Result<Self> {
-        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
-        let default = || match set("XDG_CACHE_HOME") {
-            Some(caches) => Some(PathBuf::from(caches).join("huggingface")),
-            None => Some(std::env::home_dir()?.join(".cache/huggingface")),
+        let home = std::env::home_dir();
+        let environment = Environment::read(&|name| std::env::var_os(name), home.as_deref())?;
+        let Environment { endpoint, cache, token, offline, roots, verify } = environment;
+        // Who is offline needs neither token nor certificates, nor that they can be read.
+        let client = match offline {
+            true => Client::new(&endpoint, None, None)?,
+            false => Client::new(&endpoint, token.read()?, roots.as_deref())?,
         };
-        let home = set("HF_HOME").map(PathBuf::from).or_else(default);
-        let cache = match (set("HF_HUB_CACHE"), home) {
-            (Some(cache), _) => PathBuf::from(cache),
-            (None, Some(home)) => home.join("hub"),
-            (None, None) => {
-                return Err(Error::argument("HF_HOME", "nothing, and no home folder", "a folder for models"));
-            }
-        };
-        let token = set("HF_TOKEN").or_else(|| hf_hub::Cache::new(cache.clone()).token());
-        let offline = set("HF_HUB_OFFLINE").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
-        Ok(Self { offline, ..Self::new(&endpoint, cache, token)? })
+        let weights = if verify { Look::Content } else { Look::Length };
+        Ok(Self { client, cache, offline, weights })
     }
 
     /// Looks at a repository: fetches its configuration, tokenizer and chat template, and of its weights the headers.
     ///
-    /// What the cache holds is not fetched again. Where the hub cannot be reached, what the cache knows of the revision
-    /// is taken for the truth.
+    /// What the cache holds is not fetched again, unless it is damaged: small files are compared with their hashes, the
+    /// lengths of weights with what their headers say. Where the hub cannot be reached, what the cache knows of the
+    /// revision is taken for the truth.
     ///
     /// # Errors
-    /// [`Error::Hub`] with repository, file and status, and what cannot be written.
+    /// The address of another hub, [`Error::Hub`] with repository, file and status, and what cannot be written.
     pub fn look(&self, repo: &HubRepo) -> Result<HubModel<'_>> {
+        repo.check_hub(self.client.endpoint())?;
         let cache = RepoCache::new(&self.cache, &repo.id, &repo.revision);
         let mut model = HubModel {
             hub: self,
             repo: repo.clone(),
             commit: String::new(),
             cache,
-            unreachable: self
-                .offline
-                .then(|| Trouble::transient("HF_HUB_OFFLINE is set and the cache has no such file")),
+            unreachable: OnceLock::new(),
             weights: Vec::new(),
         };
+        if self.offline {
+            let why = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set and the cache has no such file";
+            model.unreachable.get_or_init(|| Trouble::transient(why));
+        }
         model.commit = model.find_commit()?;
         if !model.fetch_small(CONFIG_FILE, MAX_SMALL)? {
             return Err(model.no_such(CONFIG_FILE));
         }
         for name in SMALL_FILES {
             // Without a hub to ask, a file that is not here is taken for one that is not there.
-            if model.unreachable.is_none() {
+            if !model.holds(name, Look::Content)? && model.unreachable.get().is_none() {
                 model.fetch_small(name, MAX_SMALL)?;
             }
         }
-        model.cache.set_ref(&model.commit)?;
+        model.cache.set_ref(&model.commit);
         model.find_weights()?;
         Ok(model)
     }
@@ -125,8 +130,8 @@ pub struct HubModel<'a> {
     /// What the revision stands for.
     commit: String,
     cache: RepoCache,
-    /// Why the hub is not asked.
-    unreachable: Option<Trouble>,
+    /// Why the hub is not asked (any more).
+    unreachable: OnceLock<Trouble>,
     /// Files of weights that are not in the cache, with their headers.
     weights: Vec<(FileMeta, Vec<u8>)>,
 }
@@ -156,8 +161,8 @@ impl HubModel<'_> {
     }
 
     /// Fetches the weights that are missing and returns the model's folder. A broken connection is taken up again where
-    /// it broke, and so is a download that ended early, however it ended. `progress` sees the bytes that are here and
-    /// those of all files that were missing.
+    /// it broke, and so is a download that ended early, however it ended; a file is whole when it has the hash that the hub
+    /// names. `progress` sees the bytes that are here and those of all files that were missing.
     ///
     /// # Errors
     /// [`Error::TooLarge`] before anything is fetched when the disk is too small, [`Error::Hub`], and what cannot be
@@ -185,7 +190,7 @@ impl HubModel<'_> {
     // -- what the repository holds -----------------------------------------------------------------
 
     /// The commit that the revision stands for now; the last one known where the hub cannot be asked.
-    fn find_commit(&mut self) -> Result<String> {
+    fn find_commit(&self) -> Result<String> {
         let file = CONFIG_FILE;
         let known = match cache::is_commit(&self.repo.revision) {
             // A commit does not change.
@@ -194,7 +199,7 @@ impl HubModel<'_> {
         };
         let url = self.url(&self.repo.revision, file);
         let tries = if known.is_some() { 1 } else { client::TRIES };
-        let found = match &self.unreachable {
+        let found = match self.unreachable.get() {
             Some(trouble) => Err(trouble.clone()),
             None => client::patiently(tries, || self.hub.client.describe(&url, file)),
         };
@@ -206,7 +211,7 @@ impl HubModel<'_> {
             (Ok(None), _) => Err(self.no_such(file)),
             (Err(trouble), Some(commit)) if trouble.transient => {
                 tracing::warn!(%trouble.message, commit, "the hub cannot be asked: using the cache");
-                self.unreachable = Some(trouble);
+                self.unreachable.get_or_init(|| trouble);
                 Ok(commit)
             }
             (Err(trouble), _) => Err(self.trouble(file, trouble)),
@@ -215,12 +220,11 @@ impl HubModel<'_> {
 
     /// Lists the weights that are missing, with their headers.
     fn find_weights(&mut self) -> Result<()> {
-        let snapshot = self.cache.snapshot(&self.commit);
-        let held = |name: &str| snapshot.join(name).is_file();
-        if held(WEIGHTS_FILE) {
+        let look = self.hub.weights;
+        if self.holds(WEIGHTS_FILE, look)? {
             return Ok(());
         }
-        if !held(INDEX_FILE) {
+        if !self.holds(INDEX_FILE, Look::Content)? {
             if let Some(file) = self.describe(WEIGHTS_FILE)? {
                 return self.add_weights(file);
             }
@@ -228,12 +232,12 @@ impl HubModel<'_> {
                 return Err(self.no_such(&format!("{WEIGHTS_FILE} or {INDEX_FILE}")));
             }
         }
-        let path = snapshot.join(INDEX_FILE);
+        let path = self.cache.snapshot(&self.commit).join(INDEX_FILE);
         let shown = path.display().to_string();
         let json = fs::read(&path).map_err(|source| Error::Io { path: shown.clone(), source })?;
         let json = stand_in::text(json, &shown)?;
         for name in Index::parse(&json, &shown)?.files() {
-            if !held(name) {
+            if !self.holds(name, look)? {
                 let file = self.describe(name)?.ok_or_else(|| self.no_such(name))?;
                 self.add_weights(file)?;
             }
@@ -265,29 +269,28 @@ impl HubModel<'_> {
         Ok(head)
     }
 
-    /// Bytes `from..to` of a file.
-    fn read_range(&self, file: &FileMeta, from: u64, to: u64) -> Result<Vec<u8>> {
-        if from >= to {
-            return Ok(Vec::new());
-        }
-        let url = self.url(&self.commit, &file.name);
-        let read = || {
-            let body = self.hub.client.get(&url, file, from, Some(to))?;
-            let mut bytes = Vec::new();
-            body.take(to - from).read_to_end(&mut bytes).map_err(|e| Trouble::transient(&e.to_string()))?;
-            match bytes.len() as u64 == to - from {
-                true => Ok(bytes),
-                false => Err(Trouble::transient("the answer is too short")),
-            }
-        };
-        client::patiently(client::TRIES, read).map_err(|trouble| self.trouble(&file.name, trouble))
-    }
-
     // -- files -------------------------------------------------------------------------------------
+
+    /// Whether the snapshot has a file. One that is damaged counts as missing where it can be fetched, and is an error
+    /// where it cannot.
+    fn holds(&self, name: &str, look: Look) -> Result<bool> {
+        match (self.cache.find(&self.commit, name, look), self.unreachable.get()) {
+            (Held::Yes, _) => Ok(true),
+            (Held::No, _) => Ok(false),
+            (Held::Damaged(why), None) => {
+                tracing::warn!(file = name, why, "damaged in the cache: fetching it again");
+                Ok(false)
+            }
+            (Held::Damaged(why), Some(_)) => {
+                let message = format!("damaged in the cache ({why}), and the hub is not asked");
+                Err(self.trouble(name, Trouble::wrong(&message)))
+            }
+        }
+    }
 
     /// Sees to it that a small file is in the snapshot; false if the repository has none of this name.
     fn fetch_small(&self, name: &str, most: u64) -> Result<bool> {
-        if self.cache.snapshot(&self.commit).join(name).is_file() {
+        if self.holds(name, Look::Content)? {
             return Ok(true);
         }
         let Some(file) = self.describe(name)? else { return Ok(false) };
@@ -300,70 +303,30 @@ impl HubModel<'_> {
     }
 
     /// What the hub says of a file; `None` if the repository has none of this name.
+    ///
+    /// That it has none is asked again each time, as whoever said so may have been wrong; it is believed of a commit that
+    /// the user names, which needs no hub otherwise, and where the hub does not answer.
     fn describe(&self, name: &str) -> Result<Option<FileMeta>> {
-        if self.cache.is_known_absent(&self.commit, name) {
+        let absent = self.cache.is_known_absent(&self.commit, name);
+        if absent && (self.unreachable.get().is_some() || cache::is_commit(&self.repo.revision)) {
             return Ok(None);
         }
-        if let Some(trouble) = &self.unreachable {
+        if let Some(trouble) = self.unreachable.get() {
             return Err(self.trouble(name, trouble.clone()));
         }
         let url = self.url(&self.commit, name);
-        let found = client::patiently(client::TRIES, || self.hub.client.describe(&url, name));
-        let found = found.map_err(|trouble| self.trouble(name, trouble))?;
-        if found.is_none() {
-            self.cache.remember_absent(&self.commit, name)?;
-        }
-        Ok(found)
-    }
-
-    /// Fetches a file into the snapshot; `told` sees the bytes of it that are here.
-    fn fetch(&self, file: &FileMeta, told: &mut dyn FnMut(u64)) -> Result<()> {
-        let _lock = self.cache.lock(&file.etag)?;
-        // Another process may have fetched it while this one waited; another revision may hold the same bytes.
-        if !self.cache.has_blob(file) {
-            let mut partial = self.cache.open_partial(file)?;
-            told(partial.bytes);
-            let mut failures = 0;
-            while partial.bytes < file.size {
-                let before = partial.bytes;
-                let Err(trouble) = self.transfer(file, &mut partial, told)? else { continue };
-                failures = if partial.bytes > before { 1 } else { failures + 1 };
-                if !trouble.transient || failures >= client::TRIES {
-                    return Err(self.trouble(&file.name, trouble));
-                }
-                tracing::warn!(file = file.name, at = partial.bytes, %trouble.message, "trying again");
-                client::wait_before_try(failures);
+        let tries = if absent { 1 } else { client::TRIES };
+        match client::patiently(tries, || self.hub.client.describe(&url, name)) {
+            Ok(None) => {
+                self.cache.remember_absent(&self.commit, name);
+                Ok(None)
             }
-            partial.finish()?;
-        }
-        told(file.size);
-        self.cache.link(&self.commit, file)
-    }
-
-    /// One request for the rest of a file. The outer error is the disk's, the inner one the network's.
-    fn transfer(
-        &self,
-        file: &FileMeta,
-        partial: &mut cache::Partial,
-        told: &mut dyn FnMut(u64),
-    ) -> Result<Result<(), Trouble>> {
-        let url = self.url(&self.commit, &file.name);
-        let mut body = match self.hub.client.get(&url, file, partial.bytes, None) {
-            Ok(body) => body,
-            Err(trouble) => return Ok(Err(trouble)),
-        };
-        let mut buffer = vec![0; 256 << 10];
-        while partial.bytes < file.size {
-            let room = (file.size - partial.bytes).min(buffer.len() as u64) as usize;
-            match body.read(&mut buffer[..room]) {
-                Ok(0) => return Ok(Err(Trouble::transient("the connection ended early"))),
-                Ok(read) => partial.write_all(&buffer[..read]).map_err(|e| partial.error(e))?,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Ok(Err(Trouble::transient(&e.to_string()))),
+            Err(trouble) if absent && trouble.transient => {
+                self.unreachable.get_or_init(|| trouble);
+                Ok(None)
             }
-            told(partial.bytes);
+            found => found.map_err(|trouble| self.trouble(name, trouble)),
         }
-        Ok(Ok(()))
     }
 
     fn url(&self, revision: &str, name: &str) -> String {

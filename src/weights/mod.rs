@@ -26,9 +26,13 @@ mod source;
 mod stand_in;
 mod stream;
 mod surplus;
+#[cfg(not(target_arch = "wasm32"))]
+mod target;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 pub(crate) mod testing;
 mod upload;
+#[cfg(not(target_arch = "wasm32"))]
+mod versions;
 #[cfg(not(target_arch = "wasm32"))]
 mod write;
 
@@ -54,7 +58,11 @@ pub(crate) use request::{Form, Piece, Request, check_shapes};
 pub use source::Source;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 use source::check_name;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use stand_in::text as plain_text;
 pub(crate) use stream::Chunk;
+#[cfg(not(target_arch = "wasm32"))]
+pub use target::{NewFile, remove_unfinished};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use upload::pack_matrix;
 pub(crate) use upload::{Store, Upload};

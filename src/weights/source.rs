@@ -3,6 +3,8 @@
 #[cfg(not(target_arch = "wasm32"))]
 use super::checkpoint::WEIGHTS_FILE;
 use super::reader::{Bytes, Reader};
+#[cfg(not(target_arch = "wasm32"))]
+use super::versions::Versions;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::fmt;
@@ -17,9 +19,9 @@ pub struct Source(Kind);
 
 enum Kind {
     #[cfg(not(target_arch = "wasm32"))]
-    Folder(PathBuf),
+    Folder(PathBuf, Versions),
     #[cfg(not(target_arch = "wasm32"))]
-    File(PathBuf),
+    File(PathBuf, Versions),
     Memory {
         name: String,
         files: Vec<(Cow<'static, str>, Cow<'static, [u8]>)>,
@@ -39,13 +41,29 @@ impl Source {
     /// A folder on disk.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn folder(path: impl AsRef<Path>) -> Self {
-        Source(Kind::Folder(path.as_ref().to_owned()))
+        Source(Kind::Folder(path.as_ref().to_owned(), Versions::default()))
     }
 
-    /// A safetensors file of any name, read as a folder that holds it as `model.safetensors` and nothing else.
+    /// A folder on disk of which one version is read: a file that changes between two reads is an error.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn file(path: impl AsRef<Path>) -> Self {
-        Source(Kind::File(path.as_ref().to_owned()))
+    pub(crate) fn steady_folder(path: impl AsRef<Path>) -> Self {
+        Source(Kind::Folder(path.as_ref().to_owned(), Versions::noted()))
+    }
+
+    /// A safetensors file of any name, read as a folder that holds it as `model.safetensors` and nothing else; likewise
+    /// in one version.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn steady_file(path: impl AsRef<Path>) -> Self {
+        Source(Kind::File(path.as_ref().to_owned(), Versions::noted()))
+    }
+
+    /// Refuses files that changed since they were first read, if this source is a steady one.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        match &self.0 {
+            Kind::Folder(_, versions) | Kind::File(_, versions) => versions.compare(),
+            _ => Ok(()),
+        }
     }
 
     /// A folder some of whose files are elsewhere, as `(file name, first bytes, length)`; `name` stands for where.
@@ -121,14 +139,14 @@ impl Source {
         let path = self.path_of(name);
         let (bytes, len) = match &self.0 {
             #[cfg(not(target_arch = "wasm32"))]
-            Kind::Folder(folder) => match open_regular(&folder.join(name), &path)? {
+            Kind::Folder(folder, versions) => match open_regular(&folder.join(name), &path, versions)? {
                 Some((file, len)) => (Bytes::File(file), Some(len)),
                 None => return Ok(None),
             },
             #[cfg(not(target_arch = "wasm32"))]
-            Kind::File(_) if name != WEIGHTS_FILE => return Ok(None),
+            Kind::File(..) if name != WEIGHTS_FILE => return Ok(None),
             #[cfg(not(target_arch = "wasm32"))]
-            Kind::File(file) => match open_regular(file, &path)? {
+            Kind::File(file, versions) => match open_regular(file, &path, versions)? {
                 Some((file, len)) => (Bytes::File(file), Some(len)),
                 None => return Ok(None),
             },
@@ -139,7 +157,7 @@ impl Source {
             #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
             Kind::Headers { folder, files, .. } => match files.iter().find(|(file, ..)| file == name) {
                 Some((_, head, len)) => (Bytes::Memory(head), Some(*len)),
-                None => match open_regular(&folder.join(name), &path)? {
+                None => match open_regular(&folder.join(name), &path, &Versions::default())? {
                     Some((file, len)) => (Bytes::File(file), Some(len)),
                     None => return Ok(None),
                 },
@@ -171,9 +189,9 @@ impl Source {
     pub(crate) fn path_of(&self, name: &str) -> String {
         match &self.0 {
             #[cfg(not(target_arch = "wasm32"))]
-            Kind::Folder(folder) => folder.join(name).display().to_string(),
+            Kind::Folder(folder, _) => folder.join(name).display().to_string(),
             #[cfg(not(target_arch = "wasm32"))]
-            Kind::File(file) => file.display().to_string(),
+            Kind::File(file, _) => file.display().to_string(),
             Kind::Memory { name: folder, .. } => format!("{folder}/{name}"),
             #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
             Kind::Headers { folder, name: elsewhere, files } => {
@@ -209,7 +227,7 @@ pub(super) fn stays_inside(path: &str) -> bool {
 
 /// Opens a regular file; a device or a pipe could deliver bytes without end.
 #[cfg(not(target_arch = "wasm32"))]
-fn open_regular(path: &Path, shown: &str) -> Result<Option<(std::fs::File, u64)>> {
+fn open_regular(path: &Path, shown: &str, versions: &Versions) -> Result<Option<(std::fs::File, u64)>> {
     let io = |source| Error::Io { path: shown.to_owned(), source };
     // Asked before opening, too: opening a pipe would wait for a writer.
     let regular = |is_file: bool| match is_file {
@@ -224,6 +242,7 @@ fn open_regular(path: &Path, shown: &str) -> Result<Option<(std::fs::File, u64)>
     let file = std::fs::File::open(path).map_err(io)?;
     let data = file.metadata().map_err(io)?;
     regular(data.is_file())?;
+    versions.note(path, &data)?;
     Ok(Some((file, data.len())))
 }
 

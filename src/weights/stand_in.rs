@@ -18,7 +18,7 @@ const BYTE_ORDER_MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"]
 ///
 /// # Errors
 /// What is no such file but stands in its place; text in UTF-16.
-pub(super) fn text(mut bytes: Vec<u8>, path: &str) -> Result<Vec<u8>> {
+pub(crate) fn text(mut bytes: Vec<u8>, path: &str) -> Result<Vec<u8>> {
     let expected = if path.ends_with(".json") { "JSON" } else { "text" };
     refuse(&bytes[..bytes.len().min(HEAD)], path, expected)?;
     let [utf8, utf16 @ ..] = BYTE_ORDER_MARKS;

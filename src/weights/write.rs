@@ -1,10 +1,10 @@
 //! Writing a safetensors file: whole or not at all.
 
 use super::header::byte_length;
+use super::target::NewFile;
 use crate::{Error, Result};
 use safetensors::Dtype as Stored;
 use safetensors::tensor::{Metadata, TensorInfo};
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -51,7 +51,7 @@ fn write_all<T>(
 
 /// Writes tensors, each `(name, shape, values)`, to a safetensors file, in the given order.
 ///
-/// As with [`SafetensorsWriter`], the file is whole or not there.
+/// As with [`NewFile`], the file is whole or not there.
 pub(crate) fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, TensorData)]) -> Result<()> {
     let mut plans = Vec::with_capacity(tensors.len());
     for (name, shape, data) in tensors {
@@ -95,13 +95,10 @@ impl TensorPlan {
 /// Writes a safetensors file of which only the names, types and shapes are known beforehand: the tensors' bytes
 /// come in order and in pieces of any size, and none is kept in memory.
 ///
-/// The file appears under its name only once it is complete and on the disk: until then a file of that name
-/// stays as it was, and after an error nothing is left behind.
+/// As with [`NewFile`], the file appears under its name only once it is complete.
 pub(crate) struct SafetensorsWriter {
     path: PathBuf,
-    // Before `partial`: a file is closed before it is removed.
-    out: BufWriter<File>,
-    partial: Partial,
+    out: BufWriter<NewFile>,
     /// Names and missing bytes of the tensors that are not complete, the next one last.
     rest: Vec<(String, usize)>,
 }
@@ -112,9 +109,8 @@ impl SafetensorsWriter {
         let header = header(path, tensors)?;
         let rest = tensors.iter().rev().map(|t| (t.name.clone(), t.bytes().unwrap_or(0)));
         let rest = rest.filter(|(_, bytes)| *bytes > 0).collect();
-        let (partial, file) = Partial::create(path).map_err(|source| io(path, source))?;
-        let out = BufWriter::with_capacity(1 << 20, file);
-        let mut writer = SafetensorsWriter { path: path.to_owned(), out, partial, rest };
+        let out = BufWriter::with_capacity(1 << 20, NewFile::create(path)?);
+        let mut writer = SafetensorsWriter { path: path.to_owned(), out, rest };
         writer.push(&(header.len() as u64).to_le_bytes())?;
         writer.push(&header)?;
         Ok(writer)
@@ -138,14 +134,11 @@ impl SafetensorsWriter {
     }
 
     /// Gives the complete file its name.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         if let Some((name, left)) = self.rest.last() {
             return Err(bad(&self.path, format!("tensor {name}"), "its end", format!("{left} more bytes")));
         }
-        self.out.flush().and_then(|()| self.out.get_ref().sync_all()).map_err(|e| io(&self.path, e))?;
-        let SafetensorsWriter { path, out, partial, .. } = self;
-        drop(out);
-        std::fs::rename(&partial.0, &path).map_err(|e| io(&path, e))
+        self.out.into_inner().map_err(|e| io(&self.path, e.into_error()))?.finish()
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<()> {
@@ -183,31 +176,6 @@ fn header(path: &Path, tensors: &[TensorPlan]) -> Result<Vec<u8>> {
     let mut json = json.map_err(|e| bad(path, "header", e, "a valid header"))?;
     json.resize(json.len().next_multiple_of(8), b' ');
     Ok(json)
-}
-
-/// A file under a name of its own, removed at the end unless it was renamed.
-struct Partial(PathBuf);
-
-impl Partial {
-    /// Creates a file beside `target`: a rename inside one folder is atomic.
-    fn create(target: &Path) -> std::io::Result<(Self, File)> {
-        let name = target.file_name().ok_or(std::io::ErrorKind::InvalidInput)?.to_string_lossy();
-        for attempt in 0..100 {
-            let path = target.with_file_name(format!(".{name}.{}-{attempt}.partial", std::process::id()));
-            match File::create_new(&path) {
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                created => return created.map(|file| (Partial(path), file)),
-            }
-        }
-        Err(std::io::ErrorKind::AlreadyExists.into())
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // Fails after the rename, when there is nothing to remove; otherwise there is nobody left to tell.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 #[cfg(test)]

@@ -391,6 +391,9 @@ fn nothing_is_overwritten_and_nothing_stays_after_an_error() {
     // The file loses its end while it is read.
     let options = ConvertOptions::new(3).progress(cut(file.clone()));
     refused(convert_moa(&file, &out, options), &out, &["moa.safetensors", "the end of the file"]);
+    let (file, out) = StateDict::new(Dtype::F32, 2, 1, true).write("replaced");
+    let options = ConvertOptions::new(3).progress(replaced(file.clone()));
+    refused(convert_moa(&file, &out, options), &out, &["moa.safetensors", "must not change"]);
 
     let (file, out) = StateDict::new(Dtype::F32, 2, 1, true).write("kept");
     fs::create_dir(&out).unwrap();

@@ -126,3 +126,12 @@ pub fn cut(path: PathBuf) -> impl FnMut(u64, u64) {
         fs::File::options().write(true).open(&path).unwrap().set_len(length.min(5_000)).unwrap();
     }
 }
+
+/// A path of a file that is replaced by a copy, at the first call of the closure: another version of a source.
+pub fn replaced(path: PathBuf) -> impl FnMut(u64, u64) {
+    move |_, _| {
+        let copy = path.with_extension("copy");
+        fs::copy(&path, &copy).unwrap();
+        fs::rename(&copy, &path).unwrap();
+    }
+}

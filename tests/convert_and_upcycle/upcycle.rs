@@ -416,6 +416,9 @@ fn nothing_is_overwritten_and_nothing_stays_after_an_error() {
     // The second model loses its end while it is read.
     let options = UpcycleOptions::new().progress(cut(paths[1].join("model.safetensors")));
     refused(upcycle_bam(&paths, &out, options), &out, &["seed-1/model.safetensors", "the end of the file"]);
+    let (paths, out) = models("replaced", Dtype::F32, false, 2);
+    let options = UpcycleOptions::new().progress(replaced(paths[1].join("model.safetensors")));
+    refused(upcycle_bam(&paths, &out, options), &out, &["seed-1/model.safetensors", "must not change"]);
 
     let (paths, _) = models("kept", Dtype::F32, false, 2);
     let error = try_upcycle(&paths, &paths[0]).unwrap_err().to_string();

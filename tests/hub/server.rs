@@ -8,6 +8,9 @@ use std::{
     thread,
 };
 
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
 /// The files of a revision.
 pub type Files = BTreeMap<&'static str, Vec<u8>>;
 
@@ -22,6 +25,14 @@ pub enum Fault {
     BreakAndDeny(usize),
     /// Sends the whole file whatever range is asked for.
     IgnoreRanges,
+    /// Refuses every range but that of a header.
+    RefuseRanges,
+    /// Sends the file with another bit at this place, in the next so many transfers.
+    Flip(usize, u32),
+    /// Ends the next transfer after so many bytes, and has other bytes of the same length in the file from then on.
+    ChangeUnderWay(usize),
+    /// Has no such file, as a server says that is no hub.
+    NoSuchFile,
     /// States this size of the file everywhere.
     Size(u64),
     /// Replaces a header of the answer of the hub itself: to HEAD, or its redirect.
@@ -47,12 +58,17 @@ pub struct Hub {
     state: Arc<Mutex<State>>,
 }
 
-/// The content's name, as for git.
-fn etag(bytes: &[u8]) -> String {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    format!("{hash:016x}{:08x}", bytes.len())
+/// The content's name: its SHA-256 where it is large, and git's otherwise.
+pub fn etag(file: &str, bytes: &[u8]) -> String {
+    let hexadecimal = |hash: &[u8]| hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    match is_large(file) {
+        true => hexadecimal(&Sha256::digest(bytes)),
+        false => hexadecimal(&Sha1::digest([format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat())),
+    }
+}
+
+fn is_large(file: &str) -> bool {
+    file.ends_with(".safetensors")
 }
 
 impl Hub {
@@ -157,13 +173,15 @@ fn answer(state: &mut State, request: &[String], storage: Option<&str>, out: &mu
         let words = [("content-length", "0".to_owned()), ("x-error-message", words.to_owned())];
         return send(&format!("{status} Denied"), &words, b"");
     }
+    if matches!(fault, Some(Fault::NoSuchFile)) {
+        return send("404 Not Found", &[("content-length", "0".to_owned())], b"");
+    }
     let Some((commit, files)) = state.revisions.get(&revision).filter(|_| repo == Hub::REPO) else {
         return send("404 Not Found", &none("RevisionNotFound"), b"");
     };
     let Some(content) = files.get(file).cloned() else {
         return send("404 Not Found", &none("EntryNotFound"), b"");
     };
-    let large = file.ends_with(".safetensors");
     let size = match fault {
         Some(Fault::Size(size)) => size,
         _ => content.len() as u64,
@@ -176,12 +194,12 @@ fn answer(state: &mut State, request: &[String], storage: Option<&str>, out: &mu
         headers
     };
 
-    if let (true, Some(storage)) = (large, storage) {
+    if let (true, Some(storage)) = (is_large(file), storage) {
         let headers = vec![
             ("content-length", "0".to_owned()),
             ("location", format!("{storage}{path}")),
             ("x-repo-commit", commit.clone()),
-            ("x-linked-etag", format!("\"{}\"", etag(&content))),
+            ("x-linked-etag", format!("\"{}\"", etag(file, &content))),
             ("x-linked-size", size.to_string()),
         ];
         let changed = match fault {
@@ -193,7 +211,7 @@ fn answer(state: &mut State, request: &[String], storage: Option<&str>, out: &mu
     if method == "HEAD" {
         let headers = vec![
             ("content-length", content.len().to_string()),
-            ("etag", format!("W/\"{}\"", etag(&content))),
+            ("etag", format!("W/\"{}\"", etag(file, &content))),
             ("x-repo-commit", commit.clone()),
         ];
         let changed = match fault {
@@ -203,6 +221,11 @@ fn answer(state: &mut State, request: &[String], storage: Option<&str>, out: &mu
         return send("200 OK", &with(headers, changed), b"");
     }
 
+    // The header of a file of weights is asked for with an end; what breaks is the transfer.
+    let whole = range.as_ref().is_none_or(|range| range.ends_with('-'));
+    if matches!(fault, Some(Fault::RefuseRanges)) && whole && range.is_some() {
+        return send("416 Range Not Satisfiable", &[("content-length", "0".to_owned())], b"");
+    }
     let range = range.filter(|_| !matches!(fault, Some(Fault::IgnoreRanges)));
     let bounds = range.as_ref().map(|range| {
         let (from, to) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
@@ -211,6 +234,14 @@ fn answer(state: &mut State, request: &[String], storage: Option<&str>, out: &mu
         (from.parse::<usize>().unwrap(), to)
     });
     let (from, to) = bounds.unwrap_or((0, content.len()));
+    let mut content = content;
+    if let (Some(Fault::Flip(at, times)), true) = (&fault, whole) {
+        content[*at] ^= 1;
+        match times {
+            1 => state.faults.remove(file),
+            _ => state.faults.insert(file.to_owned(), Fault::Flip(*at, times - 1)),
+        };
+    }
     let mut body = &content[from..to];
     let mut headers = vec![("content-length", body.len().to_string())];
     let status = match bounds {
@@ -220,8 +251,6 @@ fn answer(state: &mut State, request: &[String], storage: Option<&str>, out: &mu
         }
         None => "200 OK",
     };
-    // The header of a file of weights is asked for with an end; what breaks is the transfer.
-    let whole = range.is_none_or(|range| range.ends_with('-'));
     match fault {
         Some(Fault::BreakOnce(bytes)) if whole => {
             body = &body[..bytes];
@@ -230,6 +259,13 @@ fn answer(state: &mut State, request: &[String], storage: Option<&str>, out: &mu
         Some(Fault::BreakAndDeny(bytes)) if whole => {
             body = &body[..bytes];
             state.faults.insert(file.to_owned(), Fault::Deny(403, "no longer"));
+        }
+        Some(Fault::ChangeUnderWay(bytes)) if whole => {
+            body = &body[..bytes];
+            state.faults.remove(file);
+            for (_, files) in state.revisions.values_mut() {
+                files.values_mut().for_each(|content| content.reverse());
+            }
         }
         _ => {}
     }

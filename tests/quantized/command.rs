@@ -192,6 +192,103 @@ fn info_says_what_stays_f16() {
     assert!(tiny.contains(" more"), "{tiny}");
 }
 
+/// What happens to the input while it is read, after its first bytes were.
+#[test]
+fn one_version_of_the_input_is_read_or_none() {
+    fn weights(model: &Path) -> PathBuf {
+        model.join("model.safetensors")
+    }
+    fn rewrite(path: &Path, bytes: &[u8]) {
+        // In place, and the time of the last change as it was.
+        let time = fs::metadata(path).unwrap().modified().unwrap();
+        fs::write(path, bytes).unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+    fn replace(path: &Path, bytes: &[u8]) {
+        fs::write(path.with_extension("new"), bytes).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
+    }
+    fn other(path: &Path) -> Vec<u8> {
+        let mut bytes = fs::read(path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        bytes
+    }
+    type Change = fn(&Path);
+    let changes: [(&str, Change, &str); 7] = [
+        ("replaced", |m| replace(&weights(m), &other(&weights(m))), "model.safetensors"),
+        (
+            "replaced-by-the-same",
+            |m| replace(&weights(m), &fs::read(weights(m)).unwrap()),
+            "model.safetensors",
+        ),
+        ("rewritten", |m| rewrite(&weights(m), &other(&weights(m))), "model.safetensors"),
+        ("removed", |m| fs::remove_file(weights(m)).unwrap(), "model.safetensors"),
+        (
+            "longer",
+            |m| fs::write(weights(m), [other(&weights(m)), vec![0]].concat()).unwrap(),
+            "model.safetensors",
+        ),
+        ("cut", |m| fs::write(weights(m), &other(&weights(m))[..9000]).unwrap(), "model.safetensors"),
+        ("config", |m| rewrite(&m.join("config.json"), b"{}"), "config.json"),
+    ];
+    let tried = changes.len();
+    for (name, change, file) in changes {
+        let (model, out) = small(&format!("changes-{name}"));
+        let mut change = Some(change);
+        let progress = |done: u64, _| {
+            if let Some(change) = change.take_if(|_| done > 0) {
+                change(&model);
+            }
+        };
+        let result = quantize(&model, &out, QuantizeOptions::new(Precision::Q4).progress(progress));
+        refused(result, &out, &[file]);
+    }
+    println!("{tried} inputs that change");
+}
+
+/// Ctrl-C while a gigabyte of zeros is written.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_no_folder() {
+    use std::process::Command;
+    let (model, out) = small("interrupted");
+    let (mut config, _) = small_model();
+    let rows = 8 << 20;
+    config["vocab_size"] = rows.into();
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let bytes = fs::read(model.join("model.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let (mut longer, mut end) = (serde_json::Map::new(), 0);
+    for (name, mut tensor) in header {
+        if name.contains("embed") {
+            tensor["shape"][0] = rows.into();
+        }
+        let shape = tensor["shape"].as_array().unwrap();
+        let start = end;
+        end += 4 * shape.iter().map(|n| n.as_u64().unwrap()).product::<u64>();
+        tensor["data_offsets"] = json!([start, end]);
+        longer.insert(name, tensor);
+    }
+    let header = Value::Object(longer).to_string();
+    let start = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    fs::write(model.join("model.safetensors"), &start).unwrap();
+    // The rest takes no room on the disk.
+    let file = fs::File::options().write(true).open(model.join("model.safetensors")).unwrap();
+    file.set_len(start.len() as u64 + end).unwrap();
+
+    let mut child = headwise(&["quantize", text(&model), text(&out), "--scheme", "q8"]).spawn().unwrap();
+    let partial = out.with_file_name(".out.partial");
+    while fs::read_dir(&partial).map_or(0, Iterator::count) == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "ended before it was interrupted");
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_clean(&out);
+}
+
 #[test]
 fn what_cannot_be_quantized_is_refused_and_leaves_nothing() {
     let q4 = || QuantizeOptions::new(Precision::Q4);

@@ -16,8 +16,14 @@ use std::{
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::client::FileMeta;
-use crate::{Error, Result};
+use super::{
+    client::FileMeta,
+    hash::{self, Check, Mismatch},
+};
+use crate::{
+    Error, Result,
+    weights::{Source, header},
+};
 
 /// The files of one repository.
 pub(super) struct RepoCache {
@@ -25,6 +31,23 @@ pub(super) struct RepoCache {
     folder: PathBuf,
     locks: PathBuf,
     reference: PathBuf,
+}
+
+/// What a commit's folder has of a file.
+pub(super) enum Held {
+    No,
+    /// Something else than the file: what is wrong with it.
+    Damaged(String),
+    Yes,
+}
+
+/// How closely a file in the cache is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Weights have the length that their own header states: they are too large for more.
+    Length,
+    /// Its content has the hash by which its link names it, too.
+    Content,
 }
 
 /// Whether this is a commit's name, which is never that of anything else.
@@ -50,11 +73,11 @@ impl RepoCache {
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
-    pub fn set_ref(&self, commit: &str) -> Result<()> {
-        if self.get_ref().as_deref() == Some(commit) || self.reference.ends_with(commit) {
-            return Ok(());
+    /// Remembers it, where the cache can be written: it may be complete and read-only.
+    pub fn set_ref(&self, commit: &str) {
+        if self.get_ref().as_deref() != Some(commit) && !self.reference.ends_with(commit) {
+            unless_read_only(&self.reference, self.repo.create_ref(commit));
         }
-        self.repo.create_ref(commit).map_err(|e| io(&self.reference, e))
     }
 
     /// The folder of a commit's files.
@@ -74,10 +97,17 @@ impl RepoCache {
         self.absent(commit, name).is_file()
     }
 
-    pub fn remember_absent(&self, commit: &str, name: &str) -> Result<()> {
+    /// Remembers it, where the cache can be written.
+    pub fn remember_absent(&self, commit: &str, name: &str) {
         let path = self.absent(commit, name);
-        make_room_for(&path)?;
-        File::create(&path).map(drop).map_err(|e| io(&path, e))
+        if path.is_file() {
+            return;
+        }
+        let make = || {
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
+            File::create(&path).map(drop)
+        };
+        unless_read_only(&path, make());
     }
 
     fn absent(&self, commit: &str, name: &str) -> PathBuf {
@@ -96,8 +126,29 @@ impl RepoCache {
         }
     }
 
+    /// What the commit's folder has under a name.
+    pub fn find(&self, commit: &str, name: &str, look: Look) -> Held {
+        let path = self.snapshot(commit).join(name);
+        match fs::metadata(&path) {
+            Ok(data) if data.is_file() => {}
+            _ => return Held::No,
+        }
+        let length = match name.ends_with(".safetensors") {
+            true => check_length(&self.snapshot(commit), name).map_err(|e| e.to_string()),
+            false => Ok(()),
+        };
+        let content = || if look == Look::Content { check_content(&path) } else { Ok(()) };
+        match length.and_then(|()| content()) {
+            Ok(()) => Held::Yes,
+            Err(why) => Held::Damaged(why),
+        }
+    }
+
+    /// Whether the content is here, whole and right.
     pub fn has_blob(&self, file: &FileMeta) -> bool {
-        fs::metadata(self.repo.blob_path(&file.etag)).is_ok_and(|data| data.len() == file.size)
+        let blob = self.repo.blob_path(&file.etag);
+        fs::metadata(&blob).is_ok_and(|data| data.len() == file.size)
+            && hash::compare(&blob, &file.etag).is_ok_and(|same| same.is_ok())
     }
 
     /// Bytes of a content that an earlier download left.
@@ -114,13 +165,15 @@ impl RepoCache {
         let path = self.partial(&file.etag);
         make_room_for(&path)?;
         let open = || {
-            let out = OpenOptions::new().create(true).append(true).open(&path)?;
-            let mut bytes = out.metadata()?.len();
+            let mut out = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
+            let mut check = Check::new(&file.etag, file.size);
+            let bytes = check.update_from(&mut out)?;
+            let whole = self.repo.blob_path(&file.etag);
+            let mut partial = Partial { out, bytes, check, file: file.clone(), path: path.clone(), whole };
             if bytes > file.size {
-                out.set_len(0)?;
-                bytes = 0;
+                partial.restart()?;
             }
-            Ok(Partial { out, bytes, path: path.clone(), whole: self.repo.blob_path(&file.etag) })
+            Ok(partial)
         };
         open().map_err(|e| io(&path, e))
     }
@@ -128,16 +181,43 @@ impl RepoCache {
     /// Gives a content its name in the commit's folder.
     pub fn link(&self, commit: &str, file: &FileMeta) -> Result<()> {
         let path = self.snapshot(commit).join(&file.name);
-        if path.is_file() {
+        let blob = self.repo.blob_path(&file.etag);
+        let same = |a: &Path, b: &Path| fs::canonicalize(a).ok() == fs::canonicalize(b).ok();
+        if path.is_file() && (same(&path, &blob) || !blob.exists()) {
             return Ok(());
         }
         make_room_for(&path)?;
-        // A link to a content that is gone would be in the way.
+        // A link to a content that is gone, or a file that is not what it should be, would be in the way.
         let _ = fs::remove_file(&path);
-        let blob = self.repo.blob_path(&file.etag);
         // One step up for each folder that the name goes down.
         let up = "../".repeat(2 + file.name.matches('/').count());
         link(&Path::new(&up).join("blobs").join(&file.etag), &blob, &path).map_err(|e| io(&path, e))
+    }
+}
+
+/// Compares a safetensors file's length with what its header says.
+fn check_length(folder: &Path, name: &str) -> Result<()> {
+    pollster::block_on(async {
+        let source = Source::folder(folder);
+        header::read(&mut source.open(name).await?, 0).await.map(drop)
+    })
+}
+
+/// Compares a content with the hash that it is linked by; a copy has no such name.
+fn check_content(path: &Path) -> Result<(), String> {
+    let blob = fs::read_link(path).ok().filter(|blob| blob.parent().is_some_and(|at| at.ends_with("blobs")));
+    let Some(etag) = blob.as_ref().and_then(|blob| blob.file_name()?.to_str()) else { return Ok(()) };
+    match hash::compare(path, etag) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(mismatch)) => Err(mismatch.to_string()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// A cache that is complete needs no writing, and others may own it: then what could only be noted is not.
+fn unless_read_only(path: &Path, written: io::Result<()>) {
+    if let Err(error) = written {
+        tracing::warn!(path = %path.display(), %error, "not noted in the cache");
     }
 }
 
@@ -162,14 +242,29 @@ pub(super) struct Partial {
     out: File,
     /// How much of it is here.
     pub bytes: u64,
+    check: Check,
+    file: FileMeta,
     path: PathBuf,
     whole: PathBuf,
 }
 
 impl Partial {
-    /// Gives the whole content its name.
-    pub fn finish(self) -> Result<()> {
-        self.out.sync_all().and_then(|()| fs::rename(&self.path, &self.whole)).map_err(|e| self.error(e))
+    /// Begins anew.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.out.set_len(0)?;
+        self.bytes = 0;
+        self.check = Check::new(&self.file.etag, self.file.size);
+        Ok(())
+    }
+
+    /// Gives the whole content its name, or deletes it if it is not the one that the hub named.
+    pub fn finish(self) -> Result<Result<(), Mismatch>> {
+        if let Err(mismatch) = self.check.clone().finish() {
+            fs::remove_file(&self.path).map_err(|e| self.error(e))?;
+            return Ok(Err(mismatch));
+        }
+        self.out.sync_all().and_then(|()| fs::rename(&self.path, &self.whole)).map_err(|e| self.error(e))?;
+        Ok(Ok(()))
     }
 
     pub fn error(&self, source: io::Error) -> Error {
@@ -180,6 +275,7 @@ impl Partial {
 impl Write for Partial {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.out.write(bytes)?;
+        self.check.update(&bytes[..written]);
         self.bytes += written as u64;
         Ok(written)
     }

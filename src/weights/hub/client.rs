@@ -1,9 +1,14 @@
 //! Requests to a hub. Nothing that it answers is believed unseen.
 
-use std::{fmt, io::Read, thread, time::Duration};
+use std::{fmt, fs, io::Read, path::Path, thread, time::Duration};
 
-use ureq::{Agent, Body, RequestBuilder, http, typestate::WithoutBody};
+use ureq::{
+    Agent, Body, RequestBuilder, http,
+    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
+    typestate::WithoutBody,
+};
 
+use super::environment::clean;
 use crate::{Error, Result, weights::quote};
 
 /// Attempts at a request before its trouble is reported; a download that goes on starts to count anew.
@@ -85,17 +90,28 @@ pub(super) fn wait_before_try(failures: u32) {
 }
 
 impl Client {
-    pub fn new(endpoint: &str, token: Option<String>) -> Result<Self> {
-        let endpoint = endpoint.trim_end_matches('/');
+    /// Speaks to the hub at an address. `roots` are certificates to trust instead of the usual ones: a file, or a folder of
+    /// files.
+    pub fn new(endpoint: &str, token: Option<String>, roots: Option<&Path>) -> Result<Self> {
+        let endpoint = endpoint.trim().trim_end_matches('/');
         if origin(endpoint).is_none() {
             let expected = "an address such as https://huggingface.co";
             return Err(Error::argument("endpoint of the hub", quote(endpoint), expected));
+        }
+        let token = token.as_deref().and_then(clean);
+        if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            // What it is instead is nobody's business.
+            let expected = "letters, digits and signs of ASCII alone";
+            return Err(Error::argument("HF_TOKEN", "a character that no token has", expected));
         }
         let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
         let mut config = Agent::config_builder();
         if local.iter().any(|local| endpoint.starts_with(local)) {
             // A proxy of this machine's network is no way to the machine itself.
             config = config.proxy(None);
+        }
+        if let Some(path) = roots {
+            config = config.tls_config(TlsConfig::builder().root_certs(certificates(path)?).build());
         }
         let config = config
             .user_agent(concat!("headwise/", env!("CARGO_PKG_VERSION")))
@@ -144,14 +160,15 @@ impl Client {
         Ok(Some(FileMeta { name: name.to_owned(), etag: etag.to_owned(), size, commit }))
     }
 
-    /// Bytes `from..to` of a file, or from `from` to its end, as they arrive; possibly more of them than wanted.
+    /// Bytes `from..to` of a file, or from `from` to its end, as they arrive, and the number of the first; possibly more of
+    /// them than wanted. A server that knows no ranges sends the file from its start.
     pub fn get(
         &self,
         url: &str,
         file: &FileMeta,
         from: u64,
         to: Option<u64>,
-    ) -> Result<impl Read + use<>, Trouble> {
+    ) -> Result<(u64, impl Read + use<>), Trouble> {
         let range = match to {
             Some(to) => Some(format!("bytes={from}-{}", to.saturating_sub(1))),
             None => (from > 0).then(|| format!("bytes={from}-")),
@@ -162,7 +179,7 @@ impl Client {
         };
         let answer = self.send(url, request, false)?;
         let stated = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        let size: Option<u64> = match answer.status().as_u16() {
+        let (start, size): (u64, Option<u64>) = match answer.status().as_u16() {
             206 => {
                 // "bytes 100-199/1000"
                 let range = stated("content-range").unwrap_or_default();
@@ -175,18 +192,16 @@ impl Client {
                     let message = format!("content-range {}, expected bytes from {from}", quote(range));
                     return Err(Trouble::wrong(&message));
                 }
-                size.parse().ok()
+                (from, size.parse().ok())
             }
-            // The hub does not know ranges: the start can be had all the same, a rest cannot.
-            200 if from == 0 => stated("content-length").and_then(|size| size.parse().ok()),
-            200 => return Err(Trouble::wrong("the whole file where its rest was asked for")),
+            200 => (0, stated("content-length").and_then(|size| size.parse().ok())),
             _ => return Err(refused(&answer)),
         };
         match size {
             Some(size) if size != file.size => {
                 Err(Trouble::wrong(&format!("a file of {size} bytes, expected {}", file.size)))
             }
-            _ => Ok(answer.into_body().into_reader()),
+            _ => Ok((start, answer.into_body().into_reader())),
         }
     }
 
@@ -219,8 +234,32 @@ impl Client {
     }
 }
 
+/// The certificates to trust, from a file or the files of a folder.
+fn certificates(path: &Path) -> Result<RootCerts> {
+    let io = |source| Error::Io { path: path.display().to_string(), source };
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        let entries =
+            fs::read_dir(path).and_then(Iterator::collect::<std::io::Result<Vec<_>>>).map_err(io)?;
+        files = entries.iter().map(fs::DirEntry::path).filter(|path| path.is_file()).collect();
+    }
+    let mut found = Vec::new();
+    for file in files {
+        let pem = fs::read(&file).map_err(|source| Error::Io { path: file.display().to_string(), source })?;
+        found.extend(parse_pem(&pem).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        }));
+    }
+    if found.is_empty() {
+        let field = "certificates (SSL_CERT_FILE, SSL_CERT_DIR)";
+        return Err(Error::bad_file(path.display().to_string(), field, "none", "at least one in PEM"));
+    }
+    Ok(found.into())
+}
+
 /// `https://host:port` of an address.
-fn origin(url: &str) -> Option<&str> {
+pub(super) fn origin(url: &str) -> Option<&str> {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
     let start = url.len() - rest.len();
     let host = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -250,7 +289,11 @@ fn refused(answer: &http::Response<Body>) -> Trouble {
 /// The trouble of a request without an answer.
 fn failed(error: &ureq::Error) -> Trouble {
     let hopeless = matches!(error, ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Rustls(_));
-    Trouble { status: None, message: error.to_string(), transient: !hopeless }
+    let mut message = error.to_string();
+    if message.contains("certificate") {
+        message += "; SSL_CERT_FILE can name certificates to trust, such as those of a proxy";
+    }
+    Trouble { status: None, message, transient: !hopeless }
 }
 
 #[cfg(test)]
