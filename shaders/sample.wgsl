@@ -4,6 +4,7 @@
 // top p: of those, logits ≥ t stay, t the largest logit such that the softmax mass of logits ≥ t is ≥ top_p.
 // draw:  the token whose cumulative mass, in index order, first exceeds u · total, where
 //        u = (philox(counter (position + 1, sequence, 0, 0), key seed).x >> 8) · 2⁻²⁴
+// If a logit of a row is not finite, its token is NOT_FINITE.
 //
 // logits [rows, stride] f32     spans [..] Span     rows [rows] u32: the span of each row
 // tokens [rows] u32             grid  y: rows, one workgroup a row
@@ -21,8 +22,7 @@ struct Params {
 //!include "shared/span.wgsl"
 
 const LANES: u32 = 64u;
-// Lower than any logit; not so low that a difference or a quotient overflows.
-const LOWEST: f32 = -1e30;
+const LOWEST: f32 = -3.4028234e38;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<vec4<f32>>;
@@ -32,6 +32,7 @@ const LOWEST: f32 = -1e30;
 
 //!include "shared/order.wgsl"
 //!include "shared/philox.wgsl"
+//!include "shared/finite.wgsl"
 
 var<workgroup> partial_sums: array<vec3<f32>, LANES>;
 
@@ -40,7 +41,9 @@ struct Run {
     row: u32,
     first: u32,
     end: u32,
+    // Of the whole row.
     highest: f32,
+    finite: bool,
 }
 
 @compute @workgroup_size(LANES)
@@ -51,7 +54,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     run.row = group.y * params.stride / 4u;
     run.first = min(lane * share, quads);
     run.end = min(run.first + share, quads);
-    run.highest = highest_of(lane, run);
+    find_highest(lane, &run);
 
     var cut = 0u;
     if params.top_k < params.vocab {
@@ -59,7 +62,8 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     }
     if params.top_p < 1.0 {
         let whole = workgroup_sum(lane, measure(run, vec3<u32>(cut), true)).x;
-        cut = find_cut(lane, run, params.top_p * whole, true);
+        // The highest logit alone has a mass of 1: so a share that is next to nothing keeps it, too.
+        cut = find_cut(lane, run, max(params.top_p * whole, 0.5), true);
     }
 
     let total = workgroup_sum(lane, measure(run, vec3<u32>(cut), true)).x;
@@ -86,7 +90,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     var token = 0u;
     for (var quad = run.first; quad < run.end && before <= wanted; quad++) {
         let four = logits_at(run, quad);
-        let mass = select(vec4<f32>(0.0), mass_of(run, four), orders_of(four) >= vec4<u32>(cut));
+        let mass = select(vec4<f32>(0.0), mass_of(run, quad, four), orders_of(four) >= vec4<u32>(cut));
         for (var i = 0u; i < 4u && before <= wanted; i++) {
             if mass[i] > 0.0 {
                 token = 4u * quad + i;
@@ -94,7 +98,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             }
         }
     }
-    tokens[group.y] = min(token, params.vocab - 1u);
+    tokens[group.y] = select(NOT_FINITE, min(token, params.vocab - 1u), run.finite);
 }
 
 // Every lane gets the same sum.
@@ -109,19 +113,26 @@ fn workgroup_sum(lane: u32, value: vec3<f32>) -> vec3<f32> {
     return sum;
 }
 
-// The highest logit of the row, the same for every lane.
-fn highest_of(lane: u32, run: Run) -> f32 {
+// The highest logit of the row, and whether all are finite: the same for every lane.
+fn find_highest(lane: u32, run: ptr<function, Run>) {
     var four = vec4<f32>(LOWEST);
-    for (var quad = run.first; quad < run.end; quad++) {
-        four = max(four, logits_at(run, quad));
+    var broken = 0.0;
+    for (var quad = (*run).first; quad < (*run).end; quad++) {
+        let own = logits_at(*run, quad);
+        four = max(four, own);
+        let all = is_finite(own.x) && is_finite(own.y) && is_finite(own.z) && is_finite(own.w);
+        broken += select(1.0, 0.0, all);
     }
-    partial_sums[lane].x = max(max(four.x, four.y), max(four.z, four.w));
+    partial_sums[lane] = vec3<f32>(max(max(four.x, four.y), max(four.z, four.w)), broken, 0.0);
     workgroupBarrier();
     var highest = LOWEST;
+    broken = 0.0;
     for (var i = 0u; i < LANES; i++) {
         highest = max(highest, partial_sums[i].x);
+        broken += partial_sums[i].y;
     }
-    return highest;
+    (*run).highest = highest;
+    (*run).finite = broken == 0.0;
 }
 
 // The largest cut, two bits at a time, that leaves `wanted` logits, or with `by_mass` so much mass. A count is
@@ -143,9 +154,9 @@ fn measure(run: Run, cuts: vec3<u32>, by_mass: bool) -> vec3<f32> {
     for (var quad = run.first; quad < run.end; quad++) {
         let four = logits_at(run, quad);
         let order = orders_of(four);
-        var worth = vec4<f32>(1.0);
+        var worth = select(vec4<f32>(0.0), vec4<f32>(1.0), is_token(quad));
         if by_mass {
-            worth = mass_of(run, four);
+            worth = mass_of(run, quad, four);
         }
         left += vec3<f32>(
             dot(worth, vec4<f32>(order >= vec4<u32>(cuts.x))),
@@ -155,16 +166,20 @@ fn measure(run: Run, cuts: vec3<u32>, by_mass: bool) -> vec3<f32> {
     return left;
 }
 
-// Four logits; those past the vocabulary are the lowest.
+// Which of four columns are tokens; those past the vocabulary are none.
+fn is_token(quad: u32) -> vec4<bool> {
+    return 4u * quad + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.vocab);
+}
+
 fn logits_at(run: Run, quad: u32) -> vec4<f32> {
-    let index = 4u * quad + vec4<u32>(0u, 1u, 2u, 3u);
-    return select(vec4<f32>(LOWEST), logits[run.row + quad], index < vec4<u32>(params.vocab));
+    return select(vec4<f32>(LOWEST), logits[run.row + quad], is_token(quad));
 }
 
 fn orders_of(four: vec4<f32>) -> vec4<u32> {
     return vec4<u32>(order_of(four.x), order_of(four.y), order_of(four.z), order_of(four.w));
 }
 
-fn mass_of(run: Run, four: vec4<f32>) -> vec4<f32> {
-    return exp((four - run.highest) / params.temperature);
+fn mass_of(run: Run, quad: u32, four: vec4<f32>) -> vec4<f32> {
+    let mass = exp((four - run.highest) / params.temperature);
+    return select(vec4<f32>(0.0), mass, is_token(quad));
 }

@@ -2,6 +2,8 @@
 //
 //     value[r][i] = (logit − m) − ln Σ_v exp(logit_v − m),  m the largest logit
 //
+// If a logit of a row is not finite, its ids are NOT_FINITE.
+//
 // logits [rows, stride] f32, the first `vocab` of a row count
 // ids    [rows, n] u32              values [rows, n] f32
 // grid   y: rows, one workgroup a row; n passes over the row, so that nothing has to be sorted
@@ -19,6 +21,7 @@ struct Params {
 
 //!include "shared/reduce.wgsl"
 //!include "shared/order.wgsl"
+//!include "shared/finite.wgsl"
 
 // A token and the order of its logit; id = vocab is none.
 struct Candidate {
@@ -50,6 +53,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     var last = none;
     var highest = 0.0;
     var log_sum = 0.0;
+    var finite = true;
     for (var i = 0u; i < params.n; i++) {
         // Four at a time: llvmpipe's 65,535 turns (see row_attention_prefill) are 900,000 tokens.
         var best = none;
@@ -75,15 +79,21 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         if i == 0u {
             highest = logit;
             var sum = 0.0;
+            var broken = 0.0;
             for (var at = lane; at < quads; at += LANES) {
                 let columns = 4u * at + vec4<u32>(0u, 1u, 2u, 3u);
-                let weights = exp(logits[start + at] - highest);
+                let four = logits[start + at];
+                let weights = exp(four - highest);
                 sum += dot(select(vec4<f32>(0.0), weights, columns < vec4<u32>(params.vocab)), vec4<f32>(1.0));
+                // Padding is zero.
+                let all = is_finite(four.x) && is_finite(four.y) && is_finite(four.z) && is_finite(four.w);
+                broken += select(1.0, 0.0, all);
             }
             log_sum = log(workgroup_sum(lane, sum));
+            finite = workgroup_sum(lane, broken) == 0.0;
         }
         if lane == 0u {
-            ids[group.y * params.n + i] = id;
+            ids[group.y * params.n + i] = select(NOT_FINITE, id, finite);
             // In this order large logits keep their precision.
             values[group.y * params.n + i] = (logit - highest) - log_sum;
         }

@@ -101,6 +101,18 @@ pub enum Error {
         reason: String,
     },
 
+    /// The model computed what is no number.
+    #[error(
+        "{what}: found {found}, expected finite numbers; the model's weights are damaged, or its numbers are too large for \
+         the precision or the kernels that were chosen"
+    )]
+    NotFinite {
+        /// What was computed.
+        what: &'static str,
+        /// What it is.
+        found: String,
+    },
+
     // -- flow ----------------------------------------------------------------------------------
     /// The caller cancelled the work.
     #[error("cancelled")]

@@ -218,6 +218,42 @@ fn a_full_context_is_an_error_that_changes_nothing() {
     }
 }
 
+/// Keys of a turn that was cancelled while it was read are not taken for those of a turn that was read.
+#[test]
+fn a_turn_that_is_cancelled_while_it_is_read_is_read_again() {
+    let source = Source::folder(folder("cancelled-turn", PLAY));
+    let read = |options: GpuOptions| {
+        let gpu = block_on(Gpu::new(options.kernels(KernelChoice::Tuned))).unwrap();
+        block_on(Model::load(&gpu, &source, LoadOptions::new())).unwrap()
+    };
+    let template = || block_on(ChatTemplate::read(&source)).unwrap();
+    let options = || Generate::new().greedy().max_new(6);
+    let say = "What news do you bring from the king, and who stands with him at the gate of the city?";
+    let (whole, cut) = (read(GpuOptions::new()), read(GpuOptions::new().submission_macs(1_000_000)));
+
+    let mut chat = Chat::new(&cut, template(), None).unwrap();
+    reply(&mut chat, "Hello", &options()).unwrap();
+    let before = chat.messages().to_vec();
+    for at in [1, 5, 20] {
+        let (cancel, seen) = (Cancel::new(), std::sync::atomic::AtomicU64::new(0));
+        let handle = cancel.clone();
+        let stop = move |_, _| {
+            if seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1 == at {
+                handle.cancel();
+            }
+        };
+        let cancelled = reply(&mut chat, say, &options().progress(stop).cancel(&cancel)).unwrap();
+        assert_eq!((cancelled.stopped, cancelled.ids.len()), (StopReason::Cancelled, 0));
+        assert_eq!(cancelled.counters.passes, at);
+        chat.set_messages(before.clone());
+    }
+    let found = reply(&mut chat, say, &options()).unwrap();
+
+    let mut anew = Chat::new(&whole, template(), None).unwrap();
+    anew.set_messages(before);
+    assert_eq!(found.ids, reply(&mut anew, say, &options()).unwrap().ids);
+}
+
 #[test]
 fn a_model_that_does_not_write_is_refused() {
     let (_, template) = load("refused");

@@ -231,17 +231,39 @@ fn ids_come_from_the_line_or_from_either_form_of_file() {
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let (array, object) = (write("array.json", "[1, 2, 3]"), write("object.json", "{\"ids\": [1, 2, 3]}"));
-    let sources = [["--ids", "1,2,3"], ["--ids-file", &array], ["--ids-file", &object]];
-    let files = sources.map(|[option, value]| {
+    let of = |option: &str, value: &str| {
         let out = folder.join("out.safetensors");
         stdout(&["logits", "--model", TINY, option, value, "--out", out.to_str().unwrap()]);
         fs::read(out).unwrap()
-    });
-    assert!(files[0] == files[1] && files[1] == files[2]);
+    };
+    let expected = of("--ids", "1,2,3");
+    for text in ["[1, 2, 3]", " 1 2 3 ", "[1,2,3]"] {
+        assert!(of("--ids", text) == expected, "{text}");
+    }
+    for text in [
+        "[1, 2, 3]",
+        "{\"ids\": [1, 2, 3]}",
+        "{\"input_ids\": [[1, 2, 3]], \"attention_mask\": [[1, 1, 1]]}",
+        "[[1, 2, 3]]",
+        "[1 2 3]",
+        "1,2,3\n",
+        "1\r\n2\r\n3\r\n",
+        "\u{feff}[1,2,3]",
+    ] {
+        assert!(of("--ids-file", &write("good", text)) == expected, "{text}");
+    }
 
-    for (text, part) in [("[1, -2]", "ids[1]"), ("[1", "JSON"), ("7", "[1,2,3]"), ("[4294967296]", "ids[0]")]
-    {
+    for (text, part) in [
+        ("[1, -2]", "ids[1]"),
+        ("[1", "JSON"),
+        ("seven", "\"seven\""),
+        ("1 -2", "\"-2\""),
+        ("", "nothing"),
+        ("{\"tokens\": [1]}", "{\"ids\": [1,2,3]}"),
+        ("[4294967296]", "ids[0]"),
+        ("[[1], [2]]", "2 lists"),
+        ("[1.5]", "ids[0]"),
+    ] {
         let bad = write("bad.json", text);
         fails(&["logits", "--model", TINY, "--ids-file", &bad, "--out", "never"], &[&bad, part]);
     }
@@ -335,12 +357,39 @@ fn adapters_are_listed() {
     assert!(variants.iter().any(|pair| pair[0] == "routed_matvec" && pair[1].is_string()), "{first}");
     let name = first["name"].as_str().unwrap();
     let text = stdout(&["adapters"]);
+    assert!(first["number"] == 0 && text.contains(&format!("0: {name}")), "{text}");
     for part in
         [name, first["backend"].as_str().unwrap(), first["kind"].as_str().unwrap(), "limits", "features"]
     {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
     assert_eq!(&json(&["adapters", "--json", "--adapter", &name.to_uppercase()])[0], first);
+}
+
+/// Digits are in many names: `llvmpipe (LLVM 15.0.6, 256 bits)`.
+#[test]
+fn a_number_is_an_adapters_place_in_the_list_and_no_part_of_its_name() {
+    let all = json(&["adapters", "--json"]);
+    let all = all.as_array().unwrap();
+    let name = all[0]["name"].as_str().unwrap();
+    for (number, adapter) in all.iter().enumerate() {
+        let found = json(&["adapters", "--json", "--adapter", &number.to_string()]);
+        assert_eq!(found.as_array().unwrap(), std::slice::from_ref(adapter));
+    }
+    let digits = name.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
+    for number in digits.map(str::to_owned).chain([all.len().to_string(), "99999999999999999999".to_owned()])
+    {
+        if number.parse::<usize>().is_ok_and(|number| number < all.len()) {
+            continue;
+        }
+        let parts = [&*format!("'{number}'"), &format!("0: {name}")];
+        fails(&["adapters", "--adapter", &number], &parts);
+        fails(&["generate", "x", "--adapter", &number], &parts);
+    }
+    stdout(&["generate", "x", "--max-new", "1", "--adapter", "0"]);
+    for text in [&name[..4], " Software ", "AUTO"] {
+        assert_eq!(json(&["adapters", "--json", "--adapter", text]).as_array().unwrap()[0], all[0], "{text}");
+    }
 }
 
 #[test]
@@ -398,6 +447,71 @@ fn usage_errors_have_code_2() {
         let (code, stdout, stderr) = run(&mut headwise(args));
         assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}");
         assert!(stderr.contains("--help") || stderr.contains("Usage"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_number_that_cannot_be_is_named_with_what_could() {
+    let whole = "expected a whole number from 0 to ";
+    let cases: [(&[&str], &str); 19] = [
+        (&["generate", "x", "--seed", "-1"], "18446744073709551615"),
+        (&["generate", "x", "--seed", "18446744073709551616"], whole),
+        (&["generate", "x", "--seed", "1.5"], whole),
+        (&["generate", "x", "--max-new", "-5"], whole),
+        (&["generate", "x", "--max-new", "1e3"], whole),
+        (&["generate", "x", "--top-k", "-1"], "4294967295"),
+        (&["generate", "x", "--top-k", "4294967296"], whole),
+        (&["generate", "x", "--layer", "-1"], whole),
+        (&["generate", "x", "--temperature", "-1"], "expected a finite number of 0 or more"),
+        (&["generate", "x", "--temperature", "nan"], "expected a finite number of 0 or more"),
+        (&["generate", "x", "--temperature", "1e39"], "expected a finite number of 0 or more"),
+        (&["generate", "x", "--top-p", "-0.5"], "expected a finite number of 0 or more"),
+        (&["chat", "--seed", "-1"], whole),
+        (&["chat", "--context", "-1"], whole),
+        (&["translate", "x", "--beams", "-1"], whole),
+        (&["translate", "x", "--length-penalty", "inf"], "expected a finite number"),
+        (&["fill", "x", "--top", "-1"], whole),
+        (&["bench", "--rounds", "-1"], whole),
+        (&["generate", "x", "--memory-limit", "-1"], "not an amount of memory"),
+    ];
+    for (args, part) in cases {
+        let [.., option, value] = args else { panic!("{args:?}") };
+        let (code, stdout, stderr) = run(&mut headwise(args));
+        assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}");
+        let first = stderr.lines().next().unwrap();
+        for part in [part, *option, &format!("'{value}'")] {
+            assert!(first.contains(part), "no {part:?} in {first}");
+        }
+    }
+    // What is no number stays an option, and a text may be one.
+    assert!(stdout(&["generate", "-7", "--max-new", "0"]).starts_with("-7"));
+    assert!(stdout(&["translate", "x", "--length-penalty", "-1", "--max-new", "1"]).ends_with('\n'));
+}
+
+#[test]
+fn ids_are_read_alike_everywhere_and_what_is_none_is_named() {
+    let new = |ids| stdout(&["generate", "--ids", ids, "--greedy", "--max-new", "4", "--print-ids"]);
+    let routes = |ids| stdout(&["routes", "--ids", ids]);
+    for ids in ["[1, 2]", "1, 2", "1 2", "[1 2]", "1,2,"] {
+        assert_eq!((new(ids), routes(ids)), (new("1,2"), routes("1,2")), "{ids}");
+    }
+    for command in [&["generate"][..], &["routes"], &["logits", "--out", "never"]] {
+        for (ids, part) in [("1,two", "\"two\""), ("-1,2", "\"-1\""), ("[1, 2", "bracket"), ("", "nothing")] {
+            let (code, stdout, stderr) = run(&mut headwise(&[command, &["--ids", ids]].concat()));
+            assert_eq!((code, stdout.as_str()), (2, ""), "{command:?} {ids}");
+            assert!(stderr.contains(part) && stderr.contains("such as 1,2,3"), "{stderr}");
+        }
+    }
+}
+
+/// Before it is loaded, or even looked for.
+#[test]
+fn options_out_of_range_are_refused_before_the_model() {
+    for (option, value) in [("--top-p", "1.5"), ("--top-p", "0")] {
+        for command in [&["generate", "x"][..], &["chat"]] {
+            let args = [command, &["--model", "no/such/folder", option, value]].concat();
+            fails(&args, &["top-p", value, "above 0, at most 1"]);
+        }
     }
 }
 

@@ -1,5 +1,10 @@
 //! The promise: the same input gives the same bits, nothing leaks, and what goes wrong comes back as an error.
 
+#[path = "reliability/broken_numbers.rs"]
+mod broken_numbers;
+#[path = "reliability/long_prompts.rs"]
+mod long_prompts;
+
 use std::{ops::ControlFlow, path::Path};
 
 use headwise::{

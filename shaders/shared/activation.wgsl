@@ -1,4 +1,4 @@
-// What happens to an output after its bias.
+// What happens to an output after its bias. A NaN stays one, as `max` and `min` would not let it.
 
 const NO_ACTIVATION: u32 = 0u;
 // x / 2 · (1 + erf(x / √2))
@@ -14,14 +14,14 @@ fn activate(x: vec4<f32>) -> vec4<f32> {
         case GELU: { return 0.5 * x * (1.0 + erf(x * 0.70710678)); }
         case GELU_TANH: { return 0.5 * x * (1.0 + tanh_of(0.79788456 * (x + 0.044715 * x * x * x))); }
         case TANH: { return tanh_of(x); }
-        case RELU: { return max(x, vec4<f32>(0.0)); }
+        case RELU: { return select(x, vec4<f32>(0.0), x < vec4<f32>(0.0)); }
         default: { return x; }
     }
 }
 
 // tanh by exp: WGSL's own may overflow where exp(2x) does.
 fn tanh_of(x: vec4<f32>) -> vec4<f32> {
-    return 1.0 - 2.0 / (exp(2.0 * min(x, vec4<f32>(20.0))) + 1.0);
+    return 1.0 - 2.0 / (exp(2.0 * select(x, vec4<f32>(20.0), x > vec4<f32>(20.0))) + 1.0);
 }
 
 // Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.

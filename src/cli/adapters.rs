@@ -12,7 +12,7 @@ use super::{
 pub fn run(args: &AdaptersArgs, shared: &Shared) -> Result<(), Failure> {
     let selection = shared.selection();
     let mut reports = pollster::block_on(Gpu::adapters());
-    reports.retain(|report| selection.matches(&report.capabilities));
+    reports.retain(|report| selection.matches(report.number, &report.capabilities));
     if reports.is_empty() {
         // Its error says what there is, or what to install.
         pollster::block_on(Gpu::new(GpuOptions::new().adapter(selection)))?;
@@ -33,7 +33,7 @@ fn describe(report: &AdapterReport) -> String {
         false => "by capability, measured with the first model",
     };
     output::table(&[
-        ("adapter", it.name.clone()),
+        ("adapter", format!("{}: {}", report.number, it.name)),
         ("backend", it.backend.clone()),
         ("type", it.kind.clone()),
         ("driver", it.driver.clone()),

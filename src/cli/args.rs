@@ -8,7 +8,7 @@ use headwise::{
     Source,
 };
 
-use super::{bytes, hub, notes, progress};
+use super::{bytes, hub, ids::Ids, notes, numbers, progress};
 
 /// Heading of the options that several commands share.
 const COMMON: &str = "Model and adapter";
@@ -47,7 +47,8 @@ pub enum Command {
 /// Options of every command.
 #[derive(Args)]
 pub struct Shared {
-    /// GPU adapter: auto, software, discrete, integrated, or a part of its name [default: auto]
+    /// GPU adapter: auto, software, discrete, integrated, its number among `headwise adapters`, or a part of its name
+    /// [default: auto]
     #[arg(long, global = true, value_name = "NAME", help_heading = COMMON, display_order = 100)]
     pub adapter: Option<AdapterSelection>,
     /// Print nothing on stderr but errors
@@ -112,26 +113,26 @@ pub struct GenerateArgs {
     #[arg(conflicts_with = "ids")]
     pub prompt: Option<String>,
     /// Tokens to generate at the most
-    #[arg(long, value_name = "N", default_value = "64")]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = numbers::whole::<usize>)]
     pub max_new: usize,
     /// Divide the logits by T; 0 is greedy
-    #[arg(long, value_name = "T", default_value = "0.8")]
+    #[arg(long, value_name = "T", default_value = "0.8", value_parser = numbers::not_negative::<f32>)]
     pub temperature: f32,
     /// Sample from the K likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value = "40")]
+    #[arg(long, value_name = "K", default_value = "40", value_parser = numbers::whole::<u32>)]
     pub top_k: u32,
     /// Sample from the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P", default_value = "0.95")]
+    #[arg(long, value_name = "P", default_value = "0.95", value_parser = numbers::not_negative::<f32>)]
     pub top_p: f32,
     /// Same seed, same adapter: same text
-    #[arg(long, value_name = "S", default_value = "0")]
+    #[arg(long, value_name = "S", default_value = "0", value_parser = numbers::whole::<u64>)]
     pub seed: u64,
     /// Always take the likeliest token, whatever the options above say
     #[arg(long)]
     pub greedy: bool,
     /// Continue these token ids instead of a text
-    #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
-    pub ids: Option<Vec<u32>>,
+    #[arg(long, value_name = "1,2,3", allow_hyphen_values = true)]
+    pub ids: Option<Ids>,
     /// Print only the new ids, on one line
     #[arg(long, conflicts_with_all = ["json", "show_heads"])]
     pub print_ids: bool,
@@ -139,7 +140,7 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub show_heads: bool,
     /// Layer whose head experts are shown, from 0
-    #[arg(long, value_name = "N", default_value = "0")]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = numbers::whole::<usize>)]
     pub layer: usize,
     /// Print one JSON object at the end; with --show-heads it has the routes of every layer
     #[arg(long)]
@@ -167,8 +168,8 @@ pub struct RoutesArgs {
     #[arg(conflicts_with = "ids")]
     pub text: Option<String>,
     /// Read these token ids instead of a text
-    #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
-    pub ids: Option<Vec<u32>>,
+    #[arg(long, value_name = "1,2,3", allow_hyphen_values = true)]
+    pub ids: Option<Ids>,
     /// Count the choices that change when the weights are stored in this precision
     #[arg(long, value_enum)]
     against: Option<PrecisionArg>,
@@ -189,10 +190,10 @@ pub struct RoutesArgs {
 )]
 pub struct LogitsArgs {
     /// Token ids
-    #[arg(long, value_name = "1,2,3", value_delimiter = ',', required_unless_present = "ids_file")]
-    pub ids: Option<Vec<u32>>,
-    /// JSON file with the token ids: [1,2,3] or {"ids": [1,2,3]}
-    #[arg(long, value_name = "F.json", conflicts_with = "ids")]
+    #[arg(long, value_name = "1,2,3", allow_hyphen_values = true, required_unless_present = "ids_file")]
+    pub ids: Option<Ids>,
+    /// File with the token ids: [1,2,3], {"ids": [1,2,3]} or 1 2 3
+    #[arg(long, value_name = "FILE", conflicts_with = "ids")]
     pub ids_file: Option<PathBuf>,
     /// File to write; it appears only when it is complete
     #[arg(long, value_name = "OUT.safetensors")]
@@ -215,8 +216,10 @@ pub struct InfoArgs {
 
 /// List the GPU adapters with their limits, features and kernels
 #[derive(Args)]
-#[command(after_help = "With --adapter, only those that fit it. Exits with 1 if there is none.\n\n\
-        Example:\n  headwise adapters --json")]
+#[command(
+    after_help = "With --adapter, only those that fit it; their numbers stay the same. Exits with 1 if there is none.\n\n\
+        Example:\n  headwise adapters --json"
+)]
 pub struct AdaptersArgs {
     /// Print one JSON array
     #[arg(long)]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     args::{ModelArgs, Shared},
     failure::Failure,
-    notes,
+    notes, numbers,
     output::{self, thousands},
     progress,
 };
@@ -25,10 +25,10 @@ Times are medians of rounds that alternate with the limit; docs/performance.md s
         Example:\n  headwise bench --json")]
 pub struct BenchArgs {
     /// Rounds of each measurement, of which the median counts; those of long ones may be fewer
-    #[arg(long, value_name = "N", default_value = "7")]
+    #[arg(long, value_name = "N", default_value = "7", value_parser = numbers::whole::<usize>)]
     rounds: usize,
     /// Tokens to decode in each round
-    #[arg(long, value_name = "N", default_value = "64")]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = numbers::whole::<usize>)]
     tokens: usize,
     /// Print one JSON object
     #[arg(long)]

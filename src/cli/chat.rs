@@ -11,8 +11,9 @@ use headwise::{Cancel, Chat, ChatMessage, ChatTemplate, Error, Generate, Reply, 
 use super::{
     args::{ModelArgs, Shared},
     failure::{self, Failure},
-    interrupt,
+    interrupt, numbers,
     output::{self, fit_to_print},
+    progress,
 };
 
 /// The longest line that is read.
@@ -31,22 +32,22 @@ pub struct ChatArgs {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Tokens of an answer at the most
-    #[arg(long, value_name = "N", default_value = "512")]
+    #[arg(long, value_name = "N", default_value = "512", value_parser = numbers::whole::<usize>)]
     max_new: usize,
     /// Tokens of the conversation at the most [default: the model's context]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::whole::<u32>)]
     context: Option<u32>,
     /// Divide the logits by T; 0 is greedy
-    #[arg(long, value_name = "T", default_value = "0.8")]
+    #[arg(long, value_name = "T", default_value = "0.8", value_parser = numbers::not_negative::<f32>)]
     temperature: f32,
     /// Sample from the K likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value = "40")]
+    #[arg(long, value_name = "K", default_value = "40", value_parser = numbers::whole::<u32>)]
     top_k: u32,
     /// Sample from the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P", default_value = "0.95")]
+    #[arg(long, value_name = "P", default_value = "0.95", value_parser = numbers::not_negative::<f32>)]
     top_p: f32,
     /// Same seed, same adapter: same answers
-    #[arg(long, value_name = "S", default_value = "0")]
+    #[arg(long, value_name = "S", default_value = "0", value_parser = numbers::whole::<u64>)]
     seed: u64,
     /// Always take the likeliest token, whatever the options above say
     #[arg(long)]
@@ -56,6 +57,7 @@ pub struct ChatArgs {
 }
 
 pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
+    options(args, &Cancel::new()).check()?;
     // A model that cannot chat is refused before it is loaded, and before its weights are fetched.
     let template = pollster::block_on(ChatTemplate::read(&args.model.source(Source::demo)?))?;
     let model = args.model.load(shared, Source::demo)?;
@@ -77,7 +79,8 @@ pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
             _ => {}
         }
         let cancel = interrupt::answer();
-        let answered = answer(&mut chat, &line, &options(args, &cancel));
+        let options = options(args, &cancel).progress(progress::bar_of_tokens("reading", shared.quiet));
+        let answered = answer(&mut chat, &line, &options);
         interrupt::done();
         match answered {
             Ok(reply) if !shared.quiet => remark(&reply),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     args::{ModelArgs, Shared},
     failure::Failure,
-    image,
+    image, numbers,
     output::{self, percent},
 };
 
@@ -28,7 +28,7 @@ pub struct ClassifyArgs {
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// Classes for each image, 16 at the most [default: 3, or all if the model has fewer]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::whole::<usize>)]
     top: Option<usize>,
     /// Turn dark into bright and bright into dark first, for dark things on bright ground
     #[arg(long)]

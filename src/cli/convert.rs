@@ -8,6 +8,7 @@ use headwise::{ConvertOptions, MoaActivation, MoaGates, WrittenModel, convert_mo
 use super::{
     args::Shared,
     failure::Failure,
+    numbers,
     output::{self, thousands},
     progress,
 };
@@ -34,7 +35,7 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "OUT_DIR")]
     out: PathBuf,
     /// Experts that each token keeps
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = numbers::whole::<usize>)]
     top_k: usize,
     /// Gates: as in the released code, probabilities as they are; or as in the paper, over their sum
     #[arg(long, value_enum, default_value = "code")]
@@ -43,7 +44,7 @@ pub struct ConvertArgs {
     #[arg(long, value_enum, default_value = "relu")]
     activation: Activation,
     /// The longest text, in tokens
-    #[arg(long, value_name = "N", default_value = "1024")]
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = numbers::whole::<usize>)]
     max_positions: usize,
     /// tokenizer.json to put into the folder
     #[arg(long, value_name = "FILE")]

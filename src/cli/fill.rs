@@ -10,6 +10,7 @@ use super::{
     args::{ModelArgs, Shared},
     failure::Failure,
     heads::{self, Painter},
+    numbers,
     output::{self, percent},
     prompt::read_text,
     tokens::{self, RoutedToken},
@@ -25,14 +26,14 @@ pub struct FillArgs {
     /// Text with one mask or more [default: read from stdin, less one line break at its end]
     text: Option<String>,
     /// Candidates for each mask, 16 at the most
-    #[arg(long, value_name = "N", default_value = "5")]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = numbers::whole::<usize>)]
     top: usize,
     /// Colour each token by the head experts it chose, best candidates in place of masks; word[3,5] where there are
     /// no colours
     #[arg(long)]
     show_heads: bool,
     /// Layer whose head experts are shown, from 0
-    #[arg(long, value_name = "N", default_value = "0")]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = numbers::whole::<usize>)]
     layer: usize,
     /// Print one JSON object; with --show-heads it has the routes of every layer
     #[arg(long)]

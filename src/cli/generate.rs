@@ -12,13 +12,15 @@ use super::{
     args::{GenerateArgs, Shared},
     failure::Failure,
     heads::{self, Painter},
-    interrupt, output,
+    interrupt, output, progress,
     prompt::Prompt,
     report::Report,
     transcript::{Transcript, Words},
 };
 
 pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
+    // Before a model is loaded for nothing.
+    options(args, &Cancel::new()).check()?;
     let prompt = Prompt::read("generate", args.prompt.as_ref(), args.ids.as_ref())?;
     let start = Instant::now();
     let model = args.model.load(shared, Source::demo)?;
@@ -36,7 +38,12 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
             ControlFlow::Break(())
         }
     };
-    let generated = pollster::block_on(model.generate_ids(&[&ids], &options(args, &cancel), on_token))?;
+    let mut options = options(args, &cancel);
+    if !args.show_heads {
+        // With heads, the prompt's own tokens are shown as they are read.
+        options = options.progress(progress::bar_of_tokens("reading", shared.quiet));
+    }
+    let generated = pollster::block_on(model.generate_ids(&[&ids], &options, on_token))?;
     if let Some(failure) = failed {
         return Err(failure);
     }

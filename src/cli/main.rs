@@ -12,12 +12,14 @@ mod fill;
 mod generate;
 mod heads;
 mod hub;
+mod ids;
 mod image;
 mod info;
 mod interrupt;
 mod lines;
 mod logits;
 mod notes;
+mod numbers;
 mod output;
 mod progress;
 mod prompt;
@@ -32,7 +34,7 @@ mod upcycle;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
@@ -51,7 +53,8 @@ fn main() -> ExitCode {
         std::process::exit(1);
     }));
     interrupt::listen();
-    let cli = Cli::parse();
+    let matches = numbers::allow_negative(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     quiet_driver::hush();
     log_if_asked();
     match run(&cli) {

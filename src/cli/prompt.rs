@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Read};
 
 use headwise::{Error, Model};
 
-use super::failure::Failure;
+use super::{failure::Failure, ids::Ids};
 
 /// A text or token ids.
 pub enum Prompt {
@@ -17,9 +17,9 @@ const MAX_STDIN: u64 = 16 << 20;
 
 impl Prompt {
     /// What was given to `command`: ids, a text, or stdin.
-    pub fn read(command: &str, text: Option<&String>, ids: Option<&Vec<u32>>) -> Result<Self, Failure> {
+    pub fn read(command: &str, text: Option<&String>, ids: Option<&Ids>) -> Result<Self, Failure> {
         if let Some(ids) = ids {
-            return Ok(Self::Ids(ids.clone()));
+            return Ok(Self::Ids(ids.0.clone()));
         }
         read_text(command, text, "give a PROMPT or --ids, or pipe a text into stdin").map(Self::Text)
     }

@@ -16,7 +16,7 @@ use super::{
     heads::{self, Painter},
     interrupt,
     lines::Lines,
-    output, progress,
+    numbers, output, progress,
     prompt::read_text,
     tokens::{self, RoutedToken},
 };
@@ -39,22 +39,22 @@ pub struct TranslateArgs {
     #[arg(long, value_name = "FILE", requires = "input")]
     output: Option<PathBuf>,
     /// Translations that grow side by side; 1 is greedy, MoA's paper has 4
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = numbers::whole::<usize>)]
     beams: usize,
     /// Divide the log-probability of a beam by ((5 + tokens) / 6)^A
-    #[arg(long, value_name = "A", default_value = "0.6")]
+    #[arg(long, value_name = "A", default_value = "0.6", value_parser = numbers::finite::<f64>)]
     length_penalty: f64,
     /// Tokens of a translation at the most
-    #[arg(long, value_name = "N", default_value = "96")]
+    #[arg(long, value_name = "N", default_value = "96", value_parser = numbers::whole::<usize>)]
     max_new: usize,
     /// Lines translated at once
-    #[arg(long, value_name = "N", default_value = "16", requires = "input")]
+    #[arg(long, value_name = "N", default_value = "16", requires = "input", value_parser = numbers::whole::<usize>)]
     batch: usize,
     /// Colour each token by its cross-attention head experts; word[3,5] where there are no colours
     #[arg(long)]
     show_heads: bool,
     /// Layer whose head experts are shown, from 0
-    #[arg(long, value_name = "N", default_value = "0")]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = numbers::whole::<usize>)]
     layer: usize,
     /// Print one JSON object, with the routes of every token of both texts
     #[arg(long)]
@@ -146,7 +146,7 @@ fn run_lines(args: &TranslateArgs, shared: &Shared, input: &Path, output: &Path)
 
     let mut translated = vec![String::new(); file.lines.len()];
     let full: Vec<usize> = (0..file.lines.len()).filter(|&i| !file.lines[i].trim().is_empty()).collect();
-    let mut bar = progress::bar_of_lines("translating", shared.quiet);
+    let bar = progress::bar_of_lines("translating", shared.quiet);
     let texts: Vec<&str> = full.iter().map(|&index| file.lines[index].as_str()).collect();
     let progress = |done: usize, all: usize| bar(done as u64, all as u64);
     // Of nothing but empty lines there is nothing to translate.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use headwise::{KvSharing, UpcycleOptions, upcycle_bam};
 
-use super::{args::Shared, convert::report, failure::Failure, progress};
+use super::{args::Shared, convert::report, failure::Failure, numbers, progress};
 
 /// Make one mixture of several dense models, to train further; takes no GPU
 #[derive(Args)]
@@ -28,7 +28,7 @@ pub struct UpcycleArgs {
     #[arg(long, value_enum, default_value = "expert")]
     kv: Kv,
     /// Same seed: same weights of the MLP routers
-    #[arg(long, value_name = "S", default_value = "0")]
+    #[arg(long, value_name = "S", default_value = "0", value_parser = numbers::whole::<u64>)]
     router_seed: u64,
     /// Print one JSON object: the files, the number of weights, the config
     #[arg(long)]

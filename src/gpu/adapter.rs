@@ -16,15 +16,18 @@ pub enum AdapterSelection {
     Discrete,
     /// A GPU that shares the CPU's memory.
     Integrated,
+    /// The adapter of this number, counted from 0 as `headwise adapters` and [`Gpu::adapters`](crate::Gpu::adapters) do.
+    Number(usize),
     /// The first adapter whose name contains this text, ignoring case.
     Name(String),
 }
 
 impl AdapterSelection {
-    /// Whether this selection may mean an adapter.
-    pub fn matches(&self, adapter: &Capabilities) -> bool {
+    /// Whether this selection may mean an adapter, which is the `number`th of all.
+    pub fn matches(&self, number: usize, adapter: &Capabilities) -> bool {
         match self {
             Self::Auto => true,
+            Self::Number(wanted) => *wanted == number,
             Self::Software => adapter.software,
             Self::Discrete => adapter.kind == "discrete",
             Self::Integrated => adapter.kind == "integrated",
@@ -36,13 +39,16 @@ impl AdapterSelection {
 impl std::str::FromStr for AdapterSelection {
     type Err = std::convert::Infallible;
 
+    /// A word of those above, a number, or else a part of a name. A number is never a part of a name: many have digits in
+    /// them.
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        Ok(match text {
+        let text = text.trim();
+        Ok(match text.to_lowercase().as_str() {
             "auto" | "" => Self::Auto,
             "software" => Self::Software,
             "discrete" => Self::Discrete,
             "integrated" => Self::Integrated,
-            name => Self::Name(name.to_owned()),
+            _ => text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Number),
         })
     }
 }
@@ -50,6 +56,7 @@ impl std::str::FromStr for AdapterSelection {
 impl std::fmt::Display for AdapterSelection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Number(number) => return number.fmt(f),
             Self::Auto => "auto",
             Self::Software => "software",
             Self::Discrete => "discrete",
@@ -139,9 +146,20 @@ pub(super) fn features_of(device: &wgpu::Device) -> wgpu::Features {
     device.features()
 }
 
+/// Percent of the memory that a driver can give now, beyond which making a buffer is an error. Where a driver tells no
+/// budget (Vulkan without `VK_EXT_memory_budget`, Metal, browsers), it alone decides.
+const MEMORY_PERCENT: u8 = 95;
+
 /// An instance over every backend that was compiled in; `WGPU_BACKEND` narrows it.
 pub(super) fn instance() -> wgpu::Instance {
-    wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env())
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // `dxcompiler.dll` where it lies beside the program or on the path, else FXC, which has neither subgroups nor 16-bit
+    // floats; `WGPU_DX12_COMPILER` says otherwise.
+    descriptor.backend_options.dx12.shader_compiler = wgpu::Dx12Compiler::Auto;
+    let mut descriptor = descriptor.with_env();
+    // The error comes instead of a system that swaps until nothing moves. What is made already stays usable.
+    descriptor.memory_budget_thresholds.for_resource_creation = Some(MEMORY_PERCENT);
+    wgpu::Instance::new(descriptor)
 }
 
 /// Every adapter of the machine. In a browser there is at most one.
@@ -161,8 +179,9 @@ pub(super) async fn select(instance: &wgpu::Instance, selection: &AdapterSelecti
         return Ok(adapter);
     }
     let mut adapters = all(instance).await;
-    let found: Vec<String> = adapters.iter().map(describe).collect();
-    let position = adapters.iter().position(|adapter| selection.matches(&Capabilities::of(adapter)));
+    let found: Vec<String> = adapters.iter().enumerate().map(describe).collect();
+    let matches = |(number, adapter)| selection.matches(number, &Capabilities::of(adapter));
+    let position = adapters.iter().enumerate().position(matches);
     match position {
         Some(index) => Ok(adapters.swap_remove(index)),
         None => Err(Error::NoAdapter {
@@ -199,9 +218,9 @@ fn high_performance() -> wgpu::RequestAdapterOptions<'static, 'static> {
     }
 }
 
-fn describe(adapter: &wgpu::Adapter) -> String {
+fn describe((number, adapter): (usize, &wgpu::Adapter)) -> String {
     let info = adapter.get_info();
-    format!("{} ({}, {})", info.name, info.backend.to_str(), kind_of(info.device_type))
+    format!("{number}: {} ({}, {})", info.name, info.backend.to_str(), kind_of(info.device_type))
 }
 
 fn kind_of(device_type: wgpu::DeviceType) -> &'static str {

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::{AdapterSelection, Capabilities, adapter, lock::lock, pipelines::PipelineCache};
+use super::{AdapterSelection, Capabilities, adapter, lock::lock, pace::Pace, pipelines::PipelineCache};
 use crate::{Error, Result};
 
 /// How to open a GPU.
@@ -20,6 +20,7 @@ pub struct GpuOptions {
     kernels: KernelChoice,
     memory: KernelMemory,
     memory_limit: Option<u64>,
+    submission_macs: Option<u64>,
 }
 
 /// Where [`KernelChoice::Auto`] finds and leaves what it measured.
@@ -102,6 +103,13 @@ impl GpuOptions {
         self
     }
 
+    /// Multiply-accumulates that one submission may hold, in place of what the device does in a fifth of a second, for tests.
+    #[doc(hidden)]
+    pub fn submission_macs(mut self, macs: u64) -> Self {
+        self.submission_macs = Some(macs);
+        self
+    }
+
     /// Chooses the variant of the hot kernels.
     pub fn kernels(mut self, kernels: KernelChoice) -> Self {
         self.kernels = kernels;
@@ -143,6 +151,7 @@ struct Inner {
     kept: OnceLock<Box<dyn Any + Send + Sync>>,
     memory_limit: Option<u64>,
     pipelines: PipelineCache,
+    pace: Pace,
     /// Bytes of live buffers, those of readbacks included.
     allocated: AtomicU64,
     next_buffer_id: AtomicU64,
@@ -196,6 +205,7 @@ impl Gpu {
         tracing::info!(adapter = capabilities.name, backend = capabilities.backend, "opened GPU");
         Ok(Self(Arc::new(Inner {
             pipelines: PipelineCache::default(),
+            pace: Pace::new(options.submission_macs),
             kernels: options.kernels,
             memory: options.memory,
             kept: OnceLock::new(),
@@ -368,6 +378,10 @@ impl Gpu {
 
     pub(super) fn pipelines(&self) -> &PipelineCache {
         &self.0.pipelines
+    }
+
+    pub(super) fn pace(&self) -> &Pace {
+        &self.0.pace
     }
 
     pub(super) fn account(&self, bytes: u64) -> u64 {

@@ -11,6 +11,7 @@ mod clock;
 mod device;
 mod kernel;
 mod lock;
+mod pace;
 mod pipelines;
 mod readback;
 mod recorder;

@@ -1,15 +1,17 @@
 //! Recording: ops push dispatches, one submission runs them all in one compute pass.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::ControlFlow, sync::Arc};
 
 use encase::{ShaderType, UniformBuffer, internal::WriteInto};
 use serde::Serialize;
 
 use super::{
     Access, Buffer, Constants, Gpu, Kernel,
+    pace::Queue,
     pipelines::{Interface, Pipeline, compile},
     staging::StagingPool,
 };
+use crate::Result;
 
 /// Exact counts of recorded work, for tests, `info` and benches.
 ///
@@ -97,6 +99,8 @@ pub struct Recorder {
     dispatches: Vec<Recorded>,
     arenas: Vec<Arena>,
     used_slots: usize,
+    /// Whether the parameters of what was recorded are on the GPU: its first part brings all of them.
+    params_sent: bool,
     slot_bytes: usize,
     bind_groups: HashMap<BindGroupKey, wgpu::BindGroup>,
     /// Buffers of recorded dispatches: dropped before they are submitted, they would be destroyed under them.
@@ -104,6 +108,7 @@ pub struct Recorder {
     counters: Counters,
     spare: Buffer,
     staging: StagingPool,
+    queue: Queue,
 }
 
 struct Recorded {
@@ -111,6 +116,7 @@ struct Recorded {
     bind_group: wgpu::BindGroup,
     offset: u32,
     groups: [u32; 3],
+    macs: u64,
 }
 
 /// Uniform memory for the parameters of [`ARENA_SLOTS`] dispatches.
@@ -136,11 +142,13 @@ impl Recorder {
             dispatches: Vec::new(),
             arenas: Vec::new(),
             used_slots: 0,
+            params_sent: false,
             bind_groups: HashMap::new(),
             used: Vec::new(),
             counters: Counters::default(),
             spare: Buffer::new(gpu, "spare", 0),
             staging: StagingPool::default(),
+            queue: Queue::new(),
         }
     }
 
@@ -178,12 +186,71 @@ impl Recorder {
         self.counters.macs += dispatch.macs;
         self.counters.weight_bytes += dispatch.weight_bytes;
         self.counters.bytes += dispatch.weight_bytes + dispatch.cache_bytes;
-        self.dispatches.push(Recorded { pipeline, bind_group, offset, groups: dispatch.groups });
+        let Dispatch { groups, macs, .. } = dispatch;
+        self.dispatches.push(Recorded { pipeline, bind_group, offset, groups, macs });
     }
 
     /// Submits what was recorded as one compute pass.
     pub fn submit(&mut self) {
         self.submit_with(|_| {});
+    }
+
+    /// Submits what was recorded in parts that each hold no more than the device does in a fifth of a second, by its counted
+    /// multiply-accumulates and as fast as it was so far, and keeps the last part for the caller to submit. A part is as
+    /// many dispatches as fit, or one; most work is one part.
+    ///
+    /// Before each part, the last included, it waits until at most one other is under way, and asks `watch`, which is told
+    /// how many multiply-accumulates were submitted before, of how many. On [`ControlFlow::Break`] what is left is dropped.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn submit_ahead(
+        &mut self,
+        mut watch: impl FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let total = self.dispatches.iter().map(|recorded| recorded.macs).sum();
+        let mut submitted = 0;
+        loop {
+            self.queue.make_room(&self.gpu).await?;
+            if watch(submitted, total).is_break() {
+                self.forget_recorded();
+                return Ok(ControlFlow::Break(()));
+            }
+            let (dispatches, macs) = self.next_part();
+            if dispatches == self.dispatches.len() {
+                return Ok(ControlFlow::Continue(()));
+            }
+            self.submit_first(dispatches, |_| {});
+            submitted += macs;
+        }
+    }
+
+    /// As [`submit_ahead`](Self::submit_ahead), and submits the last part.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn submit_in_parts(
+        &mut self,
+        watch: impl FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let flow = self.submit_ahead(watch).await?;
+        if flow.is_continue() {
+            self.submit_with(|_| {});
+        }
+        Ok(flow)
+    }
+
+    /// How many of the recorded dispatches, and multiply-accumulates, one submission may hold.
+    fn next_part(&self) -> (usize, u64) {
+        let budget = self.gpu.pace().budget();
+        let mut macs = 0;
+        for (index, recorded) in self.dispatches.iter().enumerate() {
+            if macs > 0 && macs + recorded.macs > budget {
+                return (index, macs);
+            }
+            macs += recorded.macs;
+        }
+        (self.dispatches.len(), macs)
     }
 
     /// Submits what was recorded, then copies. Made for buffers that replace others, so nothing stays cached of those.
@@ -205,15 +272,29 @@ impl Recorder {
         &mut self,
         then: impl FnOnce(&mut wgpu::CommandEncoder),
     ) -> wgpu::SubmissionIndex {
-        for (index, arena) in self.arenas.iter().enumerate() {
-            let slots = self.used_slots.saturating_sub(index * ARENA_SLOTS).min(ARENA_SLOTS);
-            arena.buffer.write(0, &arena.bytes[..slots * self.slot_bytes]);
+        let submission = self.submit_first(self.dispatches.len(), then);
+        self.forget_recorded();
+        submission
+    }
+
+    /// Submits the first `dispatches` of what was recorded.
+    fn submit_first(
+        &mut self,
+        dispatches: usize,
+        then: impl FnOnce(&mut wgpu::CommandEncoder),
+    ) -> wgpu::SubmissionIndex {
+        if !std::mem::replace(&mut self.params_sent, true) {
+            for (index, arena) in self.arenas.iter().enumerate() {
+                let slots = self.used_slots.saturating_sub(index * ARENA_SLOTS).min(ARENA_SLOTS);
+                arena.buffer.write(0, &arena.bytes[..slots * self.slot_bytes]);
+            }
         }
         compile(self.gpu.device(), self.dispatches.iter().map(|recorded| &recorded.pipeline));
+        let macs = self.dispatches[..dispatches].iter().map(|recorded| recorded.macs).sum();
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for recorded in self.dispatches.drain(..) {
+            for recorded in self.dispatches.drain(..dispatches) {
                 let [x, y, z] = recorded.groups;
                 pass.set_pipeline(recorded.pipeline.raw(self.gpu.device()));
                 pass.set_bind_group(0, &recorded.bind_group, &[recorded.offset]);
@@ -221,11 +302,18 @@ impl Recorder {
             }
         }
         then(&mut encoder);
-        self.used_slots = 0;
         self.counters.passes += 1;
         let submission = self.gpu.queue().submit([encoder.finish()]);
-        self.used.clear();
+        self.queue.push(&self.gpu, macs, submission.clone());
         submission
+    }
+
+    /// Starts anew: what was recorded is submitted, or not wanted.
+    fn forget_recorded(&mut self) {
+        self.dispatches.clear();
+        self.used.clear();
+        self.used_slots = 0;
+        self.params_sent = false;
     }
 
     /// Writes parameters into the next arena slot; returns the arena's index and the slot's offset.

@@ -225,20 +225,22 @@ impl Gpu {
     /// Every adapter of this machine with what it can do and the kernel variants it would run.
     pub async fn adapters() -> Vec<AdapterReport> {
         let memory = KernelMemory::default();
-        let report = |capabilities: Capabilities| {
+        let report = |(number, capabilities): (usize, Capabilities)| {
             let remembered = remembered(&memory, &capabilities).map(|(variants, _)| variants);
             let by_capability = || Variants::by_capability(KernelChoice::Tuned, &capabilities);
             let (variants, kernels_measured) =
                 (remembered.unwrap_or_else(by_capability), remembered.is_some());
-            AdapterReport { kernels: variants.names(), kernels_measured, capabilities }
+            AdapterReport { number, kernels: variants.names(), kernels_measured, capabilities }
         };
-        Capabilities::of_all().await.into_iter().map(report).collect()
+        Capabilities::of_all().await.into_iter().enumerate().map(report).collect()
     }
 }
 
 /// One adapter of this machine, as `headwise adapters` shows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct AdapterReport {
+    /// Its number, for [`AdapterSelection::Number`](crate::AdapterSelection::Number).
+    pub number: usize,
     /// What the adapter could give a device.
     #[serde(flatten)]
     pub capabilities: Capabilities,

@@ -69,7 +69,7 @@ pub use row_attention::{
 };
 pub use row_attention_decode::{DecodeAttention, RelativePositions};
 pub use row_attention_prefill::PrefillAttention;
-pub use sample::{Argmax, Sample};
+pub use sample::{Argmax, NOT_FINITE, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
 pub use stick_breaking::StickBreaking;

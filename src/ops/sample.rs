@@ -3,6 +3,13 @@
 use super::{Kernel, padded, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
+/// What stands for a token where a row's logits are not all finite, the twin of `shaders/shared/finite.wgsl`.
+pub const NOT_FINITE: u32 = u32::MAX;
+
+/// Temperatures whose quotients every GPU computes. Beyond them, logits within ±10³⁰ are as good as equal, or the highest
+/// is alone, all the same.
+const TEMPERATURES: std::ops::RangeInclusive<f32> = 1.175_494_4e-38..=8.507_059e37;
+
 pub static ARGMAX: Kernel = Kernel::new(&shaders::ARGMAX, ArgmaxParams::layout);
 
 pub static SAMPLE: Kernel = Kernel::new(&shaders::SAMPLE, SampleParams::layout);
@@ -26,7 +33,7 @@ uniform! {
     }
 }
 
-/// `tokens[r] = argmax(logits[r])`, ties to the lower index.
+/// `tokens[r] = argmax(logits[r])`, ties to the lower index; [`NOT_FINITE`] if a logit is not.
 pub struct Argmax<'a> {
     /// `[rows, vocab]`, rows padded
     pub logits: &'a Buffer,
@@ -46,7 +53,7 @@ impl Argmax<'_> {
 }
 
 /// Draws `tokens[r]` from `softmax(logits[r] / temperature)` cut to `top_k` and `top_p`; the exact rule stands
-/// in `shaders/sample.wgsl`.
+/// in `shaders/sample.wgsl`. [`NOT_FINITE`] if a logit is not.
 pub struct Sample<'a> {
     /// `[rows, vocab]`, rows padded
     pub logits: &'a Buffer,
@@ -76,7 +83,7 @@ impl Sample<'_> {
             seed_low: self.seed as u32,
             seed_high: (self.seed >> 32) as u32,
             top_p: self.top_p,
-            temperature: self.temperature,
+            temperature: self.temperature.clamp(*TEMPERATURES.start(), *TEMPERATURES.end()),
         };
         recorder.dispatch(
             &params,

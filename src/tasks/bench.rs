@@ -5,6 +5,7 @@ use std::{ops::ControlFlow, time::Instant};
 use super::{
     Generate, Model,
     bench_report::{BenchReport, BenchRow, Limit, Spread, now},
+    readback::unwatched,
     session::{Session, SessionLayout},
     yardstick::Yardstick,
 };
@@ -187,7 +188,7 @@ impl Model {
             let start = Instant::now();
             session.decode()?;
             session.sample(&greedy);
-            let pending = session.read_tokens(false);
+            let pending = session.read_tokens(false, unwatched).await?;
             times.push(start.elapsed().as_secs_f64());
             session.wait_tokens(pending).await?;
         }
@@ -199,7 +200,7 @@ impl Model {
 async fn read_prompt(session: &mut Session, ids: &[u32]) -> Result<()> {
     session.forward(&[(0, ids)], &[ids.len() as u32 - 1])?;
     session.sample(&Generate::new().greedy().sampling());
-    let pending = session.read_tokens(false);
+    let pending = session.read_tokens(false, unwatched).await?;
     session.wait_tokens(pending).await?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Text generation: prompt in, tokens out, one at a time.
 
 use std::{
+    fmt,
     ops::ControlFlow,
     sync::{
         Arc,
@@ -26,6 +27,17 @@ pub struct Generate {
     pub(super) stop: Option<Vec<u32>>,
     pub(super) routes: bool,
     pub(super) cancel: Cancel,
+    pub(super) progress: Option<Progress>,
+}
+
+/// Whoever wants to know how much of a prompt was read.
+#[derive(Clone)]
+pub(super) struct Progress(Arc<dyn Fn(u64, u64) + Send + Sync>);
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
 }
 
 impl Default for Generate {
@@ -40,6 +52,7 @@ impl Default for Generate {
             stop: None,
             routes: false,
             cancel: Cancel::default(),
+            progress: None,
         }
     }
 }
@@ -103,9 +116,26 @@ impl Generate {
         self
     }
 
-    fn check(&self) -> Result<()> {
+    /// Calls back with the tokens of the prompts that were read and in all, while a long prompt is read and at its end.
+    pub fn progress(mut self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Progress(Arc::new(progress)));
+        self
+    }
+
+    /// Says how much of the prompts was read.
+    pub(super) fn tell_progress(&self, read: u64, of: u64) {
+        if let Some(Progress(tell)) = &self.progress {
+            tell(read, of);
+        }
+    }
+
+    /// Refuses what is out of range, as every generation does.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for the first such option.
+    pub fn check(&self) -> Result<()> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return Err(Error::argument("temperature", self.temperature, "0 or more"));
+            return Err(Error::argument("temperature", self.temperature, "a finite number of 0 or more"));
         }
         if self.top_k == Some(0) {
             return Err(Error::argument("top-k", 0, "at least 1"));
@@ -136,7 +166,8 @@ impl Cancel {
         Self::default()
     }
 
-    /// Stops whatever was given this handle: it ends after the tokens already under way, without an error.
+    /// Stops whatever was given this handle: it ends after the tokens already under way, without an error. A prompt ends after
+    /// the part that is under way, a fifth of a second or less.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -144,6 +175,11 @@ impl Cancel {
     /// Whether it was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Whether work goes on.
+    pub(super) fn flow(&self) -> ControlFlow<()> {
+        if self.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

@@ -1,10 +1,13 @@
-//! What sessions read back from a step, and in which form it comes.
+//! What sessions read back from a step, in which form it comes, and that it is made of numbers.
+
+use std::ops::ControlFlow;
 
 use crate::{
+    Error, Result,
     gpu::{Buffer, Recorder},
     layers::{Step, Workspace},
     models::StackSpec,
-    ops::{TopLogits, padded},
+    ops::{NOT_FINITE, TopLogits, padded},
 };
 
 /// Bytes to read: a buffer, the first byte, how many.
@@ -22,33 +25,64 @@ pub(super) fn logit_range<'a>(workspace: &'a Workspace, outputs: u32, step: &Ste
 }
 
 /// Logits `[rows, outputs]` without the padding of their rows.
-pub(super) fn logits(bytes: &[u8], outputs: u32) -> Vec<f32> {
+///
+/// # Errors
+/// [`Error::NotFinite`] where one is not.
+pub(super) fn logits(bytes: &[u8], outputs: u32) -> Result<Vec<f32>> {
     let padded_rows: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
     let rows = padded_rows.chunks(padded(outputs) as usize);
-    rows.flat_map(|row| row[..outputs as usize].iter().copied()).collect()
+    finite("the logits", rows.flat_map(|row| row[..outputs as usize].iter().copied()).collect())
 }
 
-/// Records the choice of the `n` largest logits of each row, and says where they will be; [`ranked`] reads them.
-pub(super) fn record_top<'a>(
-    recorder: &mut Recorder,
-    workspace: &'a Workspace,
-    outputs: u32,
-    step: &Step,
-    n: u32,
-) -> [Range<'a>; 2] {
+/// Records the choice of the `n` largest logits of each row.
+pub(super) fn record_top(recorder: &mut Recorder, workspace: &Workspace, outputs: u32, step: &Step, n: u32) {
     let Workspace { logits, top_ids: ids, top_values: values, .. } = workspace;
     TopLogits { logits, ids, values, rows: step.logit_rows, vocab: outputs, n }.record(recorder);
+}
+
+/// Where the chosen logits are; [`ranked`] reads them.
+pub(super) fn top_ranges<'a>(workspace: &'a Workspace, step: &Step, n: u32) -> [Range<'a>; 2] {
     let bytes = 4 * u64::from(step.logit_rows) * u64::from(n);
-    [(ids, 0, bytes), (values, 0, bytes)]
+    [(&workspace.top_ids, 0, bytes), (&workspace.top_values, 0, bytes)]
 }
 
 /// Rows of (id, log-probability) from all ids, then all values.
-pub(super) fn ranked(bytes: &[u8], n: u32) -> Vec<Vec<(u32, f32)>> {
+///
+/// # Errors
+/// [`Error::NotFinite`] where a row of logits was not.
+pub(super) fn ranked(bytes: &[u8], n: u32) -> Result<Vec<Vec<(u32, f32)>>> {
     let (ids, values) = bytes.split_at(bytes.len() / 2);
-    let ids: Vec<u32> = bytemuck::pod_collect_to_vec(ids);
     let values: Vec<f32> = bytemuck::pod_collect_to_vec(values);
-    let pairs: Vec<(u32, f32)> = ids.into_iter().zip(values).collect();
-    pairs.chunks(n as usize).map(<[_]>::to_vec).collect()
+    let pairs: Vec<(u32, f32)> = chosen(ids)?.into_iter().zip(values).collect();
+    Ok(pairs.chunks(n as usize).map(<[_]>::to_vec).collect())
+}
+
+/// Ids that the GPU chose by their logits.
+///
+/// # Errors
+/// [`Error::NotFinite`] where a row of logits was not.
+pub(super) fn chosen(bytes: &[u8]) -> Result<Vec<u32>> {
+    let ids: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
+    match ids.contains(&NOT_FINITE) {
+        false => Ok(ids),
+        true => Err(Error::NotFinite { what: "the logits", found: "NaN or infinity".to_owned() }),
+    }
+}
+
+/// The values, if they are numbers.
+///
+/// # Errors
+/// [`Error::NotFinite`] where one is not.
+pub(super) fn finite(what: &'static str, values: Vec<f32>) -> Result<Vec<f32>> {
+    match values.iter().find(|value| !value.is_finite()) {
+        None => Ok(values),
+        Some(value) => Err(Error::NotFinite { what, found: value.to_string() }),
+    }
+}
+
+/// Lets a step run to its end.
+pub(super) fn unwatched(_submitted: u64, _of: u64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
 /// Bytes of all ranges together.

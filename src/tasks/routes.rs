@@ -2,8 +2,11 @@
 
 use serde::Serialize;
 
-use super::{LayerUse, router_use::Tally};
-use crate::models::{RouterPlace, StackSpec};
+use super::{LayerUse, readback::finite, router_use::Tally};
+use crate::{
+    Result,
+    models::{RouterPlace, StackSpec},
+};
 
 /// One chosen expert and its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -76,7 +79,10 @@ pub struct Routes {
 
 impl Routes {
     /// From the front of a workspace's `chosen` and `gates`, one after the other, and perhaps its `route_scores`.
-    pub(super) fn new(stack: &StackSpec, tokens: usize, bytes: &[u8]) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`](crate::Error::NotFinite) where a gate or a score is not.
+    pub(super) fn new(stack: &StackSpec, tokens: usize, bytes: &[u8]) -> Result<Self> {
         let (mut before, mut scores_before) = (0, 0);
         let mut routers = Vec::new();
         for (layer, block) in stack.blocks.iter().enumerate() {
@@ -90,14 +96,14 @@ impl Routes {
         }
         let (chosen, rest) = bytes.split_at(4 * tokens * before);
         let (gates, scores) = rest.split_at(4 * tokens * before);
-        Self {
+        Ok(Self {
             tokens,
             layers: stack.blocks.len(),
             routers,
             chosen: bytemuck::pod_collect_to_vec(chosen),
-            gates: bytemuck::pod_collect_to_vec(gates),
-            scores: bytemuck::pod_collect_to_vec(scores),
-        }
+            gates: finite("the gates", bytemuck::pod_collect_to_vec(gates))?,
+            scores: finite("the routers' scores", bytemuck::pod_collect_to_vec(scores))?,
+        })
     }
 
     /// Tokens in it.

@@ -8,7 +8,7 @@ use super::{
     logits::steps,
     session::{PendingTokens, Session},
 };
-use crate::{Result, gpu::Counters};
+use crate::{Error, Result, gpu::Counters};
 
 /// Decode steps submitted ahead of the one whose tokens are being read.
 const STEPS_AHEAD: usize = 3;
@@ -78,8 +78,16 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
         }
     }
 
-    /// Runs the prompts and samples the first new token of each.
+    /// Runs the prompts and samples the first new token of each. One that is cancelled ends without an error.
     pub async fn prefill(&mut self, prompts: &[&[u32]]) -> Result<()> {
+        match self.read_prompts(prompts).await {
+            Err(Error::Cancelled) => self.stop_all(),
+            other => return other,
+        }
+        Ok(())
+    }
+
+    async fn read_prompts(&mut self, prompts: &[&[u32]]) -> Result<()> {
         let total: usize = prompts.iter().map(|ids| ids.len()).sum();
         let ends = |prompts: &[&[u32]]| -> Vec<u32> {
             let ends = prompts.iter().scan(0, |end, ids| {
@@ -91,36 +99,42 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
         if total <= PREFILL_TOKENS.max(prompts.len()) {
             let runs: Vec<_> = (0..).zip(prompts.iter().copied()).collect();
             self.session.forward(&runs, &ends(prompts))?;
-            return self.finish_prefill(&runs).await;
+            return self.finish_prefill(&runs, total).await;
         }
         // Long prompts: everything but the last tokens first, so that one last step has the logits of all.
         let (heads, tails): (Vec<_>, Vec<_>) = prompts.iter().map(|ids| ids.split_at(ids.len() - 1)).unzip();
+        let mut read = 0;
         for runs in steps(&heads, PREFILL_TOKENS) {
+            let tokens = runs.iter().map(|(_, ids)| ids.len()).sum();
+            let watch = watch(self.options, read, tokens, total);
             self.session.forward(&runs, &[])?;
-            if self.options.cancel.is_cancelled() {
-                self.stop_all();
-                return Ok(());
-            }
             if self.options.routes {
-                let pending = self.session.read_tokens(true);
+                let pending = self.session.read_tokens(true, watch).await?;
                 let (_, routes) = self.session.wait_tokens(pending).await?;
                 self.report_prompt(&runs, routes.as_ref());
             } else {
-                self.session.submit();
+                self.session.submit(watch).await?;
             }
+            if self.broken {
+                return Ok(());
+            }
+            read += tokens;
         }
         let runs: Vec<_> = (0..).zip(tails.iter().copied()).collect();
         self.session.forward(&runs, &ends(&tails))?;
-        self.finish_prefill(&runs).await
+        self.finish_prefill(&runs, total).await
     }
 
-    /// Samples after the step that has the prompts' last tokens.
-    async fn finish_prefill(&mut self, runs: &[(u32, &[u32])]) -> Result<()> {
+    /// Samples after the step that has the last tokens of the prompts, which are `total` tokens.
+    async fn finish_prefill(&mut self, runs: &[(u32, &[u32])], total: usize) -> Result<()> {
         if self.options.max_new > 0 {
             self.session.sample(&self.options.sampling());
         }
-        let pending = self.session.read_tokens(self.options.routes);
+        let tokens = runs.iter().map(|(_, ids)| ids.len()).sum();
+        let watch = watch(self.options, total - tokens, tokens, total);
+        let pending = self.session.read_tokens(self.options.routes, watch).await?;
         let (ids, routes) = self.session.wait_tokens(pending).await?;
+        self.options.tell_progress(total as u64, total as u64);
         self.report_prompt(runs, routes.as_ref());
         if self.options.max_new == 0 {
             self.sequences.iter_mut().for_each(|sequence| sequence.stopped = Some(StopReason::MaxNew));
@@ -149,8 +163,12 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
                     continue;
                 }
                 self.session.sample(&self.options.sampling());
-                let pending = self.session.read_tokens(self.options.routes);
-                self.pending.push_back(pending);
+                let cancel = &self.options.cancel;
+                match self.session.read_tokens(self.options.routes, |_, _| cancel.flow()).await {
+                    Ok(pending) => self.pending.push_back(pending),
+                    Err(Error::Cancelled) => self.stop_all(),
+                    Err(error) => failed = Some(error),
+                }
                 recorded += 1;
                 continue;
             }
@@ -246,5 +264,21 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
         for sequence in &mut self.sequences {
             sequence.stopped.get_or_insert(StopReason::Cancelled);
         }
+    }
+}
+
+/// Watches over a step of `tokens` tokens behind `read` of the `total` tokens of the prompts.
+fn watch(
+    options: &Generate,
+    read: usize,
+    tokens: usize,
+    total: usize,
+) -> impl FnMut(u64, u64) -> ControlFlow<()> {
+    move |submitted, of| {
+        let now = read as f64 + tokens as f64 * submitted as f64 / of.max(1) as f64;
+        if now > 0.0 {
+            options.tell_progress(now as u64, total as u64);
+        }
+        options.cancel.flow()
     }
 }

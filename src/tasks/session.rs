@@ -1,10 +1,12 @@
 //! A session: one batch of sequences with their key/value cache, working one step at a time.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use super::{
     Routes,
-    readback::{length, logit_range, logits, ranked, record_top, route_ranges},
+    readback::{
+        chosen, length, logit_range, logits, ranked, record_top, route_ranges, top_ranges, unwatched,
+    },
 };
 use crate::{
     Error, Result,
@@ -71,6 +73,8 @@ pub(crate) struct Session {
     layout: SessionLayout,
     /// The next position of each sequence.
     positions: Vec<u32>,
+    /// What they were before the last step.
+    positions_before: Vec<u32>,
     last_step: Step,
 }
 
@@ -97,6 +101,7 @@ impl Session {
             transformer: Arc::clone(transformer),
             layout,
             positions: vec![0; sequences as usize],
+            positions_before: Vec::new(),
             last_step: Step::default(),
         };
         gpu.check("allocating a session")?;
@@ -152,13 +157,15 @@ impl Session {
     /// Records the choice of the `n` largest logits of each row, submits what was recorded, and reads, for each row, these
     /// outputs with their log-probabilities, and the step's routes.
     pub async fn read_top(&mut self, n: u32) -> Result<(Vec<Vec<(u32, f32)>>, Routes)> {
+        record_top(&mut self.recorder, &self.workspace, self.transformer.spec.outputs, &self.last_step, n);
+        self.submit_ahead(unwatched).await?;
         let (spec, step) = (&self.transformer.spec, &self.last_step);
-        let mut ranges = record_top(&mut self.recorder, &self.workspace, spec.outputs, step, n).to_vec();
+        let mut ranges = top_ranges(&self.workspace, step, n).to_vec();
         let top_bytes = length(&ranges);
         ranges.extend(route_ranges(&self.workspace, &spec.stack, step));
         let read = self.recorder.submit_and_read(&ranges).wait("reading the likeliest outputs").await?;
         let (top, routes) = read.split_at(top_bytes);
-        Ok((ranked(top, n), Routes::new(&spec.stack, step.tokens as usize, routes)))
+        Ok((ranked(top, n)?, Routes::new(&spec.stack, step.tokens as usize, routes)?))
     }
 
     /// Records a step that feeds every sequence the token sampled for it. A sequence without room stays at its
@@ -196,6 +203,7 @@ impl Session {
         let ends =
             lengths.iter().map(|&(sequence, count)| self.positions[sequence as usize].saturating_add(count));
         self.reserve(ends.max().unwrap_or(0).min(capacity))?;
+        self.positions_before.clone_from(&self.positions);
         let mut spans = Vec::new();
         let mut ranges = Vec::new();
         for &(sequence, count) in lengths {
@@ -253,50 +261,83 @@ impl Session {
         .record(&mut self.recorder);
     }
 
-    /// Submits what was recorded and reads nothing back.
-    pub fn submit(&mut self) {
-        self.recorder.submit();
+    /// Submits what was recorded, in parts where it is much, and reads nothing back. `watch` is told before each part how much
+    /// of the work was submitted, of how much, and may end the step.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] where `watch` ends the step: the session is as before it. What the GPU reports.
+    pub async fn submit(&mut self, watch: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
+        let flow = self.recorder.submit_in_parts(watch).await?;
+        self.done_or_undone(flow)
+    }
+
+    /// As [`submit`](Self::submit), and leaves the last part for a readback to submit.
+    async fn submit_ahead(&mut self, watch: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
+        let flow = self.recorder.submit_ahead(watch).await?;
+        self.done_or_undone(flow)
+    }
+
+    fn done_or_undone(&mut self, flow: ControlFlow<()>) -> Result<()> {
+        if flow.is_continue() {
+            return Ok(());
+        }
+        // Keys that were written are written again before a row sees them.
+        self.positions.clone_from(&self.positions_before);
+        Err(Error::Cancelled)
     }
 
     /// Submits what was recorded and starts reading the sampled tokens and, if wanted, the step's routes.
-    pub fn read_tokens(&mut self, routes: bool) -> PendingTokens {
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub async fn read_tokens(
+        &mut self,
+        routes: bool,
+        watch: impl FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<PendingTokens> {
+        self.submit_ahead(watch).await?;
         let rows = self.last_step.logit_rows as usize;
         let mut ranges = vec![(&self.workspace.tokens, 0, 4 * rows as u64)];
         if routes {
             ranges.extend(route_ranges(&self.workspace, &self.transformer.spec.stack, &self.last_step));
         }
         let tokens = self.last_step.tokens as usize;
-        PendingTokens { pending: self.recorder.submit_and_read(&ranges), rows, tokens, routes }
+        Ok(PendingTokens { pending: self.recorder.submit_and_read(&ranges), rows, tokens, routes })
     }
 
     /// Submits what was recorded and reads the step's logits, `[rows, vocab]`, and routes.
     pub async fn read_logits(&mut self) -> Result<(Vec<f32>, Routes)> {
+        self.submit_ahead(unwatched).await?;
         let (spec, step) = (&self.transformer.spec, &self.last_step);
         let mut ranges = vec![logit_range(&self.workspace, spec.outputs, step)];
         let logit_bytes = length(&ranges);
         ranges.extend(route_ranges(&self.workspace, &spec.stack, step));
         let read = self.recorder.submit_and_read(&ranges).wait("reading logits").await?;
         let (values, routes) = read.split_at(logit_bytes);
-        Ok((logits(values, spec.outputs), Routes::new(&spec.stack, step.tokens as usize, routes)))
+        Ok((logits(values, spec.outputs)?, Routes::new(&spec.stack, step.tokens as usize, routes)?))
     }
 
     /// Submits what was recorded and reads the step's routes with the scores they were chosen by.
     pub async fn read_routes(&mut self) -> Result<Routes> {
+        self.submit_ahead(unwatched).await?;
         let (stack, tokens) = (&self.transformer.spec.stack, self.last_step.tokens);
         let scores = 4 * u64::from(tokens) * u64::from(stack.scores_per_token());
         let mut ranges = route_ranges(&self.workspace, stack, &self.last_step).to_vec();
         ranges.push((&self.workspace.route_scores, 0, scores));
         let read = self.recorder.submit_and_read(&ranges).wait("reading routes").await?;
-        Ok(Routes::new(stack, tokens as usize, &read))
+        Routes::new(stack, tokens as usize, &read)
     }
 
-    /// The routes in `pending`'s answer.
+    /// The tokens in `pending`'s answer, and the routes, if wanted.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] where a row of logits was, and what the GPU reports.
     pub async fn wait_tokens(&self, pending: PendingTokens) -> Result<(Vec<u32>, Option<Routes>)> {
         let PendingTokens { pending, rows, tokens, routes } = pending;
         let read = pending.wait("generating").await?;
         let (ids, rest) = read.split_at(4 * rows);
-        let routes = routes.then(|| Routes::new(&self.transformer.spec.stack, tokens, rest));
-        Ok((bytemuck::pod_collect_to_vec(ids), routes))
+        let routes = routes.then(|| Routes::new(&self.transformer.spec.stack, tokens, rest)).transpose()?;
+        Ok((chosen(ids)?, routes))
     }
 }
 

@@ -167,14 +167,18 @@ impl Model {
         progress(done, sources.len());
         let batches = packed(&sorted, SOURCE_TOKENS);
         for batch in batches.iter().flat_map(|batch| batch.chunks(options.batch)) {
-            let (mut session, read) =
-                TranslationSession::read(&self.gpu, &self.transformer, encoder, batch, layout).await?;
+            let (mut session, read) = TranslationSession::read(
+                &self.gpu,
+                &self.transformer,
+                encoder,
+                batch,
+                layout,
+                &options.cancel,
+            )
+            .await?;
             let mut searches: Vec<Search> =
                 (0..).map(|source| Search::new(source, *start, *end, options)).take(batch.len()).collect();
             for _ in 0..capacity {
-                if options.cancel.is_cancelled() {
-                    return Err(Error::Cancelled);
-                }
                 let rows: Vec<Row> = searches.iter().flat_map(Search::rows).collect();
                 if rows.is_empty() {
                     break;
@@ -222,8 +226,9 @@ impl Model {
         [source, target].into_iter().try_for_each(|ids| check_ids(ids, vocab))?;
         let capacity = target.len() as u32;
         let layout = TargetLayout { beams: 1, capacity, step_tokens: capacity, with_routes: true };
+        let (gpu, transformer, cancel) = (&self.gpu, &self.transformer, Cancel::new());
         let (mut session, read) =
-            TranslationSession::read(&self.gpu, &self.transformer, encoder, &[source], layout).await?;
+            TranslationSession::read(gpu, transformer, encoder, &[source], layout, &cancel).await?;
         let (values, routes) = session.follow(target).await?;
         let routes = (0..target.len()).map(|token| routes.token(token)).collect();
         Ok(TranslationLogits {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{
-    Routes,
-    readback::{length, logit_range, logits, ranked, record_top, route_ranges},
+    Cancel, Routes,
+    readback::{length, logit_range, logits, ranked, record_top, route_ranges, top_ranges},
     session::check_cache,
 };
 use crate::{
-    Result,
+    Error, Result,
     gpu::{Counters, Gpu, Recorder},
     layers::{CacheUse, KvCache, Step, Workspace},
     models::{StackSpec, Transformer},
@@ -59,19 +59,21 @@ pub(super) struct TranslationSession {
     /// The position that the next step fills.
     position: u32,
     with_routes: bool,
+    cancel: Cancel,
 }
 
 impl TranslationSession {
     /// Plans the memory, allocates it, and reads the sources; returns their tokens' choices, where they are wanted.
     ///
     /// # Errors
-    /// As [`Session::new`](super::session::Session::new), and what the GPU reports.
+    /// As [`Session::new`](super::session::Session::new), [`Error::Cancelled`] as in every step, and what the GPU reports.
     pub async fn read(
         gpu: &Gpu,
         transformer: &Arc<Transformer>,
         encoder: &StackSpec,
         sources: &[&[u32]],
         layout: TargetLayout,
+        cancel: &Cancel,
     ) -> Result<(Self, Option<Routes>)> {
         let TargetLayout { beams, capacity, step_tokens, with_routes } = layout;
         let spec = &transformer.spec;
@@ -105,16 +107,24 @@ impl TranslationSession {
             source_lengths: sources.iter().map(|ids| ids.len() as u32).collect(),
             position: 0,
             with_routes,
+            cancel: cancel.clone(),
         };
         gpu.check("allocating a translation")?;
         let step = session.encode(sources);
+        session.submit_ahead().await?;
         if !with_routes {
             session.recorder.submit();
             return Ok((session, None));
         }
         let ranges = route_ranges(&session.workspace, encoder, &step);
         let read = session.recorder.submit_and_read(&ranges).wait("reading sources").await?;
-        Ok((session, Some(Routes::new(encoder, tokens as usize, &read))))
+        Ok((session, Some(Routes::new(encoder, tokens as usize, &read)?)))
+    }
+
+    /// Submits all but the last part of what was recorded.
+    async fn submit_ahead(&mut self) -> Result<()> {
+        let flow = self.recorder.submit_ahead(|_, _| self.cancel.flow()).await?;
+        if flow.is_continue() { Ok(()) } else { Err(Error::Cancelled) }
     }
 
     fn encode(&mut self, sources: &[&[u32]]) -> Step {
@@ -139,16 +149,18 @@ impl TranslationSession {
         let placed: Vec<(Row, u32)> = rows.iter().map(|&row| (row, self.position)).collect();
         self.position += 1;
         let step = self.record(&placed);
+        record_top(&mut self.recorder, &self.workspace, self.transformer.spec.outputs, &step, n);
+        self.submit_ahead().await?;
         let spec = &self.transformer.spec;
-        let mut ranges = record_top(&mut self.recorder, &self.workspace, spec.outputs, &step, n).to_vec();
+        let mut ranges = top_ranges(&self.workspace, &step, n).to_vec();
         let top_bytes = length(&ranges);
         if self.with_routes {
             ranges.extend(route_ranges(&self.workspace, &spec.stack, &step));
         }
         let read = self.recorder.submit_and_read(&ranges).wait("translating").await?;
         let (top, routes) = read.split_at(top_bytes);
-        let routes = self.with_routes.then(|| Routes::new(&spec.stack, rows.len(), routes));
-        Ok(Found { top: ranked(top, n), routes })
+        let routes = self.with_routes.then(|| Routes::new(&spec.stack, rows.len(), routes)).transpose()?;
+        Ok(Found { top: ranked(top, n)?, routes })
     }
 
     /// Feeds the first source's target a run of tokens at once; returns logits `[tokens, vocab]` and choices.
@@ -158,13 +170,14 @@ impl TranslationSession {
             rows.map(|(position, &token)| (Row { sequence: 0, source: 0, token }, position)).collect();
         self.position += target.len() as u32;
         let step = self.record(&placed);
+        self.submit_ahead().await?;
         let spec = &self.transformer.spec;
         let mut ranges = vec![logit_range(&self.workspace, spec.outputs, &step)];
         let logit_bytes = length(&ranges);
         ranges.extend(route_ranges(&self.workspace, &spec.stack, &step));
         let read = self.recorder.submit_and_read(&ranges).wait("reading logits").await?;
         let (values, routes) = read.split_at(logit_bytes);
-        Ok((logits(values, spec.outputs), Routes::new(&spec.stack, target.len(), routes)))
+        Ok((logits(values, spec.outputs)?, Routes::new(&spec.stack, target.len(), routes)?))
     }
 
     /// Records a step over rows and their positions, those of one sequence together; all want logits.

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use headwise::internal::{Argmax, Buffer, Gpu, KernelChoice, MAX_TOP_LOGITS, Sample, TopLogits};
+use headwise::internal::{Argmax, Buffer, Gpu, KernelChoice, MAX_TOP_LOGITS, NOT_FINITE, Sample, TopLogits};
 use proptest::prelude::*;
 
 use crate::{
@@ -51,13 +51,41 @@ fn argmax_is_exact_and_gives_ties_to_the_lower_index() {
     });
 }
 
+/// Rows of which every second has one logit that is no number, at any place; whether each row is whole.
+fn some_broken(seed: u64, rows: u32, vocab: u32) -> (Vec<f64>, Vec<bool>) {
+    let negative_nan = f64::from(f32::from_bits(0xffc0_0000));
+    let kinds = [f64::NAN, negative_nan, f64::INFINITY, f64::NEG_INFINITY];
+    let mut logits = some_logits(seed, rows * vocab, 8.0, 0);
+    for row in (1..rows).step_by(2) {
+        let place = hash(seed, row as usize) as u32 % vocab;
+        logits[(row * vocab + place) as usize] = kinds[row as usize / 2 % 4];
+    }
+    (logits, (0..rows).map(|row| row % 2 == 0).collect())
+}
+
 #[test]
-fn argmax_never_chooses_what_is_no_number() {
-    let nan = f64::NAN;
-    let inf = f64::INFINITY;
-    assert_eq!(argmax_of(&[nan, 1.0, 2.0, nan, 2.0, nan, -5.0, nan, nan, nan], 5), [2, 1]);
-    assert_eq!(argmax_of(&[-inf, -1e38, -inf, 0.0, inf, 1.0], 3), [1, 1]);
-    assert_eq!(argmax_of(&[nan; 7], 7), [0], "some token, for want of a better one");
+fn no_token_is_chosen_where_a_logit_is_not_finite() {
+    check(64, (8..=9u32, vocabulary(), any::<u64>()), |(rows, vocab, seed)| {
+        let (logits, whole) = some_broken(seed, rows, vocab);
+        let all = |tokens: &[u32]| tokens.iter().map(|&token| token != NOT_FINITE).collect::<Vec<_>>();
+        assert_eq!(all(&argmax_of(&logits, vocab)), whole, "argmax");
+        for (top_k, top_p) in [(u32::MAX, 1.0), (5, 0.9)] {
+            let draw = Draw { top_k, top_p, ..draws(vocab, rows, seed) };
+            assert_eq!(all(&draw.run(&logits)), whole, "sample");
+        }
+        let n = MAX_TOP_LOGITS.min(vocab);
+        let (ids, _) = top_logits(&logits, vocab, n);
+        let expected: Vec<bool> = whole.iter().flat_map(|&whole| vec![whole; n as usize]).collect();
+        assert_eq!(all(&ids), expected, "top_logits");
+    });
+    assert_eq!(argmax_of(&[f64::NAN; 7], 7), [NOT_FINITE]);
+}
+
+#[test]
+fn argmax_knows_the_largest_and_the_smallest_numbers() {
+    let most = f64::from(f32::MAX);
+    assert_eq!(argmax_of(&[-most, -most, most, 1e38, most, 0.0], 3), [2, 1]);
+    assert_eq!(argmax_of(&[-most; 5], 5), [0]);
 }
 
 #[test]
@@ -129,9 +157,9 @@ fn draws(vocab: u32, count: u32, seed: u64) -> Draw {
 }
 
 fn any_draw() -> impl Strategy<Value = (Draw, Vec<f64>)> {
-    let temperature = prop_oneof![Just(1.0f32), 0.05..2.0f32];
+    let temperature = prop_oneof![Just(1.0f32), 0.05..2.0f32, extreme_temperature()];
     let top_k = prop_oneof![Just(1), Just(u32::MAX), 1..60u32];
-    let top_p = prop_oneof![2 => Just(1.0f32), 3 => 0.05..1.0f32, 1 => Just(1e-6f32)];
+    let top_p = prop_oneof![2 => Just(1.0f32), 3 => 0.05..1.0f32, 1 => extreme_top_p()];
     (vocabulary(), size(9), temperature, top_k, top_p, levels(), any::<u64>()).prop_map(
         |(vocab, rows, temperature, top_k, top_p, levels, seed)| {
             let any = |i| hash(seed, i) as u32;
@@ -147,6 +175,17 @@ fn any_draw() -> impl Strategy<Value = (Draw, Vec<f64>)> {
             (draw, some_logits(seed, rows * vocab, 8.0, levels))
         },
     )
+}
+
+/// Down to the least and up to the largest that there are.
+fn extreme_temperature() -> impl Strategy<Value = f32> {
+    let all = [f32::from_bits(1), 1e-40, f32::MIN_POSITIVE, 1e-30, 1e-3, 1e3, 1e30, 2e30, 1e38, f32::MAX];
+    prop::sample::select(all.to_vec())
+}
+
+fn extreme_top_p() -> impl Strategy<Value = f32> {
+    let all = [f32::from_bits(1), 1e-38, 1e-30, 1e-6, 0.999_999, f32::from_bits(1.0f32.to_bits() - 1)];
+    prop::sample::select(all.to_vec())
 }
 
 impl Draw {
@@ -176,6 +215,36 @@ fn sample_draws_what_the_oracle_draws() {
         differ.set(differ.get() + draw.check(&logits));
     });
     assert!(differ.get() * 100 <= drawn.get(), "{} of {} draws differ", differ.get(), drawn.get());
+}
+
+/// Every token is as likely as any other, and what stands behind the vocabulary in a row is none.
+#[test]
+fn a_temperature_without_bounds_draws_evenly_from_the_vocabulary() {
+    for vocab in [1, 5, 101, 130] {
+        for temperature in [1e30, 1e38, f32::MAX] {
+            for (top_k, top_p) in [(u32::MAX, 1.0), (u32::MAX, 0.999), (vocab.max(2) - 1, 1.0)] {
+                let draw = Draw { temperature, top_k, top_p, ..draws(vocab, 500, 99) };
+                let logits = some_logits(8, 500 * vocab, 8.0, 0);
+                let got = draw.run(&logits);
+                assert!(got.iter().all(|&token| token < vocab), "{vocab} tokens at {temperature:e}: {got:?}");
+                assert!(draw.check(&logits) <= 5, "{vocab} tokens at {temperature:e}");
+            }
+        }
+    }
+}
+
+/// The likeliest token alone: a temperature or a share of next to nothing.
+#[test]
+fn next_to_nothing_leaves_the_likeliest() {
+    let vocab = 101;
+    let logits = some_logits(9, 20 * vocab, 8.0, 0);
+    let likeliest = argmax_of(&logits, vocab);
+    for temperature in [f32::from_bits(1), f32::MIN_POSITIVE, 1e-30] {
+        assert_eq!(Draw { temperature, ..draws(vocab, 20, 5) }.run(&logits), likeliest, "{temperature:e}");
+    }
+    for top_p in [f32::from_bits(1), f32::MIN_POSITIVE, 1e-30] {
+        assert_eq!(Draw { top_p, ..draws(vocab, 20, 5) }.run(&logits), likeliest, "top-p {top_p:e}");
+    }
 }
 
 /// llvmpipe ends a shader after 65,535 turns of all its loops together, without a word.
