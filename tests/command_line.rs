@@ -85,6 +85,21 @@ fn the_report_names_speeds_and_adapter_unless_quiet() {
 }
 
 #[test]
+fn what_is_unusual_about_the_files_is_noted_unless_quiet() {
+    let two_tables = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/jetmoe_two_tables");
+    let note = "the output head is lm_head.weight, as transformers has it, though config.json ties it";
+    let args = ["generate", "--model", two_tables, "--ids", "1,5", "--max-new", "2"];
+    let (_, _, report) = run(&mut headwise(&args));
+    assert!(report.starts_with(&format!("note: {note}")), "{report}");
+    let (_, _, report) = run(&mut headwise(&[&args[..], &["--quiet"]].concat()));
+    assert!(report.is_empty(), "{report}");
+    assert!(stdout(&["info", "--model", two_tables]).contains(&format!("note        {note}")));
+    let notes = &json(&["info", "--model", two_tables, "--json"])["notes"];
+    assert!(notes[0].as_str().is_some_and(|found| found.starts_with(note)), "{notes}");
+    assert_eq!(json(&["info", "--json"])["notes"], serde_json::json!([]));
+}
+
+#[test]
 fn seeds_decide_the_text() {
     let with = |seed| stdout(&["generate", "Emma could not", "--max-new", "24", "--seed", seed]);
     assert_eq!(with("7"), with("7"));

@@ -82,9 +82,10 @@ impl Loss {
     }
 }
 
-/// The largest magnitude of finite values, as their bits have it.
+/// The largest magnitude of finite values. Compares their bits, as signed numbers: that is vector code everywhere.
 pub(super) fn largest(values: &[f32]) -> f32 {
-    f32::from_bits(values.iter().fold(0, |most, value| most.max(value.to_bits() & 0x7fff_ffff)))
+    let magnitude = |value: &f32| (value.to_bits() & 0x7fff_ffff) as i32;
+    f32::from_bits(values.iter().fold(0, |most, value| most.max(magnitude(value))) as u32)
 }
 
 /// Σ value², in sums side by side, so that it becomes vector code.

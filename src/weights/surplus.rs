@@ -28,8 +28,8 @@ const ENDS: [&str; 18] = [
     "max_exp_avg_sq",
 ];
 
-/// What a training run saves beside the model: how such names begin.
-const STARTS: [&str; 3] = ["optimizer", "lr_scheduler", "grad_scaler"];
+/// What a training run saves beside the model, a head that values answers among it: how such names begin.
+const STARTS: [&str; 4] = ["optimizer", "lr_scheduler", "grad_scaler", "v_head"];
 
 /// Whether a tensor of this name says nothing about the model.
 pub(super) fn says_nothing(name: &str) -> bool {
@@ -54,6 +54,7 @@ mod tests {
             "bn.num_batches_tracked",
             "optimizer.state.12.step",
             "model.norm.weight.exp_avg",
+            "v_head.summary.weight",
         ] {
             assert!(says_nothing(name), "{name}");
         }
