@@ -36,7 +36,7 @@ pub(super) fn says_nothing(name: &str) -> bool {
     let ends =
         |end: &&str| name.strip_suffix(*end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     let starts = |start: &&str| name.strip_prefix(*start).is_some_and(|rest| rest.starts_with('.'));
-    ENDS.iter().any(|end| ends(&end)) || STARTS.iter().any(|start| starts(&start))
+    ENDS.iter().any(ends) || STARTS.iter().any(starts)
 }
 
 #[cfg(test)]
