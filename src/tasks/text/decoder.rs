@@ -348,12 +348,12 @@ fn whole_characters(bytes: &mut Vec<u8>) -> String {
         text += chunk.valid();
         taken += chunk.valid().len();
         let wrong = chunk.invalid();
-        let last = chunks.peek().is_none();
-        let unfinished = || std::str::from_utf8(wrong).is_err_and(|error| error.error_len().is_none());
-        if !wrong.is_empty() && !(last && unfinished()) {
-            text += REPLACEMENT;
-            taken += wrong.len();
+        let unfinished = std::str::from_utf8(wrong).is_err_and(|error| error.error_len().is_none());
+        if wrong.is_empty() || (unfinished && chunks.peek().is_none()) {
+            continue;
         }
+        text += REPLACEMENT;
+        taken += wrong.len();
     }
     bytes.drain(..taken);
     text

@@ -171,7 +171,7 @@ fn a_stream_is_the_text_of_its_ids_for_every_decoder() {
     }
 }
 
-/// By the library itself: `tokenizers` 0.22 in Python, `decode(ids)`.
+/// The whole texts are what `tokenizers` 0.23.3 decodes in Python.
 #[test]
 fn bytes_that_are_no_characters_are_shown_as_such() {
     let tokenizer = read("tests/fixtures/tokenizers/byte_fallback.json");
