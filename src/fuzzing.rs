@@ -1,5 +1,11 @@
 //! What the property tests and the fuzz target call: every check of a model folder that needs no GPU.
 
+#[cfg(feature = "chat")]
+mod template;
+
+#[cfg(feature = "chat")]
+pub use template::check_template;
+
 use crate::{
     Result,
     models::Blueprint,

@@ -48,6 +48,8 @@ pub mod fuzzing;
 mod gpu;
 #[cfg(feature = "tokenizer")]
 mod guard;
+#[cfg(feature = "chat")]
+mod jinja;
 #[allow(missing_docs)] // likewise
 mod layers;
 mod models;

@@ -5,6 +5,10 @@
 #[cfg(feature = "cli")]
 #[path = "chat/command.rs"]
 mod command;
+#[path = "chat/hostile.rs"]
+mod hostile;
+#[path = "chat/published.rs"]
+mod published;
 #[path = "support/successors.rs"]
 mod successors;
 #[path = "chat/templates.rs"]

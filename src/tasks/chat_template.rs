@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::{Environment, ErrorKind, Value as Jinja, syntax::SyntaxConfig};
 use serde_json::Value;
 
 use super::tokenizer_config::{TOKENIZER_CONFIG, TokenizerConfig};
 use crate::{
     Error, Result,
+    jinja::{self, Template},
     weights::{Source, quote},
 };
 
@@ -15,11 +15,6 @@ use crate::{
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// The longest template; published ones have up to some 20 kB.
 const MAX_TEMPLATE: u64 = 256 << 10;
-/// What one rendering may cost: about as many instructions, or 64 times as many bytes. A turn of a published template takes
-/// under a hundred.
-const FUEL: u64 = 1_000_000;
-/// Calls within calls.
-const MAX_DEPTH: usize = 64;
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +35,12 @@ impl ChatMessage {
 /// A model's chat template.
 ///
 /// It is rendered as `transformers` renders it: in Jinja, with `messages`, `add_generation_prompt`, the names of the special
-/// tokens and `raise_exception`, and with block tags that take their line's spaces and line break with them. A template
-/// comes from a file: what it may cost is bounded, and it reaches nothing but these values.
+/// tokens, `raise_exception` and `strftime_now`, and with block tags that take their line's spaces and line break with
+/// them. A template comes from a file: what it may cost is bounded, and it reaches nothing but these values and the time.
+#[derive(Debug)]
 pub struct ChatTemplate {
     file: String,
-    source: String,
+    template: Template,
     /// Special tokens by their names.
     tokens: BTreeMap<String, String>,
 }
@@ -70,9 +66,8 @@ impl ChatTemplate {
                 (config_file, text)
             }
         };
-        let template = Self { file, source: text, tokens };
-        template.environment()?;
-        Ok(template)
+        let template = Template::parse(&text).map_err(|error| described(&file, *error))?;
+        Ok(Self { file, template, tokens })
     }
 
     /// The name of a special token: `bos_token`, `eos_token`, ….
@@ -85,69 +80,59 @@ impl ChatTemplate {
     /// # Errors
     /// What the template itself objects to, such as roles in another order, and a template that does not come to an end.
     pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
-        let environment = self.environment()?;
-        let template = environment.get_template(&self.file).map_err(|error| self.error(&error))?;
+        let text = |text: &str| jinja::Value::text(text);
         let message = |message: &ChatMessage| {
-            Jinja::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
+            jinja::Value::dict(vec![("role", text(&message.role)), ("content", text(&message.content))])
         };
-        let messages: Jinja = messages.iter().map(message).collect();
-        let tokens = self.tokens.iter().map(|(name, token)| (name.as_str(), Jinja::from(token.as_str())));
-        let mut values: BTreeMap<&str, Jinja> = tokens.collect();
-        values.insert("messages", messages);
-        values.insert("add_generation_prompt", add_generation_prompt.into());
-        // Templates ask whether these are none, not whether they are defined.
-        values.insert("tools", ().into());
-        values.insert("documents", ().into());
-        template.render(Jinja::from_pairs(values)).map_err(|error| self.error(&error))
-    }
-
-    fn environment(&self) -> Result<Environment<'_>> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|error| self.error(&error))?);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(MAX_DEPTH);
-        // A text for a model is not HTML, whatever the file's name ends with.
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        // Templates call Python's methods: `message.content.strip()`.
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<(), minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_template(&self.file, &self.source).map_err(|error| self.error(&error))?;
-        Ok(environment)
-    }
-
-    fn error(&self, error: &minijinja::Error) -> Error {
-        let line = error.line().map_or(String::new(), |line| format!(", line {line}"));
-        let found = match error.detail() {
-            Some(detail) => format!("{}: {}", error.kind(), quote(detail)),
-            None => error.kind().to_string(),
+        let values = || {
+            let tokens = self.tokens.iter().map(|(name, token)| (name.as_str(), text(token)));
+            let given = [
+                ("messages", jinja::Value::list(messages.iter().map(message).collect())),
+                ("add_generation_prompt", jinja::Value::Bool(add_generation_prompt)),
+                // Templates ask whether these are none, not whether they are defined.
+                ("tools", jinja::Value::None),
+                ("documents", jinja::Value::None),
+            ];
+            tokens.chain(given).map(|(name, value)| (name.to_owned(), value)).collect()
         };
-        Error::bad_file(&self.file, format!("chat template{line}"), found, "a template for this conversation")
+        self.template.render(values).map_err(|error| described(&self.file, *error))
     }
+}
+
+/// What a template's fault is to a person.
+fn described(file: &str, error: jinja::Described) -> Error {
+    let line = error.line.map_or(String::new(), |line| format!(", line {line}"));
+    if error.raised {
+        let found = format!("its objection {}", quote(&error.message));
+        return Error::bad_file(file, format!("chat template{line}"), found, "a conversation that it takes");
+    }
+    let part = if error.part.is_empty() { String::new() } else { format!(", {}", quote(&error.part)) };
+    let expected = "a template for this conversation";
+    Error::bad_file(file, format!("chat template{line}{part}"), error.message, expected)
 }
 
 /// The template of a `tokenizer_config.json`: a string, or several with names, of which the default counts.
 fn in_config(template: Option<&Value>, file: &str) -> Result<String> {
     let bad = |found: String, expected: &str| Error::bad_file(file, "chat_template", found, expected);
-    let text = match template {
-        None => {
+    // Names and templates, in a list of objects or in one object.
+    let named: Vec<(&str, &Value)> = match template {
+        None | Some(Value::Null) => {
             let expected = "a chat template: this model was not made for conversations, it continues texts";
             return Err(bad("nothing".to_owned(), expected));
         }
-        Some(Value::String(text)) => text,
-        Some(Value::Array(named)) => {
-            let field =
-                |entry: &'_ Value, field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
-            let names: Vec<String> = named.iter().filter_map(|entry| field(entry, "name")).collect();
-            let default = named.iter().find(|entry| entry["name"] == "default");
-            let Some(text) = default.and_then(|entry| entry["template"].as_str()) else {
-                return Err(bad(quote(&names.join(", ")), "a template with the name default"));
-            };
-            text
-        }
-        Some(_) => return Err(bad("something else".to_owned(), "a string, or a list of named ones")),
+        Some(text @ Value::String(_)) => vec![("default", text)],
+        Some(Value::Array(all)) => all
+            .iter()
+            .filter_map(|entry| Some((entry.get("name")?.as_str()?, entry.get("template")?)))
+            .collect(),
+        Some(Value::Object(all)) => all.iter().map(|(name, template)| (name.as_str(), template)).collect(),
+        Some(_) => return Err(bad("something else".to_owned(), "a string, or several with names")),
+    };
+    // Of entries with one name, the last counts, as in a dict.
+    let default = named.iter().rev().find(|(name, _)| *name == "default");
+    let Some(text) = default.and_then(|(_, template)| template.as_str()) else {
+        let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
+        return Err(bad(quote(&names.join(", ")), "a template with the name default"));
     };
     if text.len() as u64 > MAX_TEMPLATE {
         let found = crate::error::bytes(text.len() as u64);

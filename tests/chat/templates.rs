@@ -132,6 +132,11 @@ fn the_template_is_found_where_the_folder_has_it() {
     let hello = talk(&[("user", "x")]);
     let named = json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain {{ messages[0].content }}"}]);
     assert_eq!(read(json!({"chat_template": named})).unwrap().render(&hello, true).unwrap(), "plain x");
+    // Of a dict, and of entries with one name, what Python's dict would have.
+    let dict = json!({"tool_use": "tools", "default": "dict {{ messages[0].content }}"});
+    assert_eq!(read(json!({"chat_template": dict})).unwrap().render(&hello, true).unwrap(), "dict x");
+    let twice = json!([{"name": "default", "template": "one"}, {"name": "default", "template": "two"}]);
+    assert_eq!(read(json!({"chat_template": twice})).unwrap().render(&hello, true).unwrap(), "two");
     // A file of its own counts more, and is no HTML.
     let files = [
         ("tokenizer_config.json", json!({"chat_template": "old", "bos_token": "<s>"}).to_string()),
@@ -153,12 +158,34 @@ fn folders_without_a_template_are_refused_by_name() {
     assert_eq!(refused(read(json!({"chat_template": null}))), none);
     for (template, part) in [
         (json!(7), "found something else"),
-        (json!([{"name": "rag", "template": "x"}, {"name": "tool_use"}]), "found \"rag, tool_use\""),
+        (
+            json!([{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "y"}]),
+            "found \"rag, tool_use\"",
+        ),
+        (
+            json!({"rag": "x", "tool\n": "y"}),
+            r#"found "rag, tool\n", expected a template with the name default"#,
+        ),
+        (json!({"default": 7}), "found \"default\""),
+        (json!({}), "expected a template with the name default"),
         (json!("x".repeat((256 << 10) + 1)), "found 256.0 KiB, expected at most 256.0 KiB"),
-        (json!("a\nb {% if %}"), "chat template, line 2: found syntax error"),
-        (json!("{% for x in"), "chat template, line 1: found syntax error"),
-        (json!("{".repeat(100_000)), "syntax error"),
-        (json!(format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000))), "syntax error"),
+        (
+            json!("a\nb {% if %}"),
+            "chat template, line 2, \"%}\": found syntax error: %} where an expression should be",
+        ),
+        (json!("{% for x in"), "chat template, line 1, \"{% for x in\": found a tag that does not end"),
+        (json!("{{ a ! b }}"), "chat template, line 1, \"! b }}\": found an unexpected character '!'"),
+        (json!("{{ a \u{7} }}"), r#"line 1, "\u{7} }}": found an unexpected character '\u{7}'"#),
+        (
+            json!("\n\n {% flub %}"),
+            "chat template, line 3, \"{% flub %}\": found syntax error: an unknown tag flub",
+        ),
+        (json!("{".repeat(100_000)), "found a tag that does not end"),
+        (
+            json!(format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000))),
+            "nested more than 100 deep",
+        ),
+        (json!(format!("{{{{ {}1 }}}}", "not ".repeat(50_000))), "an expression of more than 200 levels"),
     ] {
         let error = refused(read(json!({"chat_template": template})));
         assert!(error.starts_with("folder/tokenizer_config.json: ") && error.contains(part), "{error}");
@@ -171,11 +198,19 @@ fn folders_without_a_template_are_refused_by_name() {
 #[test]
 fn a_template_may_object_but_not_go_on_for_ever() {
     let error = template(LLAMA_2).render(&talk(&[("assistant", "I begin")]), true).unwrap_err().to_string();
-    assert!(
-        error.contains("tokenizer_config.json: chat template, line 1: found invalid operation"),
-        "{error}"
+    assert_eq!(
+        error,
+        "folder/tokenizer_config.json: chat template, line 1: found its objection \"Roles must alternate user/assistant\", \
+         expected a conversation that it takes"
     );
-    assert!(error.contains("Roles must alternate user/assistant"), "{error}");
+    let error = template("a\n{{ x.y.z }}").render(&[], true).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "folder/tokenizer_config.json: chat template, line 2, \"x.y.z }}\": found \"x\" is undefined, expected a template \
+         for this conversation"
+    );
+    let error = template("{{ raise_exception('\\n' * 100000) }}").render(&[], true).unwrap_err().to_string();
+    assert!(error.len() < 500 && !error.contains('\n'), "{error}");
 
     for hostile in [
         "{% for i in range(9999) %}{% for j in range(9999) %}{{ j }}{% endfor %}{% endfor %}",
@@ -256,4 +291,35 @@ fn special_tokens_are_those_that_transformers_finds() {
         error,
         "folder/special_tokens_map.json: bos_token: found 3, expected a text, or an object with its `content`"
     );
+}
+
+/// Expected values by Python 3.11's json and jinja2 3.1.6 under transformers 5.24's settings.
+#[test]
+fn what_transformers_adds_to_jinja_is_there() {
+    let said = [("user", "Hi <b> &")];
+    for (text, expected) in [
+        ("{{ messages[0].content | tojson }}", "\"Hi <b> &\""),
+        ("{{ messages | tojson }}", "[{\"role\": \"user\", \"content\": \"Hi <b> &\"}]"),
+        (
+            "{{ {'b': [1, 2.0], 'a': none} | tojson(indent=2) }}",
+            "{\n  \"b\": [\n    1,\n    2.0\n  ],\n  \"a\": null\n}",
+        ),
+        ("{{ {'b': 1, 'a': true} | tojson(sort_keys=true) }}", "{\"a\": true, \"b\": 1}"),
+        ("{{ [1, {'a': 2}] | tojson(separators=(',', ':')) }}", "[1,{\"a\":2}]"),
+        ("{{ 'é😀' | tojson(ensure_ascii=true) }}", "\"\\u00e9\\ud83d\\ude00\""),
+        ("{{ 'é' | tojson }}", "\"é\""),
+        ("a{% generation %}{{ messages[0].role }}{% endgeneration %}b", "auserb"),
+        (
+            "{#- {% generation %} -#}{% raw %}{% generation %}{% endraw %}{{ '{% generation %}' }}",
+            "{% generation %}{% generation %}",
+        ),
+        (
+            "{{ none }} {{ true }} {{ [1, 'a', none] }} {{ 1.0 }} {{ {'a': 'it\\'s'} }}",
+            "None True [1, 'a', None] 1.0 {'a': \"it's\"}",
+        ),
+        ("{{ strftime_now('%%') }}{{ strftime_now('%Y-%m-%d') | length }}", "%10"),
+        ("{{ tools is none and documents is none }}", "True"),
+    ] {
+        assert_eq!(template(text).render(&talk(&said), true).unwrap(), expected, "{text}");
+    }
 }

@@ -1,0 +1,265 @@
+//! Values of templates: Python's, as far as templates need them.
+
+use std::{cell::Cell, rc::Rc, sync::Arc};
+
+use super::{
+    Outcome,
+    ast::Macro,
+    budget::{Budget, VALUE_DEPTH},
+    fault,
+};
+
+/// A value. None can hold itself: what can change lies in the run's list of [`Object`]s.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// What is not there; the text says what.
+    Undefined(Arc<str>),
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(Arc<str>),
+    Seq(Rc<Seq>),
+    Map(Rc<Map>),
+    /// An index into the run's objects.
+    Object(usize),
+    #[allow(private_interfaces)] // nobody else looks inside
+    Function(Rc<Function>),
+}
+
+/// Values in a row.
+#[derive(Debug)]
+pub(crate) struct Seq {
+    pub(super) kind: SeqKind,
+    pub(super) items: Vec<Value>,
+    depth: u32,
+    /// A generator gives its items once.
+    pub(super) spent: Cell<bool>,
+}
+
+/// What Python calls a row of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SeqKind {
+    List,
+    Tuple,
+    /// A tuple of `groupby`, which has names, too.
+    Group,
+    Range,
+    Keys,
+    Values,
+    Items,
+    Generator,
+}
+
+/// A dict, in the order of its making.
+#[derive(Debug)]
+pub(crate) struct Map {
+    pub(super) entries: Vec<(Value, Value)>,
+    depth: u32,
+}
+
+/// What can be called.
+#[derive(Debug)]
+pub(super) enum Function {
+    /// By name: `range`.
+    Global(&'static str),
+    /// A method of a value: `text.strip`.
+    Method(Value, Arc<str>),
+    /// A method of `dict` itself.
+    FromKeys,
+    /// A macro and the values of the blocks around it.
+    Macro(Arc<Macro>, Vec<(Arc<str>, Value)>, u32),
+}
+
+impl Value {
+    /// A text.
+    pub(crate) fn text(text: &str) -> Self {
+        Self::Str(text.into())
+    }
+
+    /// A dict with these names, of given values.
+    pub(crate) fn dict(entries: Vec<(&str, Value)>) -> Self {
+        let entries: Vec<_> = entries.into_iter().map(|(name, value)| (Self::text(name), value)).collect();
+        let depth = 1 + entries.iter().map(|(_, value)| value.depth()).max().unwrap_or(0);
+        Self::Map(Rc::new(Map { entries, depth }))
+    }
+
+    /// A list of given values.
+    pub(crate) fn list(items: Vec<Value>) -> Self {
+        let depth = 1 + items.iter().map(Self::depth).max().unwrap_or(0);
+        Self::Seq(Rc::new(Seq { kind: SeqKind::List, items, depth, spent: Cell::new(false) }))
+    }
+
+    /// About how many bytes a given value has.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Str(text) => text.len(),
+            Self::Seq(seq) => seq.items.iter().map(|item| 32 + item.bytes()).sum(),
+            Self::Map(map) => map.entries.iter().map(|(key, value)| 64 + key.bytes() + value.bytes()).sum(),
+            _ => 0,
+        }
+    }
+
+    /// Levels of values from here down.
+    pub(super) fn depth(&self) -> u32 {
+        match self {
+            Self::Seq(seq) => seq.depth,
+            Self::Map(map) => map.depth,
+            Self::Function(function) => match &**function {
+                Function::Method(value, _) => 1 + value.depth(),
+                Function::Macro(_, _, depth) => *depth,
+                Function::Global(_) | Function::FromKeys => 0,
+            },
+            _ => 0,
+        }
+    }
+
+    /// Its items, where it is a row that has them all at once.
+    pub(super) fn items(&self) -> Option<&[Value]> {
+        match self {
+            Self::Seq(seq) if seq.kind != SeqKind::Generator => Some(&seq.items),
+            _ => None,
+        }
+    }
+
+    pub(super) fn as_str(&self) -> Option<&str> {
+        if let Self::Str(text) = self { Some(text) } else { None }
+    }
+
+    /// A whole number, which in Python a truth value is, too.
+    pub(super) fn as_int(&self) -> Option<i64> {
+        match self {
+            Self::Int(number) => Some(*number),
+            Self::Bool(truth) => Some(i64::from(*truth)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn as_number(&self) -> Option<f64> {
+        if let Self::Float(number) = self { Some(*number) } else { self.as_int().map(|number| number as f64) }
+    }
+
+    /// Whether it counts as true.
+    pub(super) fn truth(&self) -> bool {
+        match self {
+            Self::Undefined(_) | Self::None => false,
+            Self::Bool(truth) => *truth,
+            Self::Int(number) => *number != 0,
+            Self::Float(number) => *number != 0.0,
+            Self::Str(text) => !text.is_empty(),
+            Self::Seq(seq) => seq.kind == SeqKind::Generator || !seq.items.is_empty(),
+            Self::Map(map) => !map.entries.is_empty(),
+            Self::Object(_) | Self::Function(_) => true,
+        }
+    }
+
+    /// What Python calls its type.
+    pub(super) fn type_name(&self) -> &'static str {
+        match self {
+            Self::Undefined(_) => "Undefined",
+            Self::None => "NoneType",
+            Self::Bool(_) => "bool",
+            Self::Int(_) => "int",
+            Self::Float(_) => "float",
+            Self::Str(_) => "str",
+            Self::Seq(seq) => match seq.kind {
+                SeqKind::List => "list",
+                SeqKind::Tuple | SeqKind::Group => "tuple",
+                SeqKind::Range => "range",
+                SeqKind::Keys => "dict_keys",
+                SeqKind::Values => "dict_values",
+                SeqKind::Items => "dict_items",
+                SeqKind::Generator => "generator",
+            },
+            Self::Map(_) => "dict",
+            Self::Object(_) => "object",
+            Self::Function(_) => "function",
+        }
+    }
+
+    /// A fault where this is undefined.
+    pub(super) fn defined(&self) -> Outcome<()> {
+        match self {
+            Self::Undefined(what) => fault(&**what),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Map {
+    /// The value of a key.
+    pub(super) fn get(&self, key: &Value, budget: &Budget) -> Outcome<Option<Value>> {
+        for (known, value) in &self.entries {
+            if budget.equal(known, key)? {
+                return Ok(Some(value.clone()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Making values: each is paid for, and none is too deep.
+impl Budget {
+    pub(super) fn text(&self, text: impl AsRef<str>) -> Outcome<Value> {
+        let text = text.as_ref();
+        // The text, its counts, and the value that names it.
+        self.take(48 + text.len())?;
+        Ok(Value::Str(text.into()))
+    }
+
+    pub(super) fn seq(&self, kind: SeqKind, items: Vec<Value>) -> Outcome<Value> {
+        self.take(64 + items.len() * size_of::<Value>())?;
+        self.spend(items.len() / 8)?;
+        let depth = self.depth(items.iter())?;
+        Ok(Value::Seq(Rc::new(Seq { kind, items, depth, spent: Cell::new(false) })))
+    }
+
+    pub(super) fn list(&self, items: Vec<Value>) -> Outcome<Value> {
+        self.seq(SeqKind::List, items)
+    }
+
+    /// A dict; of equal keys, the first place and the last value count.
+    pub(super) fn map(&self, pairs: Vec<(Value, Value)>) -> Outcome<Value> {
+        self.take(64 + pairs.len() * 2 * size_of::<Value>())?;
+        let mut entries: Vec<(Value, Value)> = Vec::with_capacity(pairs.len());
+        for (key, value) in pairs {
+            hashable(&key)?;
+            let mut known = None;
+            for (index, (other, _)) in entries.iter().enumerate() {
+                if self.equal(other, &key)? {
+                    known = Some(index);
+                    break;
+                }
+            }
+            match known.and_then(|index| entries.get_mut(index)) {
+                Some(entry) => entry.1 = value,
+                None => entries.push((key, value)),
+            }
+        }
+        let depth = self.depth(entries.iter().flat_map(|(key, value)| [key, value]))?;
+        Ok(Value::Map(Rc::new(Map { entries, depth })))
+    }
+
+    pub(super) fn function(&self, function: Function) -> Outcome<Value> {
+        self.take(64)?;
+        Ok(Value::Function(Rc::new(function)))
+    }
+
+    /// The depth of what holds these.
+    pub(super) fn depth<'v>(&self, items: impl Iterator<Item = &'v Value>) -> Outcome<u32> {
+        let depth = 1 + items.map(Value::depth).max().unwrap_or(0);
+        if depth > VALUE_DEPTH {
+            return fault(format!("values within each other more than {VALUE_DEPTH} deep"));
+        }
+        Ok(depth)
+    }
+}
+
+fn hashable(key: &Value) -> Outcome<()> {
+    match key {
+        Value::Map(_) => fault("a dict cannot be a key"),
+        Value::Seq(seq) if seq.kind == SeqKind::List => fault("a list cannot be a key"),
+        Value::Seq(seq) => seq.items.iter().try_for_each(hashable),
+        _ => Ok(()),
+    }
+}
