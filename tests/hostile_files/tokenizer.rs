@@ -316,7 +316,10 @@ fn contradictions_are_refused_by_name() {
     );
     refused(&with(unigram(), "/model/unk_id", json!(u64::MAX)), &["unk_id"]);
     refused(&with(unigram(), "/model/unk_id", json!(null)), &["unk_id"]);
-    refused(&with(unigram(), "/model/vocab", json!([])), &["vocab"]);
+    refused(
+        &with(unigram(), "/model/vocab", json!([])),
+        &["model.unk_id: found 0, expected one of the 0 tokens"],
+    );
     refused(&with(unigram(), "/model/vocab/3/1", json!(null)), &["tokenizer: "]);
     refused(
         &with(unigram(), "/model/vocab/3/0", json!("a".repeat(100_000))),
