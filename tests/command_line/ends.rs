@@ -102,7 +102,8 @@ fn an_answer_ends_there_too_and_quantised_models_keep_the_file() {
     let published = fs::read_to_string(format!("{ENDS}/generation_config.json")).unwrap();
     let folder = model("chat", Value::Null, Some(&published));
     fs::write(folder.join("special_tokens_map.json"), "{}").unwrap();
-    let out = folder.join("f16");
+    let out = folder.with_file_name("command-line-ends-chat-f16");
+    let _ = fs::remove_dir_all(&out);
     stdout(&["quantize", folder.to_str().unwrap(), out.to_str().unwrap(), "--scheme", "f16"]);
     for folder in [&folder, &out] {
         let args = ["chat", "--greedy", "--max-new", "9", "-q", "--model", folder.to_str().unwrap()];
