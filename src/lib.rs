@@ -39,6 +39,8 @@
 // In a browser everything lives on one thread, and wgpu's handles say so.
 #![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
+#[cfg(not(target_arch = "wasm32"))]
+mod checkpoints;
 mod error;
 #[cfg(not(target_arch = "wasm32"))]
 #[doc(hidden)]
@@ -52,17 +54,27 @@ mod guard;
 mod jinja;
 #[allow(missing_docs)] // likewise
 mod layers;
+#[cfg(not(target_arch = "wasm32"))]
+mod measure;
 mod models;
 #[allow(missing_docs)] // likewise
 mod ops;
+mod sessions;
 mod tasks;
 #[cfg(all(target_arch = "wasm32", feature = "tokenizer"))]
 pub mod web;
 mod weights;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use checkpoints::*;
 pub use error::{Error, Result};
 pub use gpu::{AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelChoice};
+#[cfg(not(target_arch = "wasm32"))]
+pub use measure::*;
 pub use ops::{AdapterReport, CachePrecision, Precision};
+pub use sessions::{
+    Cancel, Choice, DropMargin, LayerRoutes, LayerUse, RouterShape, RouterUse, Routes, TokenRoutes,
+};
 pub use tasks::*;
 pub use weights::Source;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
@@ -85,7 +97,7 @@ pub struct Readme;
 #[doc(hidden)]
 pub mod internal {
     #[cfg(not(target_arch = "wasm32"))]
-    pub use crate::tasks::yardstick::Yardstick;
+    pub use crate::measure::yardstick::Yardstick;
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::weights::{NewFile, remove_unfinished};
     pub use crate::{gpu::*, layers::*, ops::*, weights::pack_rows};

@@ -1,13 +1,21 @@
 //! `headwise adapters`
 
+use clap::Args;
 use headwise::{AdapterReport, Capabilities, Gpu, GpuOptions};
 
-use super::{
-    args::{AdaptersArgs, Shared},
-    bytes,
-    failure::Failure,
-    output,
-};
+use super::{args::Shared, bytes, failure::Failure, output};
+
+/// List the GPU adapters with their limits, features and kernels
+#[derive(Args)]
+#[command(
+    after_help = "With --adapter, only those that fit it; their numbers stay the same. Exits with 1 if there is none.\n\n\
+        Example:\n  headwise adapters --json"
+)]
+pub struct AdaptersArgs {
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
 
 pub fn run(args: &AdaptersArgs, shared: &Shared) -> Result<(), Failure> {
     let selection = shared.selection();

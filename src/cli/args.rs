@@ -1,48 +1,17 @@
-//! What can be said on the command line.
+//! Options that several commands share.
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use headwise::{
     AdapterSelection, CachePrecision, Error, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision,
     Source,
 };
 
-use super::{bytes, hub, ids::Ids, notes, numbers, progress};
+use super::{bytes, hub, notes, progress};
 
 /// Heading of the options that several commands share.
 const COMMON: &str = "Model and adapter";
-
-/// Run transformers whose attention heads are routed, on WebGPU
-#[derive(Parser)]
-#[command(
-    name = "headwise",
-    version,
-    after_help = "Example:\n  headwise generate \"The king shall\" --show-heads"
-)]
-pub struct Cli {
-    #[command(subcommand)]
-    pub command: Command,
-    #[command(flatten)]
-    pub shared: Shared,
-}
-
-#[derive(Subcommand)]
-pub enum Command {
-    Generate(GenerateArgs),
-    Chat(super::chat::ChatArgs),
-    Translate(super::translate::TranslateArgs),
-    Fill(super::fill::FillArgs),
-    Classify(super::classify::ClassifyArgs),
-    Logits(LogitsArgs),
-    Routes(RoutesArgs),
-    Info(InfoArgs),
-    Bench(super::bench::BenchArgs),
-    Adapters(AdaptersArgs),
-    Convert(super::convert::ConvertArgs),
-    Quantize(super::quantize::QuantizeArgs),
-    Upcycle(super::upcycle::UpcycleArgs),
-}
 
 /// Options of every command.
 #[derive(Args)]
@@ -78,7 +47,7 @@ pub struct ModelArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum PrecisionArg {
+pub enum PrecisionArg {
     F32,
     F16,
     Q8,
@@ -103,129 +72,6 @@ enum KernelsArg {
     Packed,
 }
 
-/// Continue a text
-#[derive(Args)]
-#[command(after_help = "The text goes to stdout as it comes, after the prompt; speeds go to stderr. \
-        Ctrl-C ends the text.\n\n\
-        Example:\n  headwise generate \"The king shall\" --max-new 40 --seed 7")]
-pub struct GenerateArgs {
-    /// Text to continue [default: read from stdin, less one line break at its end]
-    #[arg(conflicts_with = "ids")]
-    pub prompt: Option<String>,
-    /// Tokens to generate at the most
-    #[arg(long, value_name = "N", default_value = "64", value_parser = numbers::whole::<usize>)]
-    pub max_new: usize,
-    /// Divide the logits by T; 0 is greedy
-    #[arg(long, value_name = "T", default_value = "0.8", value_parser = numbers::not_negative::<f32>)]
-    pub temperature: f32,
-    /// Sample from the K likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value = "40", value_parser = numbers::whole::<u32>)]
-    pub top_k: u32,
-    /// Sample from the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P", default_value = "0.95", value_parser = numbers::not_negative::<f32>)]
-    pub top_p: f32,
-    /// Same seed, same adapter: same text
-    #[arg(long, value_name = "S", default_value = "0", value_parser = numbers::whole::<u64>)]
-    pub seed: u64,
-    /// Always take the likeliest token, whatever the options above say
-    #[arg(long)]
-    pub greedy: bool,
-    /// Continue these token ids instead of a text
-    #[arg(long, value_name = "1,2,3", allow_hyphen_values = true)]
-    pub ids: Option<Ids>,
-    /// Print only the new ids, on one line
-    #[arg(long, conflicts_with_all = ["json", "show_heads"])]
-    pub print_ids: bool,
-    /// Colour each token by the head experts it chose; word[3,5] where there are no colours
-    #[arg(long)]
-    pub show_heads: bool,
-    /// Layer whose head experts are shown, from 0
-    #[arg(long, value_name = "N", default_value = "0", value_parser = numbers::whole::<usize>)]
-    pub layer: usize,
-    /// Print one JSON object at the end; with --show-heads it has the routes of every layer
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub model: ModelArgs,
-}
-
-/// Say how much a text uses each expert
-#[derive(Args)]
-#[command(after_help = "For each router:
-  load     each expert's share of the choices
-  entropy  of these shares, in nats: at most ln(experts), when all are used alike
-  balance  Switch Transformer's loss: 1 when all are used alike, at most the number of experts
-  z        mean of (ln of the sum of exp(scores))^2 over the tokens: large when scores are
-  mi       mean entropy at a token less the entropy over all, in nats: 0 when a token tells
-           nothing about its experts, the lower the more it tells\n\n\
-        --against q4 loads the model once more in that precision and adds, for each router,
-  changed  tokens of which it chose another set of experts
-
-        The heads of a translation: `headwise translate --json`.\n\n\
-        Example:\n  headwise routes \"And the LORD said unto\" --against q4")]
-pub struct RoutesArgs {
-    /// Text to read [default: stdin, less one line break at its end]
-    #[arg(conflicts_with = "ids")]
-    pub text: Option<String>,
-    /// Read these token ids instead of a text
-    #[arg(long, value_name = "1,2,3", allow_hyphen_values = true)]
-    pub ids: Option<Ids>,
-    /// Count the choices that change when the weights are stored in this precision
-    #[arg(long, value_enum)]
-    against: Option<PrecisionArg>,
-    /// Print one JSON object, with more statistics
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub model: ModelArgs,
-}
-
-/// Write the logits and routes of given tokens to a file
-#[derive(Args)]
-#[command(
-    after_help = "The file has `logits` [tokens, vocab] and, for each layer i and each of its routers (`attention`, \
-        `values`, `mlp`), `layers.i.attention.experts` and `layers.i.attention.gates` [tokens, k]: shared experts, then \
-        the others best first.\n\n\
-        Example:\n  headwise logits --ids 1,2,3 --out logits.safetensors"
-)]
-pub struct LogitsArgs {
-    /// Token ids
-    #[arg(long, value_name = "1,2,3", allow_hyphen_values = true, required_unless_present = "ids_file")]
-    pub ids: Option<Ids>,
-    /// File with the token ids: [1,2,3], {"ids": [1,2,3]} or 1 2 3
-    #[arg(long, value_name = "FILE", conflicts_with = "ids")]
-    pub ids_file: Option<PathBuf>,
-    /// File to write; it appears only when it is complete
-    #[arg(long, value_name = "OUT.safetensors")]
-    pub out: PathBuf,
-    #[command(flatten)]
-    pub model: ModelArgs,
-}
-
-/// Say what a model is and what it needs; takes no GPU
-#[derive(Args)]
-#[command(after_help = "With --adapter or --memory-limit, also say whether it fits there.\n\n\
-        Example:\n  headwise info --model my-model --memory-limit 2GiB")]
-pub struct InfoArgs {
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub model: ModelArgs,
-}
-
-/// List the GPU adapters with their limits, features and kernels
-#[derive(Args)]
-#[command(
-    after_help = "With --adapter, only those that fit it; their numbers stay the same. Exits with 1 if there is none.\n\n\
-        Example:\n  headwise adapters --json"
-)]
-pub struct AdaptersArgs {
-    /// Print one JSON array
-    #[arg(long)]
-    pub json: bool,
-}
-
 impl From<PrecisionArg> for Precision {
     fn from(precision: PrecisionArg) -> Self {
         match precision {
@@ -234,13 +80,6 @@ impl From<PrecisionArg> for Precision {
             PrecisionArg::Q8 => Self::Q8,
             PrecisionArg::Q4 => Self::Q4,
         }
-    }
-}
-
-impl RoutesArgs {
-    /// The precision to compare with.
-    pub fn against(&self) -> Option<Precision> {
-        self.against.map(Precision::from)
     }
 }
 

@@ -6,17 +6,65 @@ use std::{
     time::Instant,
 };
 
+use clap::Args;
 use headwise::{Cancel, Generate, Model, Source, Token};
 
 use super::{
-    args::{GenerateArgs, Shared},
+    args::{ModelArgs, Shared},
     failure::Failure,
     heads::{self, Painter},
-    interrupt, output, progress,
+    ids::Ids,
+    interrupt, numbers, output, progress,
     prompt::Prompt,
     report::Report,
     transcript::{Transcript, Words},
 };
+
+/// Continue a text
+#[derive(Args)]
+#[command(after_help = "The text goes to stdout as it comes, after the prompt; speeds go to stderr. \
+        Ctrl-C ends the text.\n\n\
+        Example:\n  headwise generate \"The king shall\" --max-new 40 --seed 7")]
+pub struct GenerateArgs {
+    /// Text to continue [default: read from stdin, less one line break at its end]
+    #[arg(conflicts_with = "ids")]
+    pub prompt: Option<String>,
+    /// Tokens to generate at the most
+    #[arg(long, value_name = "N", default_value = "64", value_parser = numbers::whole::<usize>)]
+    pub max_new: usize,
+    /// Divide the logits by T; 0 is greedy
+    #[arg(long, value_name = "T", default_value = "0.8", value_parser = numbers::not_negative::<f32>)]
+    pub temperature: f32,
+    /// Sample from the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value = "40", value_parser = numbers::whole::<u32>)]
+    pub top_k: u32,
+    /// Sample from the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P", default_value = "0.95", value_parser = numbers::not_negative::<f32>)]
+    pub top_p: f32,
+    /// Same seed, same adapter: same text
+    #[arg(long, value_name = "S", default_value = "0", value_parser = numbers::whole::<u64>)]
+    pub seed: u64,
+    /// Always take the likeliest token, whatever the options above say
+    #[arg(long)]
+    pub greedy: bool,
+    /// Continue these token ids instead of a text
+    #[arg(long, value_name = "1,2,3", allow_hyphen_values = true)]
+    pub ids: Option<Ids>,
+    /// Print only the new ids, on one line
+    #[arg(long, conflicts_with_all = ["json", "show_heads"])]
+    pub print_ids: bool,
+    /// Colour each token by the head experts it chose; word[3,5] where there are no colours
+    #[arg(long)]
+    pub show_heads: bool,
+    /// Layer whose head experts are shown, from 0
+    #[arg(long, value_name = "N", default_value = "0", value_parser = numbers::whole::<usize>)]
+    pub layer: usize,
+    /// Print one JSON object at the end; with --show-heads it has the routes of every layer
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
 
 pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
     // Before a model is loaded for nothing.

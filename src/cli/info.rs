@@ -1,14 +1,27 @@
 //! `headwise info`
 
+use clap::Args;
 use headwise::{Error, ModelInfo, Source};
 use serde::Serialize;
 
 use super::{
-    args::{InfoArgs, Shared},
+    args::{ModelArgs, Shared},
     bytes,
     failure::Failure,
     output::{self, thousands},
 };
+
+/// Say what a model is and what it needs; takes no GPU
+#[derive(Args)]
+#[command(after_help = "With --adapter or --memory-limit, also say whether it fits there.\n\n\
+        Example:\n  headwise info --model my-model --memory-limit 2GiB")]
+pub struct InfoArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
 
 /// What the model is and, if asked, whether it fits.
 #[derive(Serialize)]

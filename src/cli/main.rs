@@ -34,11 +34,42 @@ mod upcycle;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use args::{Cli, Command};
+use args::Shared;
 use failure::Failure;
+
+/// Run transformers whose attention heads are routed, on WebGPU
+#[derive(Parser)]
+#[command(
+    name = "headwise",
+    version,
+    after_help = "Example:\n  headwise generate \"The king shall\" --show-heads"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(generate::GenerateArgs),
+    Chat(chat::ChatArgs),
+    Translate(translate::TranslateArgs),
+    Fill(fill::FillArgs),
+    Classify(classify::ClassifyArgs),
+    Logits(logits::LogitsArgs),
+    Routes(routes::RoutesArgs),
+    Info(info::InfoArgs),
+    Bench(bench::BenchArgs),
+    Adapters(adapters::AdaptersArgs),
+    Convert(convert::ConvertArgs),
+    Quantize(quantize::QuantizeArgs),
+    Upcycle(upcycle::UpcycleArgs),
+}
 
 fn main() -> ExitCode {
     // A panic is a bug of headwise: still one message and exit code 1.

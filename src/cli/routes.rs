@@ -1,14 +1,47 @@
 //! `headwise routes`
 
+use clap::Args;
 use headwise::{Error, LayerRoutes, LayerUse, Model, Precision, Source, TokenRoutes};
 use serde::Serialize;
 
 use super::{
-    args::{RoutesArgs, Shared},
+    args::{ModelArgs, PrecisionArg, Shared},
     failure::Failure,
+    ids::Ids,
     output,
     prompt::Prompt,
 };
+
+/// Say how much a text uses each expert
+#[derive(Args)]
+#[command(after_help = "For each router:
+  load     each expert's share of the choices
+  entropy  of these shares, in nats: at most ln(experts), when all are used alike
+  balance  Switch Transformer's loss: 1 when all are used alike, at most the number of experts
+  z        mean of (ln of the sum of exp(scores))^2 over the tokens: large when scores are
+  mi       mean entropy at a token less the entropy over all, in nats: 0 when a token tells
+           nothing about its experts, the lower the more it tells\n\n\
+        --against q4 loads the model once more in that precision and adds, for each router,
+  changed  tokens of which it chose another set of experts
+
+        The heads of a translation: `headwise translate --json`.\n\n\
+        Example:\n  headwise routes \"And the LORD said unto\" --against q4")]
+pub struct RoutesArgs {
+    /// Text to read [default: stdin, less one line break at its end]
+    #[arg(conflicts_with = "ids")]
+    pub text: Option<String>,
+    /// Read these token ids instead of a text
+    #[arg(long, value_name = "1,2,3", allow_hyphen_values = true)]
+    pub ids: Option<Ids>,
+    /// Count the choices that change when the weights are stored in this precision
+    #[arg(long, value_enum)]
+    against: Option<PrecisionArg>,
+    /// Print one JSON object, with more statistics
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
 
 #[derive(Serialize)]
 struct Report {
@@ -41,7 +74,7 @@ pub fn run(args: &RoutesArgs, shared: &Shared) -> Result<(), Failure> {
     let ids = prompt.all_ids(&model)?;
     let layers = pollster::block_on(model.expert_use(&ids))?;
     let against =
-        args.against().map(|precision| against(precision, &ids, model, args, shared)).transpose()?;
+        args.against.map(|precision| against(precision.into(), &ids, model, args, shared)).transpose()?;
     let report = Report { tokens: ids.len(), layers, against };
     if args.json { output::json(&report) } else { output::line(&describe(&report)) }
 }

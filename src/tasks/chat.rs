@@ -2,12 +2,12 @@
 
 use std::ops::ControlFlow;
 
-use super::{
-    ChatMessage, ChatTemplate, Generate, Model, StopReason, Token,
-    generate::PREFILL_TOKENS,
-    session::{Session, SessionLayout, most_positions},
+use super::{ChatMessage, ChatTemplate, Generate, Model, StopReason, Token, generation::PREFILL_TOKENS};
+use crate::{
+    Error, Result,
+    gpu::Counters,
+    sessions::{Session, SessionLayout, most_positions},
 };
-use crate::{Error, Result, gpu::Counters};
 
 /// A conversation.
 ///

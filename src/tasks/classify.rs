@@ -2,14 +2,12 @@
 
 use serde::Serialize;
 
-use super::{
-    Model, TokenRoutes,
-    session::{Session, SessionLayout},
-};
+use super::Model;
 use crate::{
     Error, Result,
     models::{Classes, Task},
     ops::{MAX_TOP_LOGITS, padded},
+    sessions::{Session, SessionLayout, TokenRoutes},
 };
 
 /// An image: rows of pixels, each one byte (grey) or three (red, green, blue).

@@ -2,11 +2,13 @@
 
 use serde::Serialize;
 
-use super::{
-    Model, TokenRoutes,
-    session::{Session, SessionLayout},
+use super::Model;
+use crate::{
+    Error, Result,
+    models::Task,
+    ops::MAX_TOP_LOGITS,
+    sessions::{Session, SessionLayout, TokenRoutes},
 };
-use crate::{Error, Result, models::Task, ops::MAX_TOP_LOGITS};
 
 /// A token that may stand behind a mask.
 #[derive(Clone, Debug, PartialEq, Serialize)]

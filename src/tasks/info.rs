@@ -107,7 +107,7 @@ impl ModelInfo {
         Ok(Self::new(&blueprint, &checkpoint))
     }
 
-    pub(super) fn new(blueprint: &Blueprint, checkpoint: &Checkpoint) -> Self {
+    pub(crate) fn new(blueprint: &Blueprint, checkpoint: &Checkpoint) -> Self {
         let Blueprint { family, task, spec, names, ends } = blueprint;
         let requests = spec.requests(names);
         let quantization = checkpoint.quantization();

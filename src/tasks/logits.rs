@@ -1,15 +1,18 @@
 //! Logits and routes of given tokens.
 
+use super::Model;
 #[cfg(not(target_arch = "wasm32"))]
-use super::Choice;
-use super::{
-    LayerUse, Model, Routes, TokenRoutes,
-    routes::{layer_use, tallies},
-    session::{Session, SessionLayout},
-};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::weights::{TensorData, write_safetensors};
-use crate::{Error, Result, models::Task};
+use crate::{
+    Error, Result,
+    models::Task,
+    sessions::Choice,
+    sessions::{
+        LayerUse, Routes, Session, SessionLayout, TokenRoutes,
+        routes::{layer_use, tallies},
+    },
+};
 
 /// Logits and routes of one sequence.
 #[derive(Clone, Debug)]

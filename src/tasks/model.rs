@@ -54,9 +54,9 @@ impl<'a> LoadOptions<'a> {
 
 /// A model on a GPU. Dropping it frees its memory.
 pub struct Model {
-    pub(super) gpu: Gpu,
-    pub(super) transformer: Arc<Transformer>,
-    pub(super) task: Task,
+    pub(crate) gpu: Gpu,
+    pub(crate) transformer: Arc<Transformer>,
+    pub(crate) task: Task,
     info: ModelInfo,
     #[cfg(feature = "tokenizer")]
     tokenizer: Option<super::Tokenizer>,
@@ -204,7 +204,7 @@ impl Model {
     }
 
     /// [`Model::encode`], for a model that wants `end` at the end.
-    pub(super) fn encode_ending(&self, text: &str, end: u32) -> Result<Vec<u32>> {
+    pub(crate) fn encode_ending(&self, text: &str, end: u32) -> Result<Vec<u32>> {
         let mut ids = self.encode(text)?;
         if ids.last() != Some(&end) {
             ids.push(end);

@@ -2,13 +2,12 @@
 
 use std::{collections::VecDeque, ops::ControlFlow};
 
-use super::{
-    Generate, Generation, Routes, StopReason, Token,
-    generate::PREFILL_TOKENS,
-    logits::steps,
-    session::{PendingTokens, Session},
+use super::{Generate, Generation, StopReason, Token, generation::PREFILL_TOKENS, logits::steps};
+use crate::{
+    Error, Result,
+    gpu::Counters,
+    sessions::{PendingTokens, Routes, Session},
 };
-use crate::{Error, Result, gpu::Counters};
 
 /// Decode steps submitted ahead of the one whose tokens are being read.
 const STEPS_AHEAD: usize = 3;

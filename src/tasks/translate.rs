@@ -1,12 +1,12 @@
 //! Translation: texts in, texts out, greedily or by beam search.
 
-use super::{
-    Cancel, Logits, Model, TokenRoutes,
-    fill::packed,
-    session::check_ids,
-    translation::{Row, TargetLayout, TranslationSession},
+use super::{Logits, Model, fill::packed};
+use crate::{
+    Error, Result,
+    models::Task,
+    ops::MAX_TOP_LOGITS,
+    sessions::{Cancel, Row, TargetLayout, TokenRoutes, TranslationSession, check_ids},
 };
-use crate::{Error, Result, models::Task, ops::MAX_TOP_LOGITS};
 
 /// How to translate.
 #[derive(Clone, Debug)]

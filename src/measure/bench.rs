@@ -3,13 +3,16 @@
 use std::{ops::ControlFlow, time::Instant};
 
 use super::{
-    Generate, Model,
     bench_report::{BenchReport, BenchRow, Limit, Spread, now},
-    readback::unwatched,
-    session::{Session, SessionLayout},
     yardstick::Yardstick,
 };
-use crate::{Error, Result, gpu::Counters, ops::Variants};
+use crate::{
+    Error, Result,
+    gpu::Counters,
+    ops::Variants,
+    sessions::{Session, SessionLayout, readback::unwatched},
+    tasks::{Generate, Model},
+};
 
 /// Lengths of the prompts.
 const PROMPTS: [usize; 3] = [16, 128, 512];

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{MAX_TOKENIZER, TOKENIZER_FILE};
 use crate::{
     Error, Result,
     models::CONFIG_FILE,
+    tasks::{MAX_TOKENIZER, TOKENIZER_FILE},
     weights::{
         Checkpoint, Dtype, NewFolder, SafetensorsWriter, Source, TensorInfo, TensorPlan, WEIGHTS_FILE,
     },

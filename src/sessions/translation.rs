@@ -17,7 +17,7 @@ use crate::{
 
 /// A hypothesis that grows in a step.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// Its place in the cache, `source · beams + …`.
     pub sequence: u32,
     pub source: u32,
@@ -27,7 +27,7 @@ pub(super) struct Row {
 
 /// How targets are laid out.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TargetLayout {
+pub(crate) struct TargetLayout {
     /// Hypotheses of each source.
     pub beams: u32,
     /// Tokens of a target.
@@ -40,13 +40,13 @@ pub(super) struct TargetLayout {
 
 /// What a step found for each row: the likeliest tokens with their log-probabilities, and the choices it made, where
 /// they are wanted.
-pub(super) struct Found {
+pub(crate) struct Found {
     pub top: Vec<Vec<(u32, f32)>>,
     pub routes: Option<Routes>,
 }
 
 /// One batch of sources and the targets that grow from them.
-pub(super) struct TranslationSession {
+pub(crate) struct TranslationSession {
     transformer: Arc<Transformer>,
     recorder: Recorder,
     workspace: Workspace,
@@ -66,7 +66,7 @@ impl TranslationSession {
     /// Plans the memory, allocates it, and reads the sources; returns their tokens' choices, where they are wanted.
     ///
     /// # Errors
-    /// As [`Session::new`](super::session::Session::new), [`Error::Cancelled`] as in every step, and what the GPU reports.
+    /// As [`Session::new`](super::Session::new), [`Error::Cancelled`] as in every step, and what the GPU reports.
     pub async fn read(
         gpu: &Gpu,
         transformer: &Arc<Transformer>,

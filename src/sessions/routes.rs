@@ -82,7 +82,7 @@ impl Routes {
     ///
     /// # Errors
     /// [`Error::NotFinite`](crate::Error::NotFinite) where a gate or a score is not.
-    pub(super) fn new(stack: &StackSpec, tokens: usize, bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn new(stack: &StackSpec, tokens: usize, bytes: &[u8]) -> Result<Self> {
         let (mut before, mut scores_before) = (0, 0);
         let mut routers = Vec::new();
         for (layer, block) in stack.blocks.iter().enumerate() {
@@ -121,7 +121,7 @@ impl Routes {
     }
 
     /// Adds every token's choices to the tallies of the stack's routers, in their order.
-    pub(super) fn tally(&self, tallies: &mut [Tally]) {
+    pub(crate) fn tally(&self, tallies: &mut [Tally]) {
         for (router, tally) in self.routers.iter().zip(tallies) {
             for index in 0..self.tokens {
                 let from = router.scores_before * self.tokens + index * router.scores;
@@ -141,7 +141,7 @@ impl Routes {
 }
 
 /// How tokens used the experts of every layer of a stack, from the tallies of its routers.
-pub(super) fn layer_use(stack: &StackSpec, tallies: Vec<Tally>) -> Vec<LayerUse> {
+pub(crate) fn layer_use(stack: &StackSpec, tallies: Vec<Tally>) -> Vec<LayerUse> {
     let mut tallies = tallies.into_iter();
     let blocks = stack.blocks.iter().map(|block| {
         let mut used = LayerUse::default();
@@ -160,7 +160,7 @@ pub(super) fn layer_use(stack: &StackSpec, tallies: Vec<Tally>) -> Vec<LayerUse>
 }
 
 /// An empty tally for every router of a stack.
-pub(super) fn tallies(stack: &StackSpec) -> Vec<Tally> {
+pub(crate) fn tallies(stack: &StackSpec) -> Vec<Tally> {
     let routers = stack.blocks.iter().flat_map(|block| block.routers());
     routers.filter(|(_, router)| router.routes()).map(|(_, router)| Tally::new(router)).collect()
 }

@@ -100,7 +100,7 @@ pub struct LayerUse {
 }
 
 /// Sums over the tokens of one router.
-pub(super) struct Tally {
+pub(crate) struct Tally {
     shape: RouterShape,
     tokens: f64,
     load: Vec<f64>,

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{Precision, gpu::Counters};
 
-/// What [`Model::bench`](super::Model::bench) found: measured times, exact counts of work, and what the adapter does at best
+/// What [`Model::bench`](crate::Model::bench) found: measured times, exact counts of work, and what the adapter does at best
 /// in the same run.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchReport {
@@ -49,7 +49,7 @@ pub struct BenchReport {
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchRow {
     /// `prefill`: a prompt through a session that exists, up to the choice of the next token. `first token`: the same with
-    /// a new session, as [`Model::generate`](super::Model::generate) does it. `decode`: tokens one after the other, through
+    /// a new session, as [`Model::generate`](crate::Model::generate) does it. `decode`: tokens one after the other, through
     /// `generate`, after such a prompt.
     pub what: &'static str,
     /// Tokens of the prompt.

@@ -5,14 +5,12 @@ use std::{collections::HashMap, path::Path};
 use safetensors::Dtype as Stored;
 use serde_json::{Map, Value, json};
 
-use super::{
-    MAX_TOKENIZER, ModelInfo, TOKENIZER_FILE,
-    rewrite::{ModelWriter, Progress, WrittenModel},
-};
+use super::rewrite::{ModelWriter, Progress, WrittenModel};
 use crate::{
     Error, Result,
     models::{Blueprint, CONFIG_FILE, MAX_CONFIG_BYTES, read_config},
     ops::{MatrixShape, Precision, QUANTIZED_GROUP},
+    tasks::{MAX_TOKENIZER, ModelInfo, TOKENIZER_FILE},
     weights::{
         Checkpoint, Form, Layout, Loss, NewFolder, QUANTIZATION_FIELD, QUANTIZATION_VERSION, Request, Source,
         TensorInfo, TensorPlan, pack_matrix, packed_plan,

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{
-    MAX_TOKENIZER, TOKENIZER_FILE,
     fairseq::{Fairseq, Sizes},
     rewrite::{ModelWriter, Progress, WrittenModel, dtype, torch_name},
 };
 use crate::{
     Error, Result,
+    tasks::{MAX_TOKENIZER, TOKENIZER_FILE},
     weights::{Checkpoint, NewFolder, Source, TensorInfo, TensorPlan, limits::MOST_WIDE, plain_text},
 };
 
@@ -293,7 +293,7 @@ async fn tokenizer(named: Option<&Path>, source: &Source) -> Result<Option<Vec<u
     };
     #[cfg(feature = "tokenizer")]
     if let Some(json) = &json {
-        super::Tokenizer::parse(file, json.clone())?;
+        crate::tasks::Tokenizer::parse(file, json.clone())?;
     }
     Ok(json)
 }

@@ -343,12 +343,12 @@ impl Session {
 
 /// The most positions of a sequence on a device, for a model of this context.
 #[cfg(feature = "chat")]
-pub(super) fn most_positions(gpu: &Gpu, context: u32) -> u32 {
+pub(crate) fn most_positions(gpu: &Gpu, context: u32) -> u32 {
     if gpu.capabilities().software { context.min(SOFTWARE_CAPACITY) } else { context }
 }
 
 /// Refuses a key/value cache that the device cannot bind, or whose attention a software adapter cannot compute.
-pub(super) fn check_cache<'a>(
+pub(crate) fn check_cache<'a>(
     gpu: &Gpu,
     attentions: impl Iterator<Item = &'a HeadMixtureSpec>,
     size: CacheSize,
@@ -364,7 +364,7 @@ pub(super) fn check_cache<'a>(
 }
 
 /// Refuses an id outside the vocabulary.
-pub(super) fn check_ids(ids: &[u32], vocab: u32) -> Result<()> {
+pub(crate) fn check_ids(ids: &[u32], vocab: u32) -> Result<()> {
     match ids.iter().find(|&&id| id >= vocab) {
         None => Ok(()),
         Some(id) => Err(Error::argument("token id", id, format!("below the vocabulary size {vocab}"))),

@@ -5,12 +5,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{
-    MAX_TOKENIZER,
     rewrite::{ModelWriter, Progress, SIDE_FILES, WrittenModel, dtype, torch_name},
     seeds::{Seed, Sizes, read_seeds},
 };
 use crate::{
     Error, Result,
+    tasks::MAX_TOKENIZER,
     weights::{Dtype, NewFolder, TensorInfo, TensorPlan},
 };
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 
-use super::{MAX_TOKENIZER, TOKENIZER_FILE};
 use crate::{
     Error, Result,
     models::{Blueprint, CONFIG_FILE, read_config},
+    tasks::{MAX_TOKENIZER, TOKENIZER_FILE},
     weights::{
         Checkpoint, Fields, QUANTIZATION_FIELD, Source, TensorInfo, limits::MOST_EXPERTS, quote, shown,
     },

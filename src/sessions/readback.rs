@@ -11,16 +11,16 @@ use crate::{
 };
 
 /// Bytes to read: a buffer, the first byte, how many.
-pub(super) type Range<'a> = (&'a Buffer, u64, u64);
+pub(crate) type Range<'a> = (&'a Buffer, u64, u64);
 
 /// Where the routes of a step are: its chosen experts, then their gates.
-pub(super) fn route_ranges<'a>(workspace: &'a Workspace, stack: &StackSpec, step: &Step) -> [Range<'a>; 2] {
+pub(crate) fn route_ranges<'a>(workspace: &'a Workspace, stack: &StackSpec, step: &Step) -> [Range<'a>; 2] {
     let bytes = 4 * u64::from(step.tokens) * u64::from(stack.routes_per_token());
     [(&workspace.chosen, 0, bytes), (&workspace.gates, 0, bytes)]
 }
 
 /// Where the logits of a step are, rows padded; [`logits`] reads them.
-pub(super) fn logit_range<'a>(workspace: &'a Workspace, outputs: u32, step: &Step) -> Range<'a> {
+pub(crate) fn logit_range<'a>(workspace: &'a Workspace, outputs: u32, step: &Step) -> Range<'a> {
     (&workspace.logits, 0, 4 * u64::from(step.logit_rows) * u64::from(padded(outputs)))
 }
 
@@ -28,20 +28,20 @@ pub(super) fn logit_range<'a>(workspace: &'a Workspace, outputs: u32, step: &Ste
 ///
 /// # Errors
 /// [`Error::NotFinite`] where one is not.
-pub(super) fn logits(bytes: &[u8], outputs: u32) -> Result<Vec<f32>> {
+pub(crate) fn logits(bytes: &[u8], outputs: u32) -> Result<Vec<f32>> {
     let padded_rows: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
     let rows = padded_rows.chunks(padded(outputs) as usize);
     finite("the logits", rows.flat_map(|row| row[..outputs as usize].iter().copied()).collect())
 }
 
 /// Records the choice of the `n` largest logits of each row.
-pub(super) fn record_top(recorder: &mut Recorder, workspace: &Workspace, outputs: u32, step: &Step, n: u32) {
+pub(crate) fn record_top(recorder: &mut Recorder, workspace: &Workspace, outputs: u32, step: &Step, n: u32) {
     let Workspace { logits, top_ids: ids, top_values: values, .. } = workspace;
     TopLogits { logits, ids, values, rows: step.logit_rows, vocab: outputs, n }.record(recorder);
 }
 
 /// Where the chosen logits are; [`ranked`] reads them.
-pub(super) fn top_ranges<'a>(workspace: &'a Workspace, step: &Step, n: u32) -> [Range<'a>; 2] {
+pub(crate) fn top_ranges<'a>(workspace: &'a Workspace, step: &Step, n: u32) -> [Range<'a>; 2] {
     let bytes = 4 * u64::from(step.logit_rows) * u64::from(n);
     [(&workspace.top_ids, 0, bytes), (&workspace.top_values, 0, bytes)]
 }
@@ -50,7 +50,7 @@ pub(super) fn top_ranges<'a>(workspace: &'a Workspace, step: &Step, n: u32) -> [
 ///
 /// # Errors
 /// [`Error::NotFinite`] where a row of logits was not.
-pub(super) fn ranked(bytes: &[u8], n: u32) -> Result<Vec<Vec<(u32, f32)>>> {
+pub(crate) fn ranked(bytes: &[u8], n: u32) -> Result<Vec<Vec<(u32, f32)>>> {
     let (ids, values) = bytes.split_at(bytes.len() / 2);
     let values: Vec<f32> = bytemuck::pod_collect_to_vec(values);
     let pairs: Vec<(u32, f32)> = chosen(ids)?.into_iter().zip(values).collect();
@@ -61,7 +61,7 @@ pub(super) fn ranked(bytes: &[u8], n: u32) -> Result<Vec<Vec<(u32, f32)>>> {
 ///
 /// # Errors
 /// [`Error::NotFinite`] where a row of logits was not.
-pub(super) fn chosen(bytes: &[u8]) -> Result<Vec<u32>> {
+pub(crate) fn chosen(bytes: &[u8]) -> Result<Vec<u32>> {
     let ids: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
     match ids.contains(&NOT_FINITE) {
         false => Ok(ids),
@@ -73,7 +73,7 @@ pub(super) fn chosen(bytes: &[u8]) -> Result<Vec<u32>> {
 ///
 /// # Errors
 /// [`Error::NotFinite`] where one is not.
-pub(super) fn finite(what: &'static str, values: Vec<f32>) -> Result<Vec<f32>> {
+pub(crate) fn finite(what: &'static str, values: Vec<f32>) -> Result<Vec<f32>> {
     match values.iter().find(|value| !value.is_finite()) {
         None => Ok(values),
         Some(value) => Err(Error::NotFinite { what, found: value.to_string() }),
@@ -81,11 +81,11 @@ pub(super) fn finite(what: &'static str, values: Vec<f32>) -> Result<Vec<f32>> {
 }
 
 /// Lets a step run to its end.
-pub(super) fn unwatched(_submitted: u64, _of: u64) -> ControlFlow<()> {
+pub(crate) fn unwatched(_submitted: u64, _of: u64) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
 /// Bytes of all ranges together.
-pub(super) fn length(ranges: &[Range<'_>]) -> usize {
+pub(crate) fn length(ranges: &[Range<'_>]) -> usize {
     ranges.iter().map(|(_, _, bytes)| *bytes as usize).sum()
 }

@@ -1,0 +1,209 @@
+//! How to generate, and what comes of it.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    Error, Result,
+    gpu::Counters,
+    sessions::{Cancel, Sampling, TokenRoutes},
+};
+
+/// How to generate.
+#[derive(Clone, Debug)]
+pub struct Generate {
+    pub(super) max_new: usize,
+    temperature: f32,
+    top_k: Option<u32>,
+    top_p: f32,
+    seed: u64,
+    pub(super) stop: Option<Vec<u32>>,
+    pub(super) routes: bool,
+    pub(super) cancel: Cancel,
+    pub(super) progress: Option<Progress>,
+}
+
+/// Whoever wants to know how much of a prompt was read.
+#[derive(Clone)]
+pub(super) struct Progress(Arc<dyn Fn(u64, u64) + Send + Sync>);
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+impl Default for Generate {
+    /// 64 tokens, temperature 0.8, top-k 40, top-p 0.95, seed 0.
+    fn default() -> Self {
+        Self {
+            max_new: 64,
+            temperature: 0.8,
+            top_k: Some(40),
+            top_p: 0.95,
+            seed: 0,
+            stop: None,
+            routes: false,
+            cancel: Cancel::default(),
+            progress: None,
+        }
+    }
+}
+
+impl Generate {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Tokens to generate at the most.
+    pub fn max_new(mut self, tokens: usize) -> Self {
+        self.max_new = tokens;
+        self
+    }
+
+    /// Always the likeliest token; ties go to the lower id.
+    pub fn greedy(self) -> Self {
+        self.temperature(0.0)
+    }
+
+    /// Divides the logits before sampling; 0 is greedy.
+    pub fn temperature(mut self, temperature: f32) -> Self {
+        self.temperature = temperature;
+        self
+    }
+
+    /// Samples from the `k` likeliest tokens (those tied with the last stay too); `None` keeps all.
+    pub fn top_k(mut self, k: impl Into<Option<u32>>) -> Self {
+        self.top_k = k.into();
+        self
+    }
+
+    /// Samples from the likeliest tokens that together have probability `p`; 1 keeps all.
+    pub fn top_p(mut self, p: f32) -> Self {
+        self.top_p = p;
+        self
+    }
+
+    /// Seeds the generator (Philox4x32-10, counted by position and sequence): same seed, same device, same text.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Tokens that end a text, instead of the model's own.
+    pub fn stop_at(mut self, ids: impl Into<Vec<u32>>) -> Self {
+        self.stop = Some(ids.into());
+        self
+    }
+
+    /// Reads back which experts each token chose, and reports the prompt's tokens too.
+    pub fn with_routes(mut self) -> Self {
+        self.routes = true;
+        self
+    }
+
+    /// Lets another thread or handler stop the generation.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    /// Calls back with the tokens of the prompts that were read and in all, while a long prompt is read and at its end.
+    pub fn progress(mut self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Progress(Arc::new(progress)));
+        self
+    }
+
+    /// Says how much of the prompts was read.
+    pub(super) fn tell_progress(&self, read: u64, of: u64) {
+        if let Some(Progress(tell)) = &self.progress {
+            tell(read, of);
+        }
+    }
+
+    /// Refuses what is out of range, as every generation does.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for the first such option.
+    pub fn check(&self) -> Result<()> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return Err(Error::argument("temperature", self.temperature, "a finite number of 0 or more"));
+        }
+        if self.top_k == Some(0) {
+            return Err(Error::argument("top-k", 0, "at least 1"));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::argument("top-p", self.top_p, "above 0, at most 1"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k.unwrap_or(u32::MAX),
+            top_p: self.top_p,
+            seed: self.seed,
+        }
+    }
+}
+
+/// One token, as it comes.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// Which prompt it belongs to.
+    pub sequence: usize,
+    /// Its place in the sequence, counted from the prompt's start.
+    pub position: usize,
+    /// Its id.
+    pub id: u32,
+    /// Whether it is part of the prompt.
+    pub prompt: bool,
+    /// Its text; empty while a character is incomplete, and when generating from ids. The last token also has what was
+    /// held back until then.
+    pub text: String,
+    /// Whether it ends its sequence. A caller who stops the generation makes no token the last.
+    pub last: bool,
+    /// The experts it chose, with [`Generate::with_routes`].
+    pub routes: Option<TokenRoutes>,
+}
+
+#[cfg(feature = "tokenizer")]
+impl Token {
+    /// The token with what it adds to the text of its sequence.
+    pub(super) fn with_text(&self, stream: &mut super::TextStream<'_>) -> Self {
+        let mut text = stream.push(self.id);
+        if self.last {
+            text += &stream.finish();
+        }
+        Self { text, ..self.clone() }
+    }
+}
+
+/// Why a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopReason {
+    /// It has as many new tokens as were asked for.
+    MaxNew,
+    /// It came to a stop token, which is the last of its ids.
+    StopToken,
+    /// It fills the model's context.
+    Context,
+    /// The caller stopped it.
+    Cancelled,
+}
+
+/// What was generated.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The new ids of each prompt.
+    pub ids: Vec<Vec<u32>>,
+    /// Why each ended.
+    pub stopped: Vec<StopReason>,
+    /// Exact counts of the GPU work: dispatches, multiply-accumulates, passes.
+    pub counters: Counters,
+}
+
+/// Prompt tokens of one step.
+pub(super) const PREFILL_TOKENS: usize = 512;
