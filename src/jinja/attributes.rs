@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::{
-    Outcome,
-    expression::short,
-    methods,
+    Outcome, methods,
     run::{LoopState, Object, Run},
+    text::short,
     value::{Function, SeqKind, Value},
 };
 

@@ -8,6 +8,7 @@ use super::{
     fault,
     functions::GLOBALS,
     run::Run,
+    text::short,
     value::{Function, SeqKind, Value},
 };
 
@@ -175,9 +176,4 @@ impl Run {
             None => Value::Undefined(format!("{:?} is undefined", short(name)).into()),
         }
     }
-}
-
-/// A name, short enough for a message.
-pub(super) fn short(name: &str) -> String {
-    name.chars().take(40).collect()
 }

@@ -1,6 +1,6 @@
 //! `'…'.format(values)` and its little language of widths and kinds.
 
-use super::{Outcome, call::Given, fault, number, percent::digits, run::Run, value::Value};
+use super::{Outcome, call::Given, fault, number, run::Run, value::Value};
 
 /// `[[fill]align][sign][#][0][width][,][.precision][kind]`.
 #[derive(Clone, Copy, Debug)]
@@ -314,4 +314,13 @@ fn grouped(digits: &str, separator: char, size: usize) -> String {
         out.push(char);
     }
     out + rest
+}
+
+/// Takes digits.
+pub(super) fn digits<'a>(rest: &'a str, number: &mut usize) -> &'a str {
+    let end = rest.find(|char: char| !char.is_ascii_digit()).unwrap_or(rest.len());
+    if end > 0 {
+        *number = rest[..end].parse().unwrap_or(usize::MAX >> 1);
+    }
+    &rest[end..]
 }

@@ -6,10 +6,9 @@ use super::{
     Outcome,
     ast::{Arguments, Expr, Kind},
     call::{Given, int, text},
-    clock,
-    expression::short,
-    fault,
+    clock, fault,
     run::{Object, Run},
+    text::short,
     value::{Function, SeqKind, Value},
 };
 

@@ -2,7 +2,7 @@
 
 use super::{
     Outcome, fault,
-    format::{Spec, padded, precise},
+    format::{Spec, digits, padded, precise},
     number,
     print::quoted,
     run::Run,
@@ -169,13 +169,4 @@ fn flags<'a>(mut rest: &'a str, spec: &mut Spec) -> &'a str {
         (spec.fill, spec.align) = (' ', '<');
     }
     rest
-}
-
-/// Takes digits.
-pub(super) fn digits<'a>(rest: &'a str, number: &mut usize) -> &'a str {
-    let end = rest.find(|char: char| !char.is_ascii_digit()).unwrap_or(rest.len());
-    if end > 0 {
-        *number = rest[..end].parse().unwrap_or(usize::MAX >> 1);
-    }
-    &rest[end..]
 }

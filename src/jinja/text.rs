@@ -172,3 +172,8 @@ pub(super) fn without_tags(text: &str) -> String {
     out.push_str(rest);
     split_space(&out, None).join(" ")
 }
+
+/// A name, short enough for a message.
+pub(super) fn short(name: &str) -> String {
+    name.chars().take(40).collect()
+}

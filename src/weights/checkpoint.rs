@@ -2,14 +2,11 @@
 
 use super::header::{self, MAX_TENSORS, TensorInfo};
 use super::index::{INDEX_FILE, Index, MAX_INDEX};
-use super::quantized::Quantization;
+use super::names::WEIGHTS_FILE;
 use super::stream::TensorStream;
 use super::{Dtype, Source, quote, surplus};
 use crate::{Error, Result, ops::Precision};
 use std::collections::{BTreeMap, HashMap};
-
-/// A checkpoint in one file.
-pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// The headers of all files of a checkpoint.
 pub(crate) struct Checkpoint {
@@ -20,6 +17,14 @@ pub(crate) struct Checkpoint {
     index: Option<Index>,
     unlisted: Vec<String>,
     quantized: Option<Quantized>,
+}
+
+/// What a quantised folder's config says of its tensors.
+pub(super) struct Quantization {
+    /// Q8 or Q4.
+    pub precision: Precision,
+    /// Names and original shapes of the tensors.
+    pub shapes: Vec<(String, Vec<usize>)>,
 }
 
 /// What a quantised checkpoint has besides its plain tensors.

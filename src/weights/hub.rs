@@ -19,9 +19,9 @@ use std::{
 
 use super::{
     Source,
-    checkpoint::WEIGHTS_FILE,
     header::MAX_HEADER,
     index::{INDEX_FILE, Index, MAX_INDEX},
+    names::WEIGHTS_FILE,
     stand_in,
 };
 use crate::{Error, Result};

@@ -1,8 +1,8 @@
 //! The index of a checkpoint in several files: the list of the tensors to load, each with its file.
 
 use super::header::MAX_TENSORS;
+use super::names::stays_inside;
 use super::quote;
-use super::source::stays_inside;
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};

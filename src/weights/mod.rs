@@ -17,6 +17,7 @@ mod index;
 mod json;
 pub(crate) mod limits;
 mod loss;
+mod names;
 mod place;
 mod quantize;
 mod quantized;
@@ -37,8 +38,6 @@ mod versions;
 mod write;
 
 pub(crate) use checkpoint::Checkpoint;
-#[cfg(not(target_arch = "wasm32"))]
-pub(crate) use checkpoint::WEIGHTS_FILE;
 pub(crate) use dtype::Dtype;
 pub(crate) use fields::{Fields, shown};
 #[cfg(not(target_arch = "wasm32"))]
@@ -47,6 +46,10 @@ pub(crate) use header::TensorInfo;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub use hub::{Hub, HubModel, HubRepo};
 pub(crate) use loss::Loss;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use names::WEIGHTS_FILE;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+use names::check_name;
 pub(crate) use place::{Layout, Order};
 use quantize::pack_counted;
 pub use quantize::pack_rows;
@@ -56,8 +59,6 @@ pub(crate) use quantized::{FIELD as QUANTIZATION_FIELD, VERSION as QUANTIZATION_
 use reader::Reader;
 pub(crate) use request::{Form, Piece, Request, check_shapes};
 pub use source::Source;
-#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
-use source::check_name;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use stand_in::text as plain_text;
 pub(crate) use stream::Chunk;

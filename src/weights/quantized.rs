@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     Checkpoint, Chunk, Fields, Form, Request, Source, TensorInfo,
-    checkpoint::packed_ending,
+    checkpoint::{Quantization, packed_ending},
     fields::shown,
     header::{MAX_NAME, MAX_RANK, MAX_TENSORS},
     limits::MOST_WIDE,
@@ -25,14 +25,6 @@ use crate::{
 pub(crate) const FIELD: &str = "headwise_quantization";
 /// The version of the field and the layout.
 pub(crate) const VERSION: u64 = 1;
-
-/// The content of [`FIELD`].
-pub(super) struct Quantization {
-    /// Q8 or Q4.
-    pub precision: Precision,
-    /// Names and original shapes of the tensors.
-    pub shapes: Vec<(String, Vec<usize>)>,
-}
 
 impl Quantization {
     /// Reads the field, if it is there.

@@ -13,7 +13,10 @@ use serde_json::{Value, value::RawValue};
 
 use tokenizers::AddedVocabulary;
 
-use super::{charsmap, growth};
+use super::{
+    charsmap,
+    growth::{self, parts},
+};
 use crate::weights::quote;
 
 /// The longest token in bytes. Published vocabularies have runs of spaces of a few hundred.
@@ -446,16 +449,6 @@ fn check_depth(place: &str, value: &Value, left: usize) -> Found {
         Value::Array(values) => values.iter().try_for_each(deeper),
         Value::Object(values) => values.values().try_for_each(deeper),
         _ => Ok(()),
-    }
-}
-
-/// The parts of a component in the order in which they work: itself, or those that a sequence lists.
-pub fn parts(value: &Value) -> Vec<&Value> {
-    let lists = ["normalizers", "pretokenizers", "processors", "decoders"];
-    let listed = lists.iter().find_map(|list| value.get(list)?.as_array());
-    match listed {
-        Some(listed) => listed.iter().flat_map(parts).collect(),
-        None => vec![value],
     }
 }
 

@@ -2,8 +2,6 @@
 
 use serde_json::Value;
 
-use super::check::parts;
-
 /// The most that is allowed: how many times as long a text may become.
 pub const MAX: u64 = 4096;
 
@@ -104,5 +102,15 @@ mod tests {
         assert_eq!(of([json!({"normalizers": vec![regex("(?=q)"); 5]})].iter()), 32);
         assert_eq!(of([json!({"normalizers": vec![regex("q*"); 5]})].iter()), 32);
         assert_eq!(of([json!({"type": "NFC"})].iter()), 1);
+    }
+}
+
+/// The parts of a component in the order in which they work: itself, or those that a sequence lists.
+pub fn parts(value: &Value) -> Vec<&Value> {
+    let lists = ["normalizers", "pretokenizers", "processors", "decoders"];
+    let listed = lists.iter().find_map(|list| value.get(list)?.as_array());
+    match listed {
+        Some(listed) => listed.iter().flat_map(parts).collect(),
+        None => vec![value],
     }
 }
