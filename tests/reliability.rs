@@ -33,6 +33,31 @@ fn ids(model: &Model, prompt: &[u32], options: &Generate) -> Result<Vec<u32>, Er
     Ok(generation.ids[0].clone())
 }
 
+/// Weights that are saved anew while they are read are no model; the next load reads what is there then.
+#[test]
+fn a_model_of_two_versions_is_refused() {
+    let gpu = plain_gpu();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("reliability-two-versions");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jetmoe_tiny");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture.join(name), folder.join(name)).unwrap();
+    }
+    let weights = folder.join("model.safetensors");
+    let source = Source::folder(&folder);
+    let mut saved = false;
+    let save = |done: u64, _| {
+        if done > 0 && !std::mem::replace(&mut saved, true) {
+            std::fs::write(&weights, std::fs::read(&weights).unwrap()).unwrap();
+        }
+    };
+    let result = block_on(Model::load(&gpu, &source, LoadOptions::new().progress(save)));
+    let error = result.map(drop).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors: version: found another one"), "{error}");
+    load(&gpu, &source).unwrap();
+}
+
 #[test]
 fn twenty_repeats_give_the_same_bits() {
     for kernels in

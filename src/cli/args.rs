@@ -10,6 +10,9 @@ use headwise::{
 
 use super::{bytes, hub, notes, progress};
 
+/// What names the kernels where `--kernels` does not.
+const KERNELS: &str = "HEADWISE_KERNELS";
+
 /// Heading of the options that several commands share.
 const COMMON: &str = "Model and adapter";
 
@@ -38,9 +41,9 @@ pub struct ModelArgs {
     /// How the key/value cache holds its numbers; f16 takes half the memory
     #[arg(long, value_enum, default_value = "f32")]
     kv_cache: KvCacheArg,
-    /// Kernels: auto measures, tuned goes by capability; f16, packed (8 bits) round
-    #[arg(long, value_enum, default_value = "auto", env = "HEADWISE_KERNELS", hide_env = true)]
-    kernels: KernelsArg,
+    /// Kernels: auto measures, tuned goes by capability; f16, packed (8 bits) round [default: auto]
+    #[arg(long, value_enum)]
+    kernels: Option<KernelsArg>,
     /// Refuse to use more GPU memory than this, such as 2GiB
     #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
     pub memory_limit: Option<u64>,
@@ -127,9 +130,24 @@ impl ModelArgs {
         }
     }
 
+    /// The kernels that the user names, or else the environment.
+    fn kernels(&self) -> Result<KernelsArg, Error> {
+        let variable = std::env::var_os(KERNELS).filter(|name| !name.is_empty());
+        match (self.kernels, variable) {
+            (Some(kernels), _) => Ok(kernels),
+            (None, None) => Ok(KernelsArg::Auto),
+            (None, Some(name)) => KernelsArg::from_str(&name.to_string_lossy(), true).map_err(|_| {
+                let names = KernelsArg::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+                let names: Vec<_> = names.map(|value| value.get_name().to_owned()).collect();
+                let (found, expected) = (format!("{name:?}"), names.join(", "));
+                Error::Argument { name: KERNELS, found, expected }
+            }),
+        }
+    }
+
     /// Opens the GPU.
     pub fn open(&self, shared: &Shared) -> Result<Gpu, Error> {
-        let kernels = match self.kernels {
+        let kernels = match self.kernels()? {
             KernelsArg::Auto => KernelChoice::Auto,
             KernelsArg::Tuned => KernelChoice::Tuned,
             KernelsArg::Plain => KernelChoice::Plain,

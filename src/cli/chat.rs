@@ -68,7 +68,15 @@ pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
         if terminal {
             show("> ")?;
         }
-        let Some(line) = read_line()? else { break };
+        let line = match read_line() {
+            Ok(Some(line)) => line,
+            Ok(None) => break,
+            Err(error @ Error::Argument { .. }) if terminal => {
+                failure::print(&error.to_string());
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         match line.trim() {
             "" => continue,
             "/quit" | "/exit" => break,
@@ -146,18 +154,26 @@ fn remark(reply: &Reply) {
     let _ = writeln!(io::stderr(), "({} tokens read, {kept} kept, {new} written)", prompt - kept);
 }
 
-/// The next line of stdin without its end; none at the end of stdin.
+/// The next line of stdin without its end; none at the end of stdin. What is no line of text is an
+/// [`Error::Argument`], and the line after it comes next.
 fn read_line() -> Result<Option<String>, Error> {
-    let stdin = |source| Error::Io { path: "stdin".to_owned(), source };
-    let mut line = String::new();
-    io::stdin().lock().take(MAX_LINE + 1).read_line(&mut line).map_err(stdin)?;
+    let failed = |source| Error::Io { path: "stdin".to_owned(), source };
+    let wrong = |found: &str, expected: &str| {
+        let (found, expected) = (found.to_owned(), expected.to_owned());
+        Error::Argument { name: "line of stdin", found, expected }
+    };
+    let (mut stdin, mut line) = (io::stdin().lock(), Vec::new());
+    stdin.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(failed)?;
     if line.len() as u64 > MAX_LINE {
-        return Err(stdin(io::Error::other("a line is longer than 1 MiB")));
+        if line.last() != Some(&b'\n') {
+            stdin.skip_until(b'\n').map_err(failed)?;
+        }
+        return Err(wrong("more than 1 MiB", "at most 1 MiB"));
     }
     if line.is_empty() {
         return Ok(None);
     }
-    let end = line.trim_end_matches(['\r', '\n']).len();
-    line.truncate(end);
-    Ok(Some(line))
+    let line = String::from_utf8(line).map_err(|_| wrong("bytes that are not UTF-8", "text in UTF-8"))?;
+    let line = line.trim_start_matches('\u{feff}').trim_end_matches(['\r', '\n']);
+    Ok(Some(line.to_owned()))
 }

@@ -6,6 +6,9 @@ use headwise::{Error, Model};
 
 use super::{failure::Failure, ids::Ids};
 
+/// The longest text that is read piece by piece.
+const MAX_TEXT: usize = 4 << 20;
+
 /// A text or token ids.
 pub enum Prompt {
     Text(String),
@@ -35,6 +38,12 @@ impl Prompt {
     /// Its ids, for a model that reads them piece by piece.
     pub fn all_ids(&self, model: &Model) -> Result<Vec<u32>, Error> {
         match self {
+            // It is cut into tokens whole, at some hundred bytes of memory for each of its own.
+            Self::Text(text) if text.len() > MAX_TEXT => {
+                let found = format!("{} bytes", text.len());
+                let expected = format!("at most {MAX_TEXT} bytes at a time");
+                Err(Error::Argument { name: "text", found, expected })
+            }
             Self::Text(text) => model.tokenizer()?.encode(text),
             Self::Ids(ids) => Ok(ids.clone()),
         }

@@ -108,6 +108,8 @@ impl Model {
     /// # Errors
     /// What is wrong with a file, naming it; [`crate::Error::TooLarge`] when the model does not fit.
     pub async fn load(gpu: &Gpu, source: &Source, options: LoadOptions<'_>) -> Result<Self> {
+        let steady = source.steady();
+        let source = steady.as_ref().unwrap_or(source);
         let Files {
             blueprint,
             checkpoint,
@@ -139,6 +141,8 @@ impl Model {
         } else {
             streaming.await?;
         }
+        // Weights of two versions are no model.
+        source.check_unchanged()?;
         tracing::info!(
             family = model.info.family,
             parameters = model.info.parameters,

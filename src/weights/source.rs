@@ -47,20 +47,29 @@ impl Source {
     /// A folder on disk of which one version is read: a file that changes between two reads is an error.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn steady_folder(path: impl AsRef<Path>) -> Self {
-        Source(Kind::Folder(path.as_ref().to_owned(), Versions::noted()))
+        Source(Kind::Folder(path.as_ref().to_owned(), Versions::of_folder(path.as_ref())))
     }
 
     /// A safetensors file of any name, read as a folder that holds it as `model.safetensors` and nothing else; likewise
     /// in one version.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn steady_file(path: impl AsRef<Path>) -> Self {
-        Source(Kind::File(path.as_ref().to_owned(), Versions::noted()))
+        Source(Kind::File(path.as_ref().to_owned(), Versions::of_file(path.as_ref())))
+    }
+
+    /// The same folder, of which one version is read from here on; `None` where files cannot change.
+    pub(crate) fn steady(&self) -> Option<Self> {
+        match &self.0 {
+            #[cfg(not(target_arch = "wasm32"))]
+            Kind::Folder(path, _) => Some(Self::steady_folder(path)),
+            _ => None,
+        }
     }
 
     /// Refuses files that changed since they were first read, if this source is a steady one.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         match &self.0 {
+            #[cfg(not(target_arch = "wasm32"))]
             Kind::Folder(_, versions) | Kind::File(_, versions) => versions.compare(),
             _ => Ok(()),
         }

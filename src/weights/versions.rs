@@ -10,7 +10,12 @@ use std::{
 
 use crate::{Error, Result};
 
-/// The versions of the files that were opened; of no use to who reads each file once.
+/// Endings of the files that a model is made of.
+const ENDINGS: [&str; 3] = ["json", "safetensors", "jinja"];
+/// The most files of a folder that are looked at; others are noted when they are opened.
+const MOST_FILES: usize = 4096;
+
+/// The versions of the files of a source; of no use to who reads one file once.
 #[derive(Default)]
 pub(super) struct Versions(Option<Mutex<BTreeMap<PathBuf, Version>>>);
 
@@ -55,9 +60,27 @@ impl Version {
 }
 
 impl Versions {
-    /// Notes and compares.
-    pub fn noted() -> Self {
-        Self(Some(Mutex::default()))
+    /// Of the files that a folder has, whether or not they are opened soon. Others may write beside them.
+    pub fn of_folder(folder: &Path) -> Self {
+        let entries = fs::read_dir(folder).into_iter().flatten().take(MOST_FILES).flatten();
+        Self::of(entries.map(|entry| entry.path()).filter(|path| {
+            path.extension()
+                .and_then(|ending| ending.to_str())
+                .is_some_and(|ending| ENDINGS.contains(&ending))
+        }))
+    }
+
+    /// Of one file.
+    pub fn of_file(path: &Path) -> Self {
+        Self::of(std::iter::once(path.to_owned()))
+    }
+
+    fn of(paths: impl Iterator<Item = PathBuf>) -> Self {
+        let noted = paths.filter_map(|path| {
+            let data = fs::metadata(&path).ok().filter(Metadata::is_file)?;
+            Some((path, Version::of(&data)))
+        });
+        Self(Some(Mutex::new(noted.collect())))
     }
 
     /// Compares a file that was just opened with what it was before, if it was opened before.

@@ -215,7 +215,7 @@ fn one_version_of_the_input_is_read_or_none() {
         bytes
     }
     type Change = fn(&Path);
-    let changes: [(&str, Change, &str); 7] = [
+    let changes: [(&str, Change, &str); 9] = [
         ("replaced", |m| replace(&weights(m), &other(&weights(m))), "model.safetensors"),
         (
             "replaced-by-the-same",
@@ -231,10 +231,18 @@ fn one_version_of_the_input_is_read_or_none() {
         ),
         ("cut", |m| fs::write(weights(m), &other(&weights(m))[..9000]).unwrap(), "model.safetensors"),
         ("config", |m| rewrite(&m.join("config.json"), b"{}"), "config.json"),
+        // Files that are read last.
+        ("side", |m| rewrite(&m.join("generation_config.json"), b"{  }"), "generation_config.json"),
+        (
+            "side-removed",
+            |m| fs::remove_file(m.join("generation_config.json")).unwrap(),
+            "generation_config.json",
+        ),
     ];
     let tried = changes.len();
     for (name, change, file) in changes {
         let (model, out) = small(&format!("changes-{name}"));
+        fs::write(model.join("generation_config.json"), "{}").unwrap();
         let mut change = Some(change);
         let progress = |done: u64, _| {
             if let Some(change) = change.take_if(|_| done > 0) {

@@ -74,6 +74,16 @@ fn beside(text: &str) -> Rule<'_> {
     Rule { times: text.len() as u64 + 1, finds: None, puts: None }
 }
 
+/// The parts of a component in the order in which they work: itself, or those that a sequence lists.
+pub fn parts(value: &Value) -> Vec<&Value> {
+    let lists = ["normalizers", "pretokenizers", "processors", "decoders"];
+    let listed = lists.iter().find_map(|list| value.get(list)?.as_array());
+    match listed {
+        Some(listed) => listed.iter().flat_map(parts).collect(),
+        None => vec![value],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,15 +112,5 @@ mod tests {
         assert_eq!(of([json!({"normalizers": vec![regex("(?=q)"); 5]})].iter()), 32);
         assert_eq!(of([json!({"normalizers": vec![regex("q*"); 5]})].iter()), 32);
         assert_eq!(of([json!({"type": "NFC"})].iter()), 1);
-    }
-}
-
-/// The parts of a component in the order in which they work: itself, or those that a sequence lists.
-pub fn parts(value: &Value) -> Vec<&Value> {
-    let lists = ["normalizers", "pretokenizers", "processors", "decoders"];
-    let listed = lists.iter().find_map(|list| value.get(list)?.as_array());
-    match listed {
-        Some(listed) => listed.iter().flat_map(parts).collect(),
-        None => vec![value],
     }
 }
