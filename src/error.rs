@@ -67,7 +67,7 @@ pub enum Error {
 
     // -- the GPU -------------------------------------------------------------------------------
     /// No adapter fits the request.
-    #[error("no GPU adapter matches '{wanted}'; found: {found}")]
+    #[error("no GPU adapter matches '{}'; found: {found}", .wanted.escape_debug())]
     NoAdapter {
         /// What was asked for.
         wanted: String,
