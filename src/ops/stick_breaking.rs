@@ -12,7 +12,7 @@ pub struct StickBreaking<'a> {
     pub q: &'a Buffer,
     pub k_cache: &'a Buffer,
     pub v_cache: &'a Buffer,
-    /// As in [`DecodeAttention`].
+    /// As in [`DecodeAttention`](super::DecodeAttention).
     pub routes: Option<Routes<'a>>,
     /// `[tokens · slots, heads · head_dim]`
     pub out: &'a Buffer,
