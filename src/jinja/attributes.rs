@@ -33,7 +33,7 @@ impl Run {
         let found = match value {
             Value::Object(index) => match self.objects.get(*index) {
                 Some(Object::Namespace(names)) => {
-                    self.budget.spend(names.len() / 8)?;
+                    self.budget.spend(names.len() / 8 + name.len() / 64)?;
                     names.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
                 }
                 Some(Object::Loop(state)) => loop_attribute(state, name),

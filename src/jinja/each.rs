@@ -35,6 +35,7 @@ impl Run {
 
     fn mapped(&self, item: &Value, given: &Given) -> Outcome<Value> {
         self.budget.take(size_of::<Value>())?;
+        self.budget.spend(given.named.len())?;
         let named =
             |wanted: &str| given.named.iter().find(|(name, _)| &**name == wanted).map(|(_, value)| value);
         match (given.positional.first(), named("attribute")) {
@@ -56,7 +57,7 @@ impl Run {
 
     /// Whether an item, or an attribute of it, passes a test, or counts as true where none is named.
     fn meets(&self, item: &Value, by_attribute: bool, given: &Given) -> Outcome<bool> {
-        self.budget.spend(1)?;
+        self.budget.spend(1 + given.positional.len() + given.named.len())?;
         let mut rest = given.positional.iter();
         let attribute;
         let item = match (by_attribute, by_attribute.then(|| rest.next()).flatten()) {

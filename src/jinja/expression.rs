@@ -32,7 +32,7 @@ impl Run {
             Kind::Int(number) => Ok(Value::Int(*number)),
             Kind::Float(number) => Ok(Value::Float(*number)),
             Kind::Str(text) => Ok(Value::Str(Arc::clone(text))),
-            Kind::Name(name) => Ok(self.named(name)),
+            Kind::Name(name) => self.named(name),
             Kind::List(items) => {
                 let items = self.all(items)?;
                 self.budget.list(items)
@@ -53,11 +53,15 @@ impl Run {
             }
             Kind::Binary(operator, pair) => {
                 let (a, b) = self.pair(pair)?;
-                self.arithmetic(*operator, &a, &b)
+                let value = self.arithmetic(*operator, &a, &b);
+                [a, b].into_iter().for_each(|operand| self.budget.release(operand));
+                value
             }
             Kind::Concat(parts) => {
                 let parts = self.all(parts)?;
-                self.joined("", &parts)
+                let text = self.joined("", &parts);
+                parts.into_iter().for_each(|part| self.budget.release(part));
+                text
             }
             Kind::And(pair) => {
                 let first = self.eval(&pair.0)?;
@@ -91,7 +95,9 @@ impl Run {
                 let Some(value) = value else { return fault("a filter on nothing") };
                 let value = self.eval(value)?;
                 let given = self.given(arguments)?;
-                self.filtered(name, &value, given)
+                let filtered = self.filtered(name, &value, given);
+                self.budget.release(value);
+                filtered
             }
             Kind::Test(value, name, arguments) => {
                 let value = self.eval(value)?;
@@ -167,13 +173,13 @@ impl Run {
     }
 
     #[inline(never)]
-    fn named(&self, name: &Arc<str>) -> Value {
-        if let Some(value) = self.lookup(name) {
-            return value;
+    fn named(&self, name: &Arc<str>) -> Outcome<Value> {
+        if let Some(value) = self.lookup(name)? {
+            return Ok(value);
         }
-        match GLOBALS.into_iter().find(|global| **global == **name) {
+        Ok(match GLOBALS.into_iter().find(|global| **global == **name) {
             Some(global) => Value::Function(Function::Global(global).into()),
             None => Value::Undefined(format!("{:?} is undefined", short(name)).into()),
-        }
+        })
     }
 }

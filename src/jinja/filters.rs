@@ -1,5 +1,7 @@
 //! Jinja's filters: `value | name(arguments)`. Those that take names of filters and tests are in [`super::each`].
 
+use std::borrow::Cow;
+
 use super::{
     Outcome,
     call::{Given, int, optional_text, truth},
@@ -90,14 +92,17 @@ impl Run {
     }
 
     fn text_filter(&self, name: &str, value: &Value, given: Given) -> Outcome<Value> {
-        let own = self.to_text(value)?;
+        let own: Cow<'_, str> = match value {
+            Value::Str(text) => Cow::Borrowed(text),
+            other => Cow::Owned(self.to_text(other)?),
+        };
+        if name == "trim" {
+            let [chars] = given.bind(name, ["chars"])?;
+            let chars = optional_text(name, chars)?;
+            return self.budget.text(self.stripped(&own, chars.as_deref(), true, true)?);
+        }
         self.budget.scan(own.len())?;
         match name {
-            "trim" => {
-                let [chars] = given.bind(name, ["chars"])?;
-                let chars = optional_text(name, chars)?;
-                return self.budget.text(self.stripped(&own, chars.as_deref(), true, true)?);
-            }
             "replace" => {
                 let [old, new, count] = given.bind(name, ["old", "new", "count"])?;
                 let (Some(old), Some(new)) = (old, new) else { return fault("replace takes two strings") };
@@ -126,9 +131,10 @@ impl Run {
             _ => given.exactly::<0>(name, 0)?,
         };
         // Escapes are longer than what they stand for.
-        self.budget.take(own.len())?;
+        let length = own.len();
+        self.budget.take(length)?;
         let out = match name {
-            "string" | "safe" => own,
+            "string" | "safe" => own.into_owned(),
             "upper" => own.to_uppercase(),
             "lower" => own.to_lowercase(),
             "capitalize" => texts::capitalised(&own),
@@ -152,6 +158,7 @@ impl Run {
                 return fault(format!("no filter named {name:?}"));
             }
         };
+        self.budget.take(out.len().saturating_sub(length))?;
         Ok(Value::Str(out.into()))
     }
 
@@ -251,7 +258,10 @@ impl Run {
             _ => {
                 let [binary] = given.bind(name, ["binary"])?;
                 let bytes = match value {
-                    Value::Str(text) => number::parse_float(text),
+                    Value::Str(text) => {
+                        self.budget.scan(text.len())?;
+                        number::parse_float(text)
+                    }
                     other => other.as_number(),
                 };
                 match bytes {

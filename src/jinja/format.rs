@@ -98,6 +98,7 @@ impl Run {
 
     /// The value that a field names: `0`, `name`, `0.attribute[item]`, or nothing, for the next.
     fn field(&self, field: &str, given: &Given, automatic: &mut usize) -> Outcome<Value> {
+        self.budget.spend(1 + given.named.len() / 8)?;
         let end = field.find(['.', '[']).unwrap_or(field.len());
         let (first, mut path) = field.split_at(end);
         let positional = |index: usize| match given.positional.get(index) {

@@ -38,7 +38,7 @@ impl Run {
         let callee = self.eval(callee)?;
         let mut given = self.given(arguments)?;
         given.named.extend(caller.map(|caller| ("caller".into(), caller)));
-        match &callee {
+        let value = match &callee {
             Value::Function(function) => match &**function {
                 Function::Macro(made, known, _) => self.call_macro(callee.clone(), made, known, given),
                 Function::Method(Value::Object(index), name) => self.object_method(*index, name, given),
@@ -48,13 +48,16 @@ impl Run {
                     let [keys, value] = given.exactly("fromkeys", 1)?;
                     let (keys, value) = (keys.unwrap_or(Value::None), value.unwrap_or(Value::None));
                     let keys = self.iterate(&keys)?;
+                    self.budget.take(keys.len() * 64)?;
                     self.budget.map(keys.iter().map(|key| (key.clone(), value.clone())).collect())
                 }
             },
             Value::Object(index) => self.call_object(*index, given),
             Value::Undefined(what) => fault(&**what),
             other => fault(format!("{} cannot be called", other.type_name())),
-        }
+        };
+        self.budget.release(callee);
+        value
     }
 
     #[inline(never)]
@@ -134,6 +137,7 @@ impl Run {
             }
             Some(other) => {
                 for pair in self.iterate(&other)?.iter() {
+                    self.budget.take(64)?;
                     match &*self.iterate(pair)? {
                         [key, value] => pairs.push((key.clone(), value.clone())),
                         _ => return fault(format!("{callee} takes pairs")),

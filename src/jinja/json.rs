@@ -142,6 +142,9 @@ impl Run {
         self.budget.scan(text.len())?;
         out.push('"');
         for char in text.chars() {
+            if matches!(char, '"' | '\\' | '\n' | '\r' | '\t' | '\x08' | '\x0c') {
+                self.budget.take(1)?;
+            }
             match char {
                 '"' => out.push_str("\\\""),
                 '\\' => out.push_str("\\\\"),

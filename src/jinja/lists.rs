@@ -36,6 +36,7 @@ impl Run {
             "reverse" => {
                 given.exactly::<0>(name, 0)?;
                 if let Value::Str(text) = value {
+                    self.budget.scan(text.len())?;
                     self.budget.take(text.len())?;
                     return Ok(Value::Str(text.chars().rev().collect::<String>().into()));
                 }
@@ -61,7 +62,9 @@ impl Run {
                 let mut sum = start.unwrap_or(Value::Int(0));
                 for item in self.iterate(value)?.iter() {
                     let item = self.by(item, attribute.as_ref())?;
-                    sum = self.arithmetic(super::ast::Operator::Add, &sum, &item)?;
+                    let before = sum;
+                    sum = self.arithmetic(super::ast::Operator::Add, &before, &item)?;
+                    self.budget.release(before);
                 }
                 Ok(sum)
             }
@@ -91,6 +94,13 @@ impl Run {
         let item = match value {
             // Not all characters are wanted.
             Value::Str(_) => self.index(value, if name == "first" { 0 } else { -1 })?,
+            Value::Seq(seq) if seq.kind != SeqKind::Generator => {
+                if name == "first" {
+                    seq.items.first().cloned()
+                } else {
+                    seq.items.last().cloned()
+                }
+            }
             _ => {
                 let items = self.iterate(value)?;
                 if name == "first" { items.first().cloned() } else { items.last().cloned() }

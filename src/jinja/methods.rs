@@ -152,7 +152,10 @@ impl Run {
     }
 
     fn text_method(&self, own: &Arc<str>, name: &str, given: Given) -> Outcome<Value> {
-        self.budget.scan(own.len())?;
+        // Stripping goes no further than what it takes away, and pays for that.
+        if !name.ends_with("strip") {
+            self.budget.scan(own.len())?;
+        }
         match name {
             "split" | "rsplit" | "splitlines" | "partition" | "rpartition" => {
                 self.split_method(own, name, given)
@@ -196,6 +199,8 @@ impl Run {
             "format_map" => {
                 let [values] = given.exactly(name, 1)?;
                 let Some(Value::Map(map)) = values else { return fault("format_map takes a dict") };
+                self.budget.take(map.entries.len() * 64)?;
+                self.budget.spend(map.entries.len())?;
                 let named = map.entries.iter();
                 let named =
                     named.filter_map(|(key, value)| Some((key.as_str()?.into(), value.clone()))).collect();
@@ -204,9 +209,12 @@ impl Run {
             "encode" | "translate" => fault(format!("templates cannot call {name}")),
             _ => {
                 given.exactly::<0>(name, 0)?;
-                // Case may change lengths, but not by more than this.
+                // Another case may be longer, by a few times at most.
                 self.budget.take(own.len())?;
-                plain_method(own, name)
+                let made = plain_method(own, name)?;
+                let length = made.as_str().map_or(0, str::len);
+                self.budget.take(length.saturating_sub(own.len()))?;
+                Ok(made)
             }
         }
     }
@@ -219,9 +227,12 @@ impl Run {
         left: bool,
         right: bool,
     ) -> Outcome<&'t str> {
+        self.budget.take(chars.map_or(0, str::len).saturating_mul(4))?;
         let set: Option<Vec<char>> = chars.map(|chars| chars.chars().collect());
-        let removed = set.as_ref().map_or(1, |set| 1 + set.len() / 16);
-        self.budget.spend(removed.saturating_mul(1 + own.len() / 16))?;
+        self.budget.spend(match &set {
+            None => 1 + own.len() / 128,
+            Some(set) => (1 + set.len() / 16).saturating_mul(1 + own.len() / 16),
+        })?;
         let out = |char: char| set.as_ref().map_or_else(|| is_space(char), |set| set.contains(&char));
         let own = if left { own.trim_start_matches(out) } else { own };
         Ok(if right { own.trim_end_matches(out) } else { own })
@@ -317,8 +328,13 @@ impl Run {
         let (first, part) = if whole { (0, &**own) } else { clamped(own, start, stop) };
         if let "startswith" | "endswith" = name {
             let meets = |wanted: &Value| match wanted {
-                Value::Str(wanted) if name == "startswith" => Ok(part.starts_with(&**wanted)),
-                Value::Str(wanted) => Ok(part.ends_with(&**wanted)),
+                Value::Str(wanted) => {
+                    self.budget.scan(wanted.len().min(part.len()) / 4)?;
+                    Ok(match name {
+                        "startswith" => part.starts_with(&**wanted),
+                        _ => part.ends_with(&**wanted),
+                    })
+                }
                 other => {
                     other.defined()?;
                     fault(format!("{name} takes a string or a tuple of strings, not {}", other.type_name()))
@@ -326,10 +342,12 @@ impl Run {
             };
             let found = match &wanted {
                 Some(Value::Seq(seq)) if seq.kind == SeqKind::Tuple => {
-                    self.budget.spend(seq.items.len())?;
                     let mut found = false;
                     for wanted in &seq.items {
-                        found |= meets(wanted)?;
+                        found = meets(wanted)?;
+                        if found {
+                            break;
+                        }
                     }
                     found
                 }
@@ -355,7 +373,9 @@ impl Run {
         if name == "expandtabs" {
             let [size] = given.bind(name, ["tabsize"])?;
             let size = usize::try_from(int(name, size, 8)?).unwrap_or(0);
-            self.budget.take(own.matches('\t').count().saturating_mul(size))?;
+            let spaces = own.matches('\t').count().saturating_mul(size);
+            self.budget.take(spaces)?;
+            self.budget.scan(spaces)?;
             let (mut out, mut column) = (String::new(), 0);
             for char in own.chars() {
                 match char {

@@ -13,9 +13,9 @@ impl Run {
     /// Python's `%` on a text.
     pub(super) fn percent(&self, format: &str, values: &Value) -> Outcome<Value> {
         self.budget.scan(format.len())?;
-        let items: Vec<Value> = match values {
-            Value::Seq(seq) if matches!(seq.kind, SeqKind::Tuple | SeqKind::Group) => seq.items.clone(),
-            other => vec![other.clone()],
+        let items = match values {
+            Value::Seq(seq) if matches!(seq.kind, SeqKind::Tuple | SeqKind::Group) => &seq.items[..],
+            other => std::slice::from_ref(other),
         };
         let mut next = items.iter();
         let (mut out, mut rest) = (String::new(), format);

@@ -65,7 +65,7 @@ impl Run {
         match name {
             "sameas" => {
                 let [other] = given.exactly(name, 1)?;
-                return Ok(same(value, &other.unwrap_or(Value::None)));
+                return self.same(value, &other.unwrap_or(Value::None));
             }
             "divisibleby" => {
                 let [by] = given.exactly(name, 1)?;
@@ -124,6 +124,21 @@ impl Run {
             }
         })
     }
+
+    /// Python's `is`, of values that it keeps once.
+    fn same(&self, a: &Value, b: &Value) -> Outcome<bool> {
+        Ok(match (a, b) {
+            (Value::None, Value::None) => true,
+            (Value::Bool(a), Value::Bool(b)) => a == b,
+            (Value::Int(a), Value::Int(b)) => a == b,
+            (Value::Str(_), Value::Str(_)) => return self.budget.equal(a, b),
+            (Value::Seq(a), Value::Seq(b)) => Rc::ptr_eq(a, b),
+            (Value::Map(a), Value::Map(b)) => Rc::ptr_eq(a, b),
+            (Value::Object(a), Value::Object(b)) => a == b,
+            (Value::Function(a), Value::Function(b)) => Rc::ptr_eq(a, b),
+            _ => false,
+        })
+    }
 }
 
 fn comparison(name: &str) -> Option<Comparison> {
@@ -137,19 +152,4 @@ fn comparison(name: &str) -> Option<Comparison> {
         "in" => Comparison::In,
         _ => return None,
     })
-}
-
-/// Python's `is`, of values that it keeps once.
-fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::None, Value::None) => true,
-        (Value::Bool(a), Value::Bool(b)) => a == b,
-        (Value::Int(a), Value::Int(b)) => a == b,
-        (Value::Str(a), Value::Str(b)) => a == b,
-        (Value::Seq(a), Value::Seq(b)) => Rc::ptr_eq(a, b),
-        (Value::Map(a), Value::Map(b)) => Rc::ptr_eq(a, b),
-        (Value::Object(a), Value::Object(b)) => a == b,
-        (Value::Function(a), Value::Function(b)) => Rc::ptr_eq(a, b),
-        _ => false,
-    }
 }

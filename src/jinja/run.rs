@@ -69,17 +69,18 @@ impl Run {
     // Names.
 
     /// The value of a name.
-    pub fn lookup(&self, name: &str) -> Option<Value> {
+    pub fn lookup(&self, name: &str) -> Outcome<Option<Value>> {
         let own = self.scopes.get(self.base..).unwrap_or_default();
         let outer = self.scopes.get(..2.min(self.base)).unwrap_or_default();
-        own.iter().rev().chain(outer.iter().rev()).find_map(|scope| scope.get(name)).cloned()
+        self.budget.spend((8 + name.len()).saturating_mul(own.len() + outer.len()) / 64)?;
+        Ok(own.iter().rev().chain(outer.iter().rev()).find_map(|scope| scope.get(name)).cloned())
     }
 
     fn set(&mut self, name: &Arc<str>, value: Value) -> Outcome<()> {
         self.budget.take(96)?;
-        if let Some(scope) = self.scopes.last_mut() {
-            scope.insert(Arc::clone(name), value);
-        }
+        self.budget.spend(name.len() / 64)?;
+        let before = self.scopes.last_mut().and_then(|scope| scope.insert(Arc::clone(name), value));
+        before.into_iter().for_each(|before| self.budget.release(before));
         Ok(())
     }
 
@@ -94,7 +95,7 @@ impl Run {
                 targets.iter().zip(items).try_for_each(|(target, item)| self.assign(target, item))
             }
             Target::Attribute(space, name, at) => {
-                let object = self.lookup(space);
+                let object = self.lookup(space)?;
                 let assigned = match object {
                     Some(Value::Object(index)) => self.set_attribute(index, name, value),
                     _ => fault("attributes can be set on namespaces only"),
@@ -112,9 +113,9 @@ impl Run {
         let Some(Object::Namespace(names)) = self.objects.get_mut(index) else {
             return fault("attributes can be set on namespaces only");
         };
-        self.budget.spend(names.len() / 8)?;
+        self.budget.spend(names.len() / 8 + name.len() / 64)?;
         match names.iter_mut().find(|(known, _)| known == name) {
-            Some((_, known)) => *known = value,
+            Some((_, known)) => self.budget.release(mem::replace(known, value)),
             None if name.starts_with('_') => return fault("a namespace's names do not begin with _"),
             None => names.push((Arc::clone(name), value)),
         }
@@ -176,6 +177,7 @@ impl Run {
             Stmt::Output(value) => {
                 let value = self.eval(value)?;
                 self.put(&value)?;
+                self.budget.release(value);
             }
             Stmt::If(branches, otherwise) => return self.branch(branches, otherwise),
             Stmt::For(node) => {

@@ -9,10 +9,9 @@ use super::{
 };
 
 impl Run {
-    /// What a loop over a value goes through.
+    /// What a loop over a value goes through, each item paid for.
     pub(super) fn iterate<'v>(&self, value: &'v Value) -> Outcome<Cow<'v, [Value]>> {
-        self.budget.spend(1)?;
-        Ok(match value {
+        let items: Cow<'v, [Value]> = match value {
             Value::Undefined(_) => Cow::Borrowed(&[]),
             Value::Seq(seq) => {
                 let again = seq.kind == SeqKind::Generator && seq.spent.replace(true);
@@ -31,12 +30,16 @@ impl Run {
             }
             Value::Object(index) => match self.objects.get(*index) {
                 Some(Object::Loop(state)) => {
-                    Cow::Owned(state.items[state.index.min(state.items.len())..].to_vec())
+                    let rest = state.items.get(state.index..).unwrap_or_default();
+                    self.budget.take(size_of_val(rest))?;
+                    Cow::Owned(rest.to_vec())
                 }
                 _ => return fault("this object has no items"),
             },
             other => return fault(format!("{} has no items to go through", other.type_name())),
-        })
+        };
+        self.budget.spend(1 + items.len() / 8)?;
+        Ok(items)
     }
 
     /// How many items a value has.

@@ -223,7 +223,7 @@ impl Budget {
         self.take(64 + pairs.len() * 2 * size_of::<Value>())?;
         let mut entries: Vec<(Value, Value)> = Vec::with_capacity(pairs.len());
         for (key, value) in pairs {
-            hashable(&key)?;
+            self.hashable(&key)?;
             let mut known = None;
             for (index, (other, _)) in entries.iter().enumerate() {
                 if self.equal(other, &key)? {
@@ -245,6 +245,16 @@ impl Budget {
         Ok(Value::Function(Rc::new(function)))
     }
 
+    fn hashable(&self, key: &Value) -> Outcome<()> {
+        self.spend(1)?;
+        match key {
+            Value::Map(_) => fault("a dict cannot be a key"),
+            Value::Seq(seq) if seq.kind == SeqKind::List => fault("a list cannot be a key"),
+            Value::Seq(seq) => seq.items.iter().try_for_each(|item| self.hashable(item)),
+            _ => Ok(()),
+        }
+    }
+
     /// The depth of what holds these.
     pub(super) fn depth<'v>(&self, items: impl Iterator<Item = &'v Value>) -> Outcome<u32> {
         let depth = 1 + items.map(Value::depth).max().unwrap_or(0);
@@ -252,14 +262,5 @@ impl Budget {
             return fault(format!("values within each other more than {VALUE_DEPTH} deep"));
         }
         Ok(depth)
-    }
-}
-
-fn hashable(key: &Value) -> Outcome<()> {
-    match key {
-        Value::Map(_) => fault("a dict cannot be a key"),
-        Value::Seq(seq) if seq.kind == SeqKind::List => fault("a list cannot be a key"),
-        Value::Seq(seq) => seq.items.iter().try_for_each(hashable),
-        _ => Ok(()),
     }
 }

@@ -63,7 +63,7 @@ const REPEATED: [[&str; 5]; 43] = [
 ];
 
 /// Templates with an N.
-const LARGE: [&str; 143] = [
+const LARGE: [&str; 169] = [
     "{{ 'a' * N }}",
     "{{ [1] * N }}",
     "{{ (1,) * N }}",
@@ -207,6 +207,36 @@ const LARGE: [&str; 143] = [
     "{{ (range(300)|list|tojson * 300)|length }}",
     "{% set x = range(3000)|map('string')|list %}{% for i in range(N) %}{{ x|sort|length }}{{ x|unique|list|length }}{% endfor %}",
     "{% set x %}{% for i in range(N) %}aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa{% endfor %}{% endset %}{{ x|length }}",
+    // What holds another twice, and again: little to hold, much to go through.
+    "{% set ns=namespace(l=(1,)) %}{% for i in range(60) %}{% set ns.l=(ns.l,ns.l) %}{% endfor %}{{ {ns.l:1}|length }}{{ N }}",
+    "{% set ns=namespace(l=(1,)) %}{% for i in range(60) %}{% set ns.l=(ns.l,ns.l) %}{% endfor %}{{ dict([[ns.l,1]])|length }}{{ N }}",
+    "{% set ns=namespace(l=(1,)) %}{% for i in range(60) %}{% set ns.l=(ns.l,ns.l) %}{% endfor %}{{ namespace({ns.l:1}) }}{{ N }}",
+    "{% set ns=namespace(l=(1,)) %}{% for i in range(60) %}{% set ns.l=(ns.l,ns.l) %}{% endfor %}{% set d = {ns.l:1, 2:3} %}{{ N }}",
+    "{% set ns=namespace(l=(1,)) %}{% for i in range(60) %}{% set ns.l=(ns.l,ns.l) %}{% endfor %}{{ dict.fromkeys([ns.l]) }}{{ N }}",
+    "{% set ns=namespace(l=[]) %}{% for i in range(60) %}{% set ns.l=[ns.l,ns.l] %}{% endfor %}{{ ns.l|tojson }}{{ N }}",
+    "{% set ns=namespace(l=[],k=[]) %}{% for i in range(60) %}{% set ns.l=[ns.l,ns.l] %}{% set ns.k=[ns.k,ns.k] %}{% endfor %}{{ [ns.l,ns.k]|unique|list }}{{ N }}",
+    "{% set ns=namespace(l=[],k=[]) %}{% for i in range(60) %}{% set ns.l=[ns.l,ns.l] %}{% set ns.k=[ns.k,ns.k] %}{% endfor %}{{ ns.l in [ns.k] }}{{ N }}",
+    "{% set ns=namespace(l={},k={}) %}{% for i in range(60) %}{% set ns.l={1:ns.l,2:ns.l} %}{% set ns.k={1:ns.k,2:ns.k} %}{% endfor %}{{ ns.l == ns.k }}{{ N }}",
+    "{% set ns=namespace(l=1) %}{% for i in range(60) %}{% set ns.l=namespace(a=ns.l,b=ns.l) %}{% endfor %}{{ ns.l }}{{ N }}",
+    // What goes through something large again and again.
+    "{% set x=range(99999) %}{% for i in range(N) %}{{ x|sum }}{% endfor %}",
+    "{% set x=[u]*99999 %}{% for i in range(N) %}{{ x|join }}{% endfor %}",
+    "{% for i in range(N) %}{{ loop|first }}{% endfor %}",
+    "{% set x=(1,)*99999 %}{% for i in range(N) %}{{ '%(a)s' % x }}{% endfor %}",
+    "{% set x='a'*3000000 %}{% set y='a'*3000000 %}{% for i in range(N) %}{{ x is sameas y }}{% endfor %}",
+    "{% set x='0'*3000000 %}{% for i in range(N) %}{{ x|filesizeformat }}{% endfor %}",
+    "{% set x='a'*1000000 %}{% set y='a'*999999~'b' %}{{ x.startswith((y,)*N) }}",
+    // What makes texts and lets them go.
+    "{% set ns=namespace() %}{% for i in range(N) %}{% set ns.o='a'*1000000 %}{% endfor %}",
+    "{% set ns=namespace() %}{% set x='é'*400000 %}{% for i in range(N) %}{% set ns.o=x|reverse %}{% endfor %}",
+    "{% set ns=namespace() %}{% set x='a'*1000000 %}{% for i in range(N) %}{% set ns.o=x~x %}{% endfor %}",
+    "{% set ns=namespace() %}{% for i in range(N) %}{% set ns.o='a'.center(500000) %}{% endfor %}",
+    "{% set x='a'*1000000 %}{% for i in range(N) %}{{ (x~x) is none }}{% endfor %}",
+    "{% set x='a'*1000000 %}{% for i in range(N) %}{% set o=(x~'b')|e|replace('a','bb') %}{% endfor %}",
+    "{% set ns=namespace() %}{% set x=' '*1000000 %}{% for i in range(N) %}{% set ns.o=x.strip() %}{{ x|trim }}{% endfor %}",
+    // Texts that grow where they are written otherwise do not earn room.
+    "{% set ns=namespace(l=[]) %}{% set x='ΐ'*300000 %}{% for i in range(N) %}{% set ns.l=[ns.l,x.upper()] %}{% for j in range(40) %}{% set ns.o=x|upper %}{% endfor %}{% endfor %}",
+    "{% set ns=namespace(l=[]) %}{% set x='\"'*300000 %}{% for i in range(N) %}{% set ns.l=[ns.l,x|tojson] %}{% for j in range(40) %}{% set ns.o=x|tojson %}{% endfor %}{% endfor %}",
 ];
 
 fn inputs() -> Vec<String> {
@@ -231,6 +261,7 @@ fn counted(n: usize) -> Vec<String> {
             "{{% macro m({}) %}}{{% endmacro %}}{{{{ m() }}}}",
             all(|i| format!("a{i}=1,")).trim_end_matches(',')
         ),
+        format!("{{% for i in range(99999) %}}{{{{ {} }}}}{{% endfor %}}", "n".repeat(n)),
         format!("{{{{ 'a'|map({maps} 'upper')|list }}}}"),
         format!("{{{{ ['a']|map({maps} 'upper')|list|string }}}}"),
     ]

@@ -234,6 +234,32 @@ fn a_template_may_object_but_not_go_on_for_ever() {
     }
 }
 
+/// Python's templates may gather a conversation in one text, message by message. The expected text is the messages' own, each
+/// after its role: the arithmetic of joining.
+#[test]
+fn a_text_may_be_gathered_from_a_long_conversation() {
+    for (count, ways) in [
+        (90, ["ns.o ~ '<' ~ m.role ~ '>' ~ m.content", "ns.o + '<' + m.role + '>' + m.content"]),
+        (500, ["ns.o ~ '<' ~ m.role ~ '>' ~ m.content", "(ns.o ~ '<' ~ m.role ~ '>' ~ m.content).strip()"]),
+        (500, ["ns.o + '<' + m.role + '>' + m.content", "(ns.o ~ '<' ~ m.role ~ '>' ~ m.content)|trim"]),
+    ] {
+        let roles = ["user", "assistant"].into_iter().cycle().take(count);
+        let said: Vec<(&str, String)> =
+            roles.enumerate().map(|(at, role)| (role, format!("{at:04}").repeat(500))).collect();
+        let messages: Vec<_> = said.iter().map(|(role, content)| ChatMessage::new(*role, content)).collect();
+        let expected: String = said.iter().map(|(role, content)| format!("<{role}>{content}")).collect();
+        // "<user>" and "<assistant>" have 17 bytes together.
+        assert_eq!(expected.len(), count / 2 * 17 + count * 2000);
+        for way in ways {
+            let text = format!(
+                "{{% set ns = namespace(o='') %}}{{% for m in messages %}}{{% set ns.o = {way} %}}{{% endfor %}}{{{{ ns.o }}}}"
+            );
+            let found = template(&text).render(&messages, true).unwrap();
+            assert!(found == expected, "{count}, {way}: {} bytes", found.len());
+        }
+    }
+}
+
 /// Where `apply_chat_template` of transformers 5.24 (`AutoTokenizer.from_pretrained` on a folder with these files and any
 /// `tokenizer.json`) has its special tokens from.
 #[test]
