@@ -2,12 +2,10 @@
 
 use super::header::MAX_TENSORS;
 use super::names::stays_inside;
-use super::quote;
+use super::{json, quote, shown};
 use crate::{Error, Result};
-use serde::Deserialize;
-use serde::de::{self, MapAccess, Visitor};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 /// Its name.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -26,14 +24,24 @@ pub(super) struct Index {
 impl Index {
     /// Reads `{"weight_map": {tensor: file, …}, …}`; `path` is the index's own, for messages.
     pub(super) fn parse(json: &[u8], path: &str) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Json {
-            weight_map: WeightMap,
+        let expected = "an object that maps each tensor to its file";
+        let map = match json::object(json, path)?.remove("weight_map") {
+            Some(Value::Object(map)) => map,
+            None | Some(Value::Null) => {
+                return Err(Error::bad_file(path, "weight_map", "no such field", expected));
+            }
+            Some(other) => return Err(Error::bad_file(path, "weight_map", shown(&other), expected)),
+        };
+        if map.len() > MAX_TENSORS {
+            let found = format!("{} tensors", map.len());
+            return Err(Error::bad_file(path, "weight_map", found, format!("at most {MAX_TENSORS}")));
         }
-        let json: Json = serde_json::from_slice(json)
-            .map_err(|e| Error::bad_file(path, "weight_map", e, "JSON that maps each tensor to its file"))?;
         let mut listed = BTreeMap::new();
-        for (tensor, file) in json.weight_map.0 {
+        for (tensor, file) in map {
+            let Value::String(file) = file else {
+                let field = format!("weight_map, tensor {}", quote(&tensor));
+                return Err(Error::bad_file(path, field, shown(&file), "the name of its file"));
+            };
             let plain = plain(&file);
             if !stays_inside(&plain) {
                 let field = format!("weight_map, tensor {}", quote(&tensor));
@@ -82,37 +90,6 @@ impl Index {
 /// A file's name without the `./` that some tools write.
 fn plain(file: &str) -> String {
     file.split('/').filter(|part| *part != ".").collect::<Vec<_>>().join("/")
-}
-
-/// Refuses a list that is too long, or a tensor that is in it twice.
-struct WeightMap(BTreeMap<String, String>);
-
-impl<'de> Deserialize<'de> for WeightMap {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = WeightMap;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object that maps tensor names to file names")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WeightMap, A::Error> {
-                let mut listed = BTreeMap::new();
-                while let Some((tensor, file)) = map.next_entry::<String, String>()? {
-                    if listed.len() == MAX_TENSORS {
-                        return Err(de::Error::custom(format!("more than {MAX_TENSORS} tensors")));
-                    }
-                    let name = quote(&tensor);
-                    if listed.insert(tensor, file).is_some() {
-                        return Err(de::Error::custom(format!("tensor {name} twice")));
-                    }
-                }
-                Ok(WeightMap(listed))
-            }
-        }
-        deserializer.deserialize_map(Pairs)
-    }
 }
 
 #[cfg(test)]

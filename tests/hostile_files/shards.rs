@@ -52,9 +52,15 @@ fn an_index_must_agree_with_its_files() {
         let parts = [INDEX, missed, "no such tensor in any file, expected it in 2.safetensors"];
         refused(check_sharded(&index.to_string(), &same), &parts);
     }
-    let twice =
-        index.to_string().replacen("{\"model.", &format!("{{\"{first}\":\"1.safetensors\",\"model."), 1);
-    refused(check_sharded(&twice, &shards), &[INDEX, first, "twice"]);
+    // Of equal keys the last counts.
+    let (here, there) = (format!("\"{first}\":\"1.safetensors\""), format!("\"{first}\":\"2.safetensors\""));
+    let text = index.to_string();
+    assert!(text.contains(&here), "{text}");
+    check_sharded(&text.replacen(&here, &format!("{there},{here}"), 1), &shards).unwrap();
+    refused(
+        check_sharded(&text.replacen(&here, &format!("{here},{there}"), 1), &shards),
+        &[INDEX, first, "it in 2.safetensors, as this index says"],
+    );
     let cut = [shards[0].clone(), shards[1][..shards[1].len() - 1].to_vec()];
     refused(
         check_sharded(&index.to_string(), &cut),
@@ -99,31 +105,43 @@ fn an_index_cannot_name_files_outside_the_folder() {
 #[test]
 fn text_that_is_not_an_index_is_refused() {
     let (index, shards) = sharded();
+    for number in ["NaN", "-Infinity", "1e400000", "99999999999999999999999"] {
+        let text = index.to_string().replace("\"total_size\":1", &format!("\"total_size\":{number}"));
+        let read = check_sharded(&text, &shards);
+        match number {
+            "1e400000" => refused(read, &[INDEX, "JSON: found number out of range"]),
+            _ => read.unwrap(),
+        }
+    }
     let deep = format!("{{\"weight_map\":{}", "[".repeat(200_000));
-    let twice = r#"{"weight_map":{"a":"1.safetensors","a":"2.safetensors"}}"#;
-    refused(check_sharded("", &shards), &[INDEX, "found an empty file"]);
-    for text in [
-        "{}",
-        "[]",
-        r#"{"weight_map":[]}"#,
-        r#"{"metadata":{"total_size":1}}"#,
-        r#"{"weight_map":{"a":1}}"#,
-        "{\"weight_map\":{}}",
-        &deep,
-        twice,
+    let wide = format!("{{\"metadata\":[{}0],\"weight_map\":{{}}}}", "0,".repeat(600_000));
+    let map = "expected an object that maps each tensor to its file";
+    for (text, parts) in [
+        ("", ["found an empty file", "expected JSON"]),
+        ("{}", ["weight_map: found no such field", map]),
+        ("{\"weight_map\":null}", ["weight_map: found no such field", map]),
+        ("[]", ["JSON: found a text that begins with \"[]\"", "expected a JSON object"]),
+        (r#"{"weight_map":[]}"#, ["weight_map: found a list of 0", map]),
+        (r#"{"metadata":{"total_size":1}}"#, ["weight_map: found no such field", map]),
+        (r#"{"weight_map":{"a":1}}"#, ["weight_map, tensor \"a\": found 1", "expected the name of its file"]),
+        (r#"{"weight_map":{"a":null}}"#, ["weight_map, tensor \"a\": found null", "the name of its file"]),
+        ("{\"weight_map\":{}}", ["weight_map: found no tensors", "expected at least one"]),
+        (r#"{"error":"Repository not found"}"#, ["a server's answer", "\"Repository not found\""]),
+        (&deep, ["JSON: found recursion limit exceeded", "expected a JSON object"]),
+        (&wide, ["JSON: found more than 524288 values", "a file of a model"]),
     ] {
-        refused(check_sharded(text, &shards), &[INDEX, "weight_map"]);
+        refused(check_sharded(text, &shards), &[INDEX, parts[0], parts[1]]);
     }
     let many: serde_json::Map<_, _> = (0..70_000).map(|i| (i.to_string(), json!("1.safetensors"))).collect();
     refused(
         check_sharded(&json!({"weight_map": many}).to_string(), &shards),
-        &[INDEX, "more than 65536 tensors"],
+        &[INDEX, "weight_map: found 70000 tensors, expected at most 65536"],
     );
     let files: serde_json::Map<_, _> =
         (0..1000).map(|i| (i.to_string(), json!(format!("{i}.safetensors")))).collect();
     refused(check_sharded(&json!({"weight_map": files}).to_string(), &shards), &[INDEX, "1000 files"]);
     let text = index.to_string();
     for end in (1..text.len()).step_by(7) {
-        refused(check_sharded(&text[..end], &shards), &[INDEX, "weight_map"]);
+        refused(check_sharded(&text[..end], &shards), &[INDEX, "JSON"]);
     }
 }
