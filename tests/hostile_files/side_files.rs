@@ -13,7 +13,16 @@ use super::{
 /// A pointer as `git clone` leaves it where Git LFS is not installed.
 const POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
     oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 4943162336\n";
+/// The same, as an editor may have saved it.
+const MARKED: &str =
+    "\u{feff}version https://git-lfs.github.com/spec/v1\r\noid sha256:4d7a\r\nsize 4943162336\r\n";
+const BELOW: &str = "\n\nversion https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4943162336\n";
 const PAGE: &str = "<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>";
+/// Other ways in which pages begin.
+const SAVED: &str = "\u{feff}<!-- saved from -->\n<html lang=\"en\"><body>Sign in</body></html>";
+const HEADED: &str = "\n<head><meta charset=\"utf-8\"></head>";
+const STRICT: &str =
+    "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!-- a --><!-- b -->\n<HTML xmlns=\"x\"></HTML>";
 const PUBLISHED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
 
 /// The small model with other files.
@@ -40,7 +49,12 @@ fn pointers_pages_and_empty_files_are_named_for_what_they_are() {
     let template: (&str, &[u8]) = ("chat_template.jinja", b"{{ bos_token }}");
     for (text, parts) in [
         (POINTER, ["found a Git LFS pointer", "`git lfs pull`"]),
+        (MARKED, ["found a Git LFS pointer", "`git lfs pull`"]),
+        (BELOW, ["found a Git LFS pointer", "`git lfs pull`"]),
         (PAGE, ["found a web page (HTML)", "/resolve/"]),
+        (SAVED, ["found a web page (HTML)", "/resolve/"]),
+        (HEADED, ["found a web page (HTML)", "/resolve/"]),
+        (STRICT, ["found a web page (HTML)", "/resolve/"]),
         ("", ["found an empty file", "fetch the file anew"]),
     ] {
         let named = |file: &str| [parts[0], parts[1], file].map(str::to_owned);
@@ -74,6 +88,38 @@ fn pointers_pages_and_empty_files_are_named_for_what_they_are() {
         &[CONFIG, "JSON: found a text that begins with \"Entry not"],
     );
     refused(check("config.json", b"\xff\xfe{\0}\0"), &[CONFIG, "text in UTF-16, expected JSON in UTF-8"]);
+}
+
+/// What hubs answer where they have no file is JSON, too, and would pass for a file that says nothing.
+#[test]
+fn a_servers_excuse_is_no_side_file() {
+    let template: (&str, &[u8]) = ("chat_template.jinja", b"{{ bos_token }}");
+    for (answer, shown) in [
+        (r#"{"error":"Repository not found"}"#, r#""Repository not found""#),
+        ("\u{feff}{\"error\": \"Repository not found\"}\n", r#""Repository not found""#),
+        (r#"{"message": "Not Found", "documentation_url": "x", "status": "404"}"#, r#""Not Found""#),
+        (r#"{"error": "a", "message": "b"}"#, r#""a""#),
+        (r#"{"detail":"Not Found"}"#, r#""Not Found""#),
+        ("<?xml version=\"1.0\"?>\n<Error><Code>NoSuchKey</Code></Error>", "\"<Error><Code>NoSuchKey"),
+    ] {
+        let found = |kind: &str| {
+            let found = format!("content: found a server's answer in its place, {shown}");
+            [found, format!("expected {kind}: fetch the file anew")]
+        };
+        let json = found("JSON");
+        refused(check("config.json", answer), &["m/config.json", &json[0], &json[1]]);
+        refused(check("generation_config.json", answer), &["m/generation_config.json", &json[0], &json[1]]);
+        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let read = read_template(&[template, (name, answer.as_bytes())]);
+            refused(read, &[&format!("m/{name}"), &json[0], &json[1]]);
+        }
+        let text = found("text");
+        let read = read_template(&[("chat_template.jinja", answer.as_bytes())]);
+        refused(read, &["m/chat_template.jinja", &text[0], &text[1]]);
+    }
+    for file in ["{}", r#"{"temperature": 1, "error": "x"}"#, r#"{"status": "ok"}"#] {
+        check("generation_config.json", file).unwrap();
+    }
 }
 
 /// What Python's `json` writes or reads and a strict reader would not.
@@ -129,6 +175,25 @@ fn code_of_a_models_own_is_refused_where_tensors_do_not_tell() {
         refusal,
         &[CONFIG, "auto_map.AutoModelForCausalLM = \"modeling_x.XForCausalLM\" is not supported", advice],
     );
+    for (map, said) in [
+        (json!("modeling_x.XForCausalLM"), "auto_map = \"modeling_x.XForCausalLM\""),
+        (json!(["modeling_x.X"]), "auto_map = a list of 1"),
+        (json!(true), "auto_map = true"),
+        (json!({"AutoModel": ["modeling_x.X", null]}), "auto_map.AutoModel = a list of 2"),
+    ] {
+        let refusal = check("moh_llama_tiny", &|config| {
+            dense(config);
+            config["auto_map"] = map.clone();
+        });
+        refused(refusal, &[CONFIG, &format!("{said} is not supported"), advice]);
+    }
+    for map in [Value::Null, json!({}), json!({"AutoModel": null})] {
+        check("moh_llama_tiny", &|config| {
+            dense(config);
+            config["auto_map"] = map.clone();
+        })
+        .unwrap();
+    }
     check("moh_llama_tiny", &|config| {
         dense(config);
         config["auto_map"] = json!({"AutoTokenizer": ["tokenization_x.XTokenizer", null]});
