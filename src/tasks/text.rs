@@ -32,8 +32,12 @@ fn encode_time(text: &str) -> Duration {
     Duration::from_secs(10) + Duration::from_micros(20) * text.len().try_into().unwrap_or(u32::MAX)
 }
 
-/// The longest text in bytes that the model of a tokenizer may be given.
+/// The longest text in bytes that the model of a tokenizer may be given; each byte takes some 30 of memory on the way.
 const MAX_NORMALIZED: u64 = 256 << 20;
+/// The same of a tokenizer that may make a text more than so many times as long. Published ones stay below: 12 are those of a
+/// `▁` in front and one for each space.
+const PLAIN_GROWTH: u64 = 16;
+const MAX_GROWN: u64 = 4 << 20;
 
 /// The longest message of the library that is shown, in characters.
 const MAX_MESSAGE: usize = 400;
@@ -116,6 +120,7 @@ impl Tokenizer {
     /// is left. Where a start ends, its tokens may differ from those of the whole; twice as many as are allowed is no
     /// such difference.
     fn refuse_by_bytes(&self, name: &'static str, text: &str, most: usize) -> Result<()> {
+        self.refuse_growth(name, text)?;
         let mut start = most.saturating_mul(START_BYTES).max(MIN_START);
         while start < text.len() / 2 {
             let read = text.floor_char_boundary(start);
@@ -187,14 +192,22 @@ impl Tokenizer {
         TextStream { tokenizer: self, decoding: self.decoder.start() }
     }
 
+    /// Refuses a text of which the tokenizer may make one that is too long.
+    fn refuse_growth(&self, name: &'static str, text: &str) -> Result<()> {
+        let (length, growth) = (text.len() as u64, self.growth);
+        let most = if growth > PLAIN_GROWTH { MAX_GROWN } else { MAX_NORMALIZED };
+        if length.saturating_mul(growth) <= most {
+            return Ok(());
+        }
+        let most = bytes(most / growth);
+        let why = format!("at most {most} for a tokenizer that may make a text {growth} times as long");
+        Err(Error::argument(name, bytes(length), why))
+    }
+
     /// Cuts a text into tokens, with a limit to what that may cost.
     fn tokenize(&self, text: &str, with_specials: bool, offsets: Offsets) -> Result<Encoding> {
         let wrong = |message: &str| Error::Tokenizer { file: self.file.clone(), message: printable(message) };
-        let length = text.len() as u64;
-        if length.saturating_mul(self.growth) > MAX_NORMALIZED {
-            let expected = format!("at most {}", bytes(MAX_NORMALIZED / self.growth));
-            return Err(Error::argument("text", bytes(length), expected));
-        }
+        self.refuse_growth("text", text)?;
         if self.stuck.load(Ordering::Relaxed) {
             return Err(wrong("a text before took it too long"));
         }

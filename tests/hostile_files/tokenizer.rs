@@ -261,6 +261,24 @@ fn texts_that_would_grow_without_bound_are_refused() {
     refused(&with(byte_level(), "/pre_tokenizer", pretokenizers), &grow);
     let decoders = json!({"type": "Sequence", "decoders": vec![twice(); 40]});
     refused(&with(word_piece(), "/decoder", decoders), &["decoder", "grow"]);
+    // Tables are rules, too; one that does no more than Unicode's forms, once, is not counted.
+    let long = |bytes: usize| [&table()[..table().len() - 3], "x".repeat(bytes).as_bytes(), b"\0"].concat();
+    let tables = |bytes: usize, count: usize| {
+        let one = json!({"type": "Precompiled", "precompiled_charsmap": base64(&long(bytes))});
+        with(unigram(), "/normalizer", json!({"type": "Sequence", "normalizers": vec![one; count]}))
+    };
+    // Of 3 bytes 33 or 99, and four for each byte by `Metaspace`.
+    taken(&tables(33, 3));
+    refused(&tables(33, 4), &[grow[0], "grow 5324 times as long"]);
+    refused(&tables(99, 2), &[grow[0], "grow 4356 times as long"]);
+    // What may be is what counts: these rules find nothing in the text.
+    let much = vec![rule(json!({"String": "q"}), &"b".repeat(1000)), rule(json!({"String": "b"}), "bbbb")];
+    refused(
+        &normalizer(much),
+        &[
+            "text: found 2.0 KiB, expected at most 1.0 KiB for a tokenizer that may make a text 4000 times as long",
+        ],
+    );
     // Many rules that have nothing to do with each other are fine.
     let digits = (0..10).map(|digit| rule(json!({"String": digit.to_string()}), "\u{2581}\u{2581}"));
     taken(&normalizer(digits.collect()));

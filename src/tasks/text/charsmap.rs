@@ -4,10 +4,12 @@
 //! array of u32 (Darts): from a place `p` with an offset, byte `b` leads to the unit at `p ^ b` if its label is `b`; a unit
 //! with a leaf has, at its own place, where in the texts its replacement begins.
 
+use std::collections::VecDeque;
+
 /// The most bytes of one replacement: Unicode's own longest has 33.
 const MAX_REPLACEMENT: usize = 256;
 
-/// Checks a table and says how many bytes its longest replacement has.
+/// Checks a table and says how many times as long as what it finds a replacement is, at the most.
 pub fn check(base64: &str) -> Result<usize, String> {
     let bytes = decode(base64).ok_or("no base64")?;
     let (length, rest) = bytes.split_first_chunk::<4>().ok_or("too short to hold a table")?;
@@ -25,9 +27,10 @@ pub fn check(base64: &str) -> Result<usize, String> {
 /// Goes wherever some text may lead.
 fn walk(trie: &[u32], texts: &str) -> Result<usize, String> {
     let mut seen = vec![false; trie.len()];
-    let mut open = vec![offset(trie[0])];
-    let mut longest = 0;
-    while let Some(place) = open.pop() {
+    // The nearest first: the depth of a place is then that of the shortest text that leads there.
+    let mut open = VecDeque::from([(offset(trie[0]), 0)]);
+    let (mut longest, mut growth) = (0, 1);
+    while let Some((place, depth)) = open.pop_front() {
         // Whatever the next byte, its unit must exist.
         if place | 0xff >= trie.len() {
             return Err(format!("a trie of {} units that leads to unit {}", trie.len(), place | 0xff));
@@ -46,15 +49,17 @@ fn walk(trie: &[u32], texts: &str) -> Result<usize, String> {
                 let leaf = trie.get(next).map(|leaf| (leaf & 0x7fff_ffff) as usize);
                 let text = leaf.and_then(|begin| texts.get(begin..));
                 let text = text.ok_or("a replacement that begins outside the texts")?;
-                longest = longest.max(text.find('\0').unwrap_or(text.len()));
+                let length = text.find('\0').unwrap_or(text.len());
+                longest = longest.max(length);
+                growth = growth.max(length.div_ceil(depth + 1));
             }
-            open.push(next);
+            open.push_back((next, depth + 1));
         }
     }
     if longest > MAX_REPLACEMENT {
         return Err(format!("a replacement of {longest} bytes, more than {MAX_REPLACEMENT}"));
     }
-    Ok(longest)
+    Ok(growth)
 }
 
 fn offset(unit: u32) -> usize {

@@ -2,8 +2,13 @@
 
 use serde_json::Value;
 
+use super::charsmap;
+
 /// The most that is allowed: how many times as long a text may become.
 pub const MAX: u64 = 4096;
+
+/// How many times as long Unicode's forms make a text at the most: of the three bytes of `U+FDFA` they make 33.
+const UNICODE: u64 = 11;
 
 /// What a part may put in place of what it finds.
 struct Rule<'a> {
@@ -20,7 +25,8 @@ struct Rule<'a> {
 /// A rule grows what an earlier one has put only if it can find some of that, so the bound is that of the worst chain of
 /// rules that feed each other: of `a → aa` forty times it is 2^40, of a rule for each digit that of one.
 pub fn of<'a>(components: impl Iterator<Item = &'a Value>) -> u64 {
-    let rules: Vec<Rule> = components.flat_map(parts).filter_map(rule).collect();
+    let mut tables = 0;
+    let rules: Vec<Rule> = components.flat_map(parts).filter_map(|part| rule(part, &mut tables)).collect();
     let mut growth = vec![1u64; rules.len()];
     for index in (0..rules.len()).rev() {
         let later = (index + 1..rules.len()).filter(|later| rules[*later].may_find(rules[index].puts));
@@ -37,16 +43,27 @@ impl Rule<'_> {
     }
 }
 
-/// What a part does, if it makes anything longer. What Unicode's forms and a checked table add is bounded in any case.
-fn rule(part: &Value) -> Option<Rule<'_>> {
+/// What a part does, if it makes anything longer. Unicode's forms do, but of few characters and only once; so does a table
+/// that does no more than they, if it is the only one.
+fn rule<'a>(part: &'a Value, tables: &mut usize) -> Option<Rule<'a>> {
     let text = |field: &str| part.get(field).and_then(Value::as_str);
-    let rule = match (text("content"), part.get("pattern"), text("prepend"), text("type")) {
-        (Some(content), Some(pattern), ..) => replace(pattern, content),
-        (_, _, Some(prepend), _) => beside(prepend),
+    let kind = text("type");
+    // Older files name no kinds. Where one is named, fields of another do nothing.
+    let is = |name: &str| kind.is_none_or(|kind| kind == name);
+    let rule = match (text("content"), part.get("pattern"), text("prepend"), kind) {
+        (Some(content), Some(pattern), ..) if is("Replace") => replace(pattern, content),
+        (_, _, Some(prepend), _) if is("Prepend") => beside(prepend),
         (.., Some("Metaspace")) => beside(text("replacement").unwrap_or_default()),
         // A byte becomes a character of up to two.
         (.., Some("ByteLevel")) => Rule { times: 2, finds: None, puts: None },
-        _ => return None,
+        _ => {
+            let times = charsmap::check(text("precompiled_charsmap")?).ok()? as u64;
+            *tables += 1;
+            if *tables == 1 && times <= UNICODE {
+                return None;
+            }
+            Rule { times, finds: None, puts: None }
+        }
     };
     (rule.times > 1).then_some(rule)
 }
@@ -112,5 +129,7 @@ mod tests {
         assert_eq!(of([json!({"normalizers": vec![regex("(?=q)"); 5]})].iter()), 32);
         assert_eq!(of([json!({"normalizers": vec![regex("q*"); 5]})].iter()), 32);
         assert_eq!(of([json!({"type": "NFC"})].iter()), 1);
+        let disguised = json!({"type": "ByteLevel", "pattern": {"String": "long"}, "content": ""});
+        assert_eq!(of([json!({"pretokenizers": vec![disguised; 5]})].iter()), 32);
     }
 }

@@ -262,3 +262,57 @@ fn pieces_are_the_text() {
         assert_eq!(pieces.iter().map(|(_, piece)| piece.as_str()).collect::<String>(), text, "{pieces:?}");
     }
 }
+
+/// Whatever they do to it: a prompt is refused before the work if they might make far too much of it.
+#[test]
+fn what_may_become_far_too_long_is_refused_before_the_work() {
+    let rule = |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"String": pattern}, "content": content});
+    let tokenizer = |normalizers: Vec<Value>, pre_tokenizer: Value| {
+        parse(&json!({
+            "version": "1.0",
+            "normalizer": {"type": "Sequence", "normalizers": normalizers},
+            "pre_tokenizer": pre_tokenizer,
+            "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"},
+        }))
+    };
+    let thousand = "b".repeat(1000);
+    for (rules, length, found) in [
+        (
+            vec![rule("", &thousand)],
+            30_000,
+            "29.3 KiB, expected at most 4.1 KiB for a tokenizer that may make a text 1001 times as long",
+        ),
+        (
+            vec![rule("a", &thousand), rule("b", "bbbb")],
+            16_000,
+            "15.6 KiB, expected at most 1.0 KiB for a tokenizer that may make a text 4000 times as long",
+        ),
+        (
+            vec![rule("a", &"b".repeat(17))],
+            1 << 20,
+            "1.0 MiB, expected at most 240.9 KiB for a tokenizer that may make a text 17 times as long",
+        ),
+    ] {
+        let hostile = tokenizer(rules, Value::Null);
+        let (started, text) = (std::time::Instant::now(), "a".repeat(length));
+        for (name, result) in [("prompt", hostile.encode_for(&text, 128)), ("text", hostile.encode(&text))] {
+            assert_eq!(result.unwrap_err().to_string(), format!("{name}: found {found}"));
+        }
+        let pieces = hostile.pieces(&text).unwrap_err().to_string();
+        assert_eq!(pieces, format!("text: found {found}"));
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        assert_eq!(hostile.encode("aaa").unwrap(), [0]);
+    }
+    // As published ones have it.
+    let bytes =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    let llama = vec![json!({"type": "Prepend", "prepend": "▁"}), rule(" ", "▁")];
+    let (nfkc, spaces) =
+        (json!({"type": "NFKC"}), json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}));
+    let long = "word ".repeat((16 << 20) / 5);
+    for (rules, pre_tokenizer) in [(vec![], bytes), (vec![nfkc, spaces], metaspace), (llama, Value::Null)] {
+        tokenizer(rules, pre_tokenizer).refuse_growth("text", &long).unwrap();
+    }
+}
