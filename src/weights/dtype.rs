@@ -1,6 +1,7 @@
 //! Element types of weights, and their conversion to what a GPU buffer holds.
 
-use super::loss::{Loss, largest};
+use super::loss::{Loss, Row, largest};
+use crate::ops::Precision;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -61,22 +62,35 @@ impl Dtype {
         }
     }
 
-    /// Converts little-endian elements to f16 bits, rounding to nearest. Replaces the content of `out`.
+    /// Converts rows of `width` little-endian elements to f16 bits, rounding to nearest. Replaces the content of `out`.
     ///
     /// What that takes from small values is added to `loss`. `Err` is a value that f16 cannot hold: infinity would spoil
     /// every token.
-    pub(crate) fn to_f16(self, bytes: &[u8], out: &mut Vec<u16>, loss: &mut Loss) -> Result<(), f32> {
-        // Small enough for the stack, long enough for the vector units.
-        const BLOCK: usize = 256;
+    pub(crate) fn to_f16(
+        self,
+        bytes: &[u8],
+        width: usize,
+        out: &mut Vec<u16>,
+        loss: &mut Loss,
+    ) -> Result<(), f32> {
         out.clear();
         match self {
-            Dtype::F16 => {
-                out.extend(pairs(bytes));
-                return Ok(());
+            Dtype::F16 => out.extend(pairs(bytes)),
+            Dtype::Packed => {}
+            Dtype::F32 | Dtype::Bf16 => {
+                for bytes in bytes.chunks(width.max(1) * self.size()) {
+                    loss.add_row(self.row_to_f16(bytes, out)?, Precision::F16);
+                }
             }
-            Dtype::Packed => return Ok(()),
-            Dtype::F32 | Dtype::Bf16 => {}
         }
+        Ok(())
+    }
+
+    /// Adds a row to `out`, of f32 or bf16.
+    fn row_to_f16(self, bytes: &[u8], out: &mut Vec<u16>) -> Result<Row, f32> {
+        // Small enough for the stack, long enough for the vector units.
+        const BLOCK: usize = 256;
+        let mut row = Row::default();
         let (mut wide, mut narrow) = ([0.0f32; BLOCK], [f16::ZERO; BLOCK]);
         for chunk in bytes.chunks(BLOCK * self.size()) {
             let count = chunk.len() / self.size();
@@ -93,11 +107,11 @@ impl Dtype {
             {
                 return Err(*value);
             }
-            loss.add_halves(wide, largest);
+            row.add_halves(wide, largest);
             narrow[..count].convert_from_f32_slice(wide);
             out.extend(narrow[..count].iter().map(|v| v.to_bits()));
         }
-        Ok(())
+        Ok(row)
     }
 
     /// The first of little-endian elements that is NaN or infinite.
@@ -161,7 +175,7 @@ mod tests {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
             let (bytes, mut wide, mut narrow) = (le(&values, dtype), vec![1.0], vec![1]);
             dtype.to_f32(&bytes, &mut wide);
-            dtype.to_f16(&bytes, &mut narrow, &mut Loss::default()).unwrap();
+            dtype.to_f16(&bytes, values.len(), &mut narrow, &mut Loss::default()).unwrap();
             assert_eq!((wide, narrow), (values.clone(), halves.clone()), "{dtype:?}");
         }
     }
@@ -170,7 +184,7 @@ mod tests {
     fn rounding_to_f16_is_to_nearest_even() {
         let mut out = Vec::new();
         let bytes = le(&[1.0 + 1.0 / 2048.0, 1e-8, 65_519.0], Dtype::F32);
-        Dtype::F32.to_f16(&bytes, &mut out, &mut Loss::default()).unwrap();
+        Dtype::F32.to_f16(&bytes, 3, &mut out, &mut Loss::default()).unwrap();
         assert_eq!(out, [0x3c00, 0, 0x7bff]);
     }
 
@@ -199,7 +213,7 @@ mod tests {
     #[test]
     fn overflow_of_f16_is_found() {
         let narrow = |values: &[f32], dtype: Dtype| {
-            dtype.to_f16(&le(values, dtype), &mut Vec::new(), &mut Loss::default())
+            dtype.to_f16(&le(values, dtype), 100, &mut Vec::new(), &mut Loss::default())
         };
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let mut values = vec![0.5; 1000];

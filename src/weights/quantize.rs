@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::loss::Loss;
+use super::loss::{Loss, Row};
 use crate::ops::{Precision, QUANTIZED_GROUP};
 
 const GROUP: usize = QUANTIZED_GROUP as usize;
@@ -37,7 +37,9 @@ pub(super) fn pack_counted(
     let pack = |(rows, packed): (&[f32], &mut [u8])| {
         let mut rows = rows.chunks_exact(inputs).zip(packed.chunks_exact_mut(row_bytes));
         let mut loss = Loss::default();
-        rows.try_for_each(|(row, packed)| pack_row(precision, row, packed, &mut loss))?;
+        rows.try_for_each(|(row, packed)| {
+            pack_row(precision, row, packed).map(|lost| loss.add_row(lost, precision))
+        })?;
         Ok(loss)
     };
     let mut all = Loss::default();
@@ -71,7 +73,8 @@ fn threads(weights: usize) -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(weights / EACH)
 }
 
-fn pack_row(precision: Precision, row: &[f32], packed: &mut [u8], loss: &mut Loss) -> Result<(), f32> {
+fn pack_row(precision: Precision, row: &[f32], packed: &mut [u8]) -> Result<Row, f32> {
+    let mut lost = Row::default();
     let groups = row.as_chunks::<GROUP>().0;
     let (code_bytes, scale_bytes) = if precision == Precision::Q8 { (GROUP, 2) } else { (GROUP / 2, 4) };
     let (codes, scales) = packed.split_at_mut(groups.len() * code_bytes);
@@ -82,12 +85,12 @@ fn pack_row(precision: Precision, row: &[f32], packed: &mut [u8], loss: &mut Los
         }
         if precision == Precision::Q8 {
             let (scale, codes) = q8(group)?;
-            loss.add_group(group, scale, |at| scale.to_f32() * f32::from(codes[at]));
+            lost.add_group(group, scale, |at| scale.to_f32() * f32::from(codes[at]));
             to.copy_from_slice(&codes.map(|code| code as u8));
             to_scale.copy_from_slice(&scale.to_le_bytes());
         } else {
             let Q4 { scale, min, codes, .. } = q4(group)?;
-            loss.add_group(group, scale, |at| scale.to_f32() * f32::from(codes[at]) + min.to_f32());
+            lost.add_group(group, scale, |at| scale.to_f32() * f32::from(codes[at]) + min.to_f32());
             for (word, eight) in to.chunks_exact_mut(4).zip(codes.as_chunks::<8>().0) {
                 let (low, high) = eight.split_at(4);
                 word.iter_mut().zip(low.iter().zip(high)).for_each(|(to, (low, high))| *to = low | high << 4);
@@ -96,7 +99,7 @@ fn pack_row(precision: Precision, row: &[f32], packed: &mut [u8], loss: &mut Los
             to_scale[2..].copy_from_slice(&min.to_le_bytes());
         }
     }
-    Ok(())
+    Ok(lost)
 }
 
 /// `scale · code` with the smallest scale of which the largest magnitude is at most 127.

@@ -41,7 +41,7 @@ impl Chunk<'_> {
     /// The values as f16 bits; one that f16 cannot hold is an error. Replaces the content of `out`, and adds to `loss`
     /// what small values lose.
     pub(crate) fn to_f16(&self, out: &mut Vec<u16>, loss: &mut Loss) -> Result<()> {
-        self.dtype.to_f16(self.bytes, out, loss).map_err(|value| {
+        self.dtype.to_f16(self.bytes, self.width(), out, loss).map_err(|value| {
             let expected = "magnitudes below 65520 for f16 storage (`--precision f32` keeps this value)";
             Error::bad_file(self.file, format!("tensor {}", quote(&self.tensor.name)), value, expected)
         })
