@@ -2,12 +2,13 @@
 
 use super::Model;
 #[cfg(not(target_arch = "wasm32"))]
-#[cfg(not(target_arch = "wasm32"))]
-use crate::weights::{TensorData, write_safetensors};
+use crate::{
+    sessions::Choice,
+    weights::{TensorData, write_safetensors},
+};
 use crate::{
     Error, Result,
     models::Task,
-    sessions::Choice,
     sessions::{
         LayerUse, Routes, Session, SessionLayout, TokenRoutes,
         routes::{layer_use, tallies},

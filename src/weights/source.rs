@@ -1,7 +1,8 @@
 //! Where the files of a model come from: a folder, memory or, on the web, an address.
 
 #[cfg(not(target_arch = "wasm32"))]
-use super::names::{WEIGHTS_FILE, stays_inside};
+use super::names::WEIGHTS_FILE;
+use super::names::stays_inside;
 use super::reader::{Bytes, Reader};
 #[cfg(not(target_arch = "wasm32"))]
 use super::versions::Versions;
