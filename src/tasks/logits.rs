@@ -1,11 +1,6 @@
 //! Logits and routes of given tokens.
 
 use super::Model;
-#[cfg(not(target_arch = "wasm32"))]
-use crate::{
-    sessions::Choice,
-    weights::{TensorData, write_safetensors},
-};
 use crate::{
     Error, Result,
     models::Task,
@@ -13,6 +8,11 @@ use crate::{
         LayerUse, Routes, Session, SessionLayout, TokenRoutes,
         routes::{layer_use, tallies},
     },
+};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::{
+    sessions::Choice,
+    weights::{TensorData, write_safetensors},
 };
 
 /// Logits and routes of one sequence.
