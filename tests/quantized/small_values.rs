@@ -114,7 +114,7 @@ fn one_ordinary_row_hides_no_lost_ones() {
     let tables: [(&str, Change); 4] = [
         ("60 of 61 rows", |at, value| if at < WIDTH { 1.0 } else { value * 1e-7 }),
         ("60 of 61 rows", |at, value| if at < WIDTH { 1.0 } else { value * 1e-6 }),
-        ("54 of 61 rows", |at, value| if at / WIDTH % 10 > 0 { value * 1e-7 } else { value }),
+        ("54 of 61 rows", |at, value| if !(at / WIDTH).is_multiple_of(10) { value * 1e-7 } else { value }),
         ("7 of 61 rows", |at, value| if (5..12).contains(&(at / WIDTH)) { value * 1e-7 } else { value }),
     ];
     for (rows, change) in tables {
@@ -132,7 +132,7 @@ fn one_ordinary_row_hides_no_lost_ones() {
         assert!(difference(&found, &before) < 2e-4 * largest.min(1.0), "{rows}");
     }
     // A matrix that is quantised: 1 of 16 rows as they were.
-    let model = scaled(KEYS, 1e-8, |at| at / WIDTH % 16 > 0);
+    let model = scaled(KEYS, 1e-8, |at| !(at / WIDTH).is_multiple_of(16));
     for scheme in ALL {
         let error = load(&model, scheme).err().unwrap_or_else(|| panic!("{scheme:?}")).to_string();
         assert!(error.contains(KEYS) && error.contains(scheme.name()), "{error}");
