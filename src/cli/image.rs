@@ -144,3 +144,75 @@ fn read_pnm(reader: &mut impl BufRead) -> Result<Pixels, Wrong> {
     let (width, height, channels) = (width as usize, height as usize, channels as usize);
     Ok(Pixels { width, height, channels, alpha: false, bytes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A small PNG of each kind of colour.
+    fn pngs() -> Vec<Vec<u8>> {
+        let kinds = [
+            (ColorType::Grayscale, png::BitDepth::One, 5),
+            (ColorType::Grayscale, png::BitDepth::Sixteen, 70),
+            (ColorType::Indexed, png::BitDepth::Four, 15),
+            (ColorType::GrayscaleAlpha, png::BitDepth::Eight, 70),
+            (ColorType::Rgba, png::BitDepth::Eight, 140),
+        ];
+        let write = |(color, depth, bytes): (ColorType, png::BitDepth, usize)| {
+            let mut file = Vec::new();
+            let mut encoder = png::Encoder::new(&mut file, 7, 5);
+            encoder.set_color(color);
+            encoder.set_depth(depth);
+            if color == ColorType::Indexed {
+                encoder.set_palette((0..48).collect::<Vec<u8>>());
+            }
+            let data: Vec<u8> = (0..bytes).map(|i| (i * 7) as u8).collect();
+            let data = if color == ColorType::Indexed { vec![0x12; 20] } else { data };
+            encoder.write_header().unwrap().write_image_data(&data).unwrap();
+            file
+        };
+        kinds.map(write).into()
+    }
+
+    /// Whatever a file holds is an image or an error that names the file.
+    #[test]
+    fn any_bytes_are_an_image_or_an_error() {
+        let path = std::env::temp_dir().join(format!("headwise-image-{}", std::process::id()));
+        let (mut tried, mut good) = (0, 0);
+        let mut attempt = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            tried += 1;
+            match read(&path, tried % 2 == 0) {
+                Ok(_) => good += 1,
+                Err(error) => assert!(error.to_string().contains("headwise-image-"), "{error}"),
+            }
+        };
+        let whole = pngs();
+        whole.iter().for_each(|png| attempt(png));
+        for png in &whole {
+            for at in 0..png.len() {
+                attempt(&png[..at]);
+                for value in [0, 1, 127, 255] {
+                    let mut bytes = png.clone();
+                    bytes[at] = value;
+                    attempt(&bytes);
+                }
+            }
+        }
+        for header in
+            ["1 1", "0 1", "1 0", "99999999 99999999", "3", "3 x", "-1 1", "3 2 #", "1234567890 1", ""]
+        {
+            for most in ["255", "0", "256", "7", ""] {
+                for data in ["", "a", "abcdefghijklmnopqrstuvwxyz"] {
+                    for magic in ["P5", "P6", "P7", "P"] {
+                        attempt(format!("{magic} # note\n{header}\n{most}\n{data}").as_bytes());
+                    }
+                }
+            }
+        }
+        let _ = fs::remove_file(&path);
+        println!("{tried} images, {good} of them good");
+        assert!(good >= whole.len() && tried > 2000, "{good} of {tried}");
+    }
+}

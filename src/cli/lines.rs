@@ -77,3 +77,54 @@ fn bad(file: &str, field: &str, found: &str, expected: &str) -> Error {
         expected: expected.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// Whatever a file holds, its lines make the file again, or the line that is no text is named.
+    #[test]
+    fn any_bytes_are_lines_or_an_error() {
+        let path = std::env::temp_dir().join(format!("headwise-lines-{}", std::process::id()));
+        let pieces: [&[u8]; 11] = [
+            b"",
+            b"a",
+            b"\n",
+            b"\r\n",
+            b"\r",
+            b"\0",
+            b"\xff",
+            b"\xc3",
+            b"\xef\xbb\xbf",
+            "é".as_bytes(),
+            b"\xed\xa0\x80",
+        ];
+        let (mut tried, mut good) = (0, 0);
+        for number in 0..pieces.len().pow(4) {
+            let bytes = [1, 11, 121, 1331].map(|step| pieces[number / step % pieces.len()]).concat();
+            fs::write(&path, &bytes).unwrap();
+            tried += 1;
+            let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+            match (Lines::read(&path), std::str::from_utf8(bytes)) {
+                (Ok(read), Ok(text)) => {
+                    good += 1;
+                    let last =
+                        if text.ends_with('\n') { text } else { text.strip_suffix('\r').unwrap_or(text) };
+                    assert_eq!(read.text_of(&read.lines), last.replace("\r\n", "\n"), "{bytes:?}");
+                }
+                (Err(error), Err(_)) => {
+                    let line = bytes
+                        .split(|byte| *byte == b'\n')
+                        .position(|line| std::str::from_utf8(line).is_err());
+                    let named = format!("line {}: found bytes that are no text", line.unwrap() + 1);
+                    assert!(error.to_string().contains(&named), "{error}");
+                }
+                (read, text) => panic!("{bytes:?}: {} but {text:?}", read.is_ok()),
+            }
+        }
+        let _ = fs::remove_file(&path);
+        println!("{tried} files of lines, {good} of them text");
+        assert!(good > 1000 && tried - good > 1000, "{good} of {tried}");
+    }
+}
