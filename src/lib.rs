@@ -73,7 +73,8 @@ pub use gpu::{AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelC
 pub use measure::*;
 pub use ops::{AdapterReport, CachePrecision, Precision};
 pub use sessions::{
-    Cancel, Choice, DropMargin, LayerRoutes, LayerUse, RouterShape, RouterUse, Routes, TokenRoutes,
+    Cancel, Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, RouterShape, RouterUse,
+    Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
 };
 pub use tasks::*;
 pub use weights::Source;

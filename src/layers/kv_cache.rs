@@ -206,3 +206,55 @@ impl KvCache {
         std::mem::swap(self, spare);
     }
 }
+
+/// Bytes of a cache: a buffer, the first byte, how many.
+pub type CacheRange<'a> = (&'a Buffer, u64, u64);
+
+/// One sequence's keys and values.
+impl KvCache {
+    /// Where a sequence's first `positions` positions lie, layer by layer: its keys, then its values where these are others,
+    /// each position by position, the heads of a position in order, channels padded with zeros to whole eights.
+    pub fn ranges<'a>(
+        &self,
+        specs: impl Iterator<Item = &'a HeadMixtureSpec>,
+        sequence: u32,
+        positions: u32,
+    ) -> Vec<Vec<CacheRange<'_>>> {
+        let layers = self.layers.iter().zip(specs);
+        layers
+            .map(|(layer, spec)| {
+                let row = layer.size.shape(spec).cache_row_bytes();
+                let first = u64::from(sequence) * u64::from(layer.size.capacity) * row;
+                let buffers = [&layer.k, &layer.v].into_iter().take(if one_buffer(spec) { 1 } else { 2 });
+                buffers.map(|buffer| (buffer, first, u64::from(positions) * row)).collect()
+            })
+            .collect()
+    }
+
+    /// Bytes that [`KvCache::copy_sequence`] takes beside the cache.
+    pub fn bytes_to_copy<'a>(&self, specs: impl Iterator<Item = &'a HeadMixtureSpec>, positions: u32) -> u64 {
+        let ranges = self.ranges(specs, 0, positions);
+        ranges.iter().flatten().map(|(_, _, bytes)| *bytes).max().unwrap_or(0)
+    }
+
+    /// Copies a sequence's first `positions` positions to another sequence, after everything recorded so far.
+    pub fn copy_sequence<'a>(
+        &self,
+        recorder: &mut Recorder,
+        specs: impl Iterator<Item = &'a HeadMixtureSpec> + Clone,
+        [from, to]: [u32; 2],
+        positions: u32,
+    ) {
+        // WebGPU copies between different buffers only.
+        let scratch = Buffer::new(recorder.gpu(), "cache.copy", self.bytes_to_copy(specs.clone(), positions));
+        let (from, to) = (self.ranges(specs.clone(), from, positions), self.ranges(specs, to, positions));
+        let mut copies = Vec::new();
+        for ((from, from_offset, bytes), (to, to_offset, _)) in
+            from.into_iter().flatten().zip(to.into_iter().flatten())
+        {
+            copies.push(BufferCopy { from, from_offset, to: &scratch, to_offset: 0, bytes });
+            copies.push(BufferCopy { from: &scratch, from_offset: 0, to, to_offset, bytes });
+        }
+        recorder.copy_among(&copies);
+    }
+}

@@ -14,7 +14,7 @@ pub use embedding::{PatchEmbedding, TokenEmbedding};
 pub use expert_mlp::{ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, MlpActivation};
 pub use head_mixture::{HeadMixture, HeadMixtureWeights, OutputBias};
 pub use head_mixture_spec::{HeadMixtureSpec, KvProjection, PositionEncoding};
-pub use kv_cache::{CacheSize, CacheUse, KvCache, LayerCache};
+pub use kv_cache::{CacheRange, CacheSize, CacheUse, KvCache, LayerCache};
 pub use norm::{Norm, NormPlacement, NormSpec};
 pub use output_head::OutputHead;
 pub use router::{Router, RouterNet, RouterSpec, RouterWeights, Scope};
