@@ -225,21 +225,6 @@ impl Recorder {
         }
     }
 
-    /// As [`submit_ahead`](Self::submit_ahead), and submits the last part.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub async fn submit_in_parts(
-        &mut self,
-        watch: impl FnMut(u64, u64) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
-        let flow = self.submit_ahead(watch).await?;
-        if flow.is_continue() {
-            self.submit_with(|_| {});
-        }
-        Ok(flow)
-    }
-
     /// How many of the recorded dispatches, and multiply-accumulates, one submission may hold.
     fn next_part(&self) -> (usize, u64) {
         let budget = self.gpu.pace().budget();

@@ -1,6 +1,7 @@
 //! Sessions: sequences on the GPU, one step at a time, and what their routers chose.
 
 mod cancel;
+mod forward;
 mod keeping;
 mod options;
 pub(crate) mod readback;
@@ -14,6 +15,7 @@ mod session;
 mod translation;
 
 pub use cancel::Cancel;
+pub(crate) use forward::check_ids;
 pub(crate) use options::STEP_TOKENS;
 pub use options::SessionOptions;
 #[cfg(feature = "chat")]
@@ -25,5 +27,4 @@ pub(crate) use runs::steps;
 pub use runs::{LogitRows, Run};
 pub use sampling::Sampling;
 pub use session::Session;
-pub(crate) use session::check_ids;
 pub(crate) use translation::{Row, TargetLayout, TranslationSession};

@@ -169,8 +169,8 @@ impl Model {
         Self::load(gpu, &Source::demo(), LoadOptions::new()).await
     }
 
-    /// Sequences on the GPU, to be worked on one step at a time. What reads one text, or whole images, and translates is a task
-    /// of its own: for a model that translates there is [`Model::translate`].
+    /// Makes a session: sequences on the GPU, to be worked on one step at a time. It owns what it needs, so it may outlive the
+    /// model. A model that translates has [`Model::translate`] instead.
     ///
     /// # Errors
     /// A model that translates, an option out of range, and [`Error::TooLarge`](crate::Error::TooLarge) before anything is

@@ -8,6 +8,10 @@ use headwise::{
     Precision, Run, Sampling, Session, SessionOptions, Source, block_on,
 };
 
+#[allow(dead_code)] // its `main` runs elsewhere
+#[path = "../../examples/session.rs"]
+mod example;
+
 use super::{gpu, load, plain_gpu, tiny, tiny_with_a_long_context};
 
 /// JetMoE's layers, and MoLM's with and without a projection of keys and values.
@@ -202,7 +206,9 @@ fn a_fork_goes_on_as_the_original_does() {
         assert_eq!(session.position(2).unwrap(), 14);
         let expected = read(&mut session, 1, &rest);
         assert_eq!(read(&mut session, 2, &rest), expected, "{name} {cache:?}");
-        // A part of it, over what had been read; the original is untouched.
+        // Nothing of it, and a part of it, over what had been read; the original is untouched.
+        session.fork(1, 0, 0).unwrap();
+        assert_eq!(session.position(0).unwrap(), 0);
         session.fork(1, 0, 9).unwrap();
         assert_eq!(session.position(0).unwrap(), 9);
         let elsewhere = read(&mut session, 0, &other);
@@ -579,4 +585,17 @@ fn a_step_that_is_cancelled_leaves_the_sequences_as_they_were() {
         let found: Vec<Vec<u32>> = (0..3).map(|s| bits(&block_on(session.logits(s)).unwrap())).collect();
         assert!(found == expected, "cancelled at {at}");
     }
+}
+
+#[test]
+fn the_example_writes_what_a_generation_writes_and_goes_on_where_it_was() {
+    let model = block_on(Model::load(&plain_gpu(), &Source::demo(), LoadOptions::new())).unwrap();
+    let prompt = ids(9, 0);
+    let texts = block_on(example::texts(&model, &prompt)).unwrap();
+    let greedy = Generate::new().greedy().stop_at([]).max_new(24);
+    assert_eq!(texts.likeliest, super::ids(&model, &prompt, &greedy).unwrap());
+    assert_ne!(texts.drawn[0], texts.drawn[1], "each sequence has its own draws");
+    let second = [&prompt[..], &texts.drawn[1]].concat();
+    assert_eq!(texts.kept, super::ids(&model, &second, &greedy).unwrap());
+    assert_eq!(texts.restored, texts.kept);
 }
