@@ -9,6 +9,7 @@ pub use template::check_template;
 use crate::{
     Result,
     models::Blueprint,
+    sessions::saved::check_any,
     weights::{Form, Loss, Source, check_scales},
 };
 
@@ -54,6 +55,14 @@ async fn check(source: &Source) -> Result<()> {
         chunk.to_f16(&mut narrow, &mut Loss::default())?;
     }
     Ok(())
+}
+
+/// Checks bytes that may be a saved sequence.
+///
+/// # Errors
+/// What [`crate::Session::restore`] would report.
+pub fn check_saved(saved: &[u8]) -> Result<()> {
+    check_any(saved)
 }
 
 /// Reads a `tokenizer.json` that is in memory, and has it cut texts into tokens and make text of ids.

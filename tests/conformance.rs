@@ -11,9 +11,9 @@ mod tables_and_shards;
 
 use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
-use headwise::{Generate, KernelChoice, LoadOptions, Logits, Model, block_on};
+use headwise::{Generate, KernelChoice, LoadOptions, Logits, Model, Run, SessionOptions, block_on};
 use models::{SHAPES, assert_routes, difference, ids, load, logits, numbers, try_load};
-use reference::{jetmoe, norm_router::Routes, widen};
+use reference::{jetmoe, max_difference, norm_router::Routes, widen};
 
 fn tiny(kernels: KernelChoice) -> Model {
     load(kernels, "tests/fixtures/jetmoe_tiny")
@@ -143,6 +143,35 @@ fn a_batch_has_the_logits_and_routes_of_its_members() {
             };
             assert_eq!(experts(&together), experts(&alone), "steps of {step_tokens}");
         }
+    }
+}
+
+#[test]
+fn a_saved_sequence_holds_the_keys_and_values_of_the_reference_in_the_documented_order() {
+    let prompt: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 101).collect();
+    let reference = jetmoe::JetMoe::load(Path::new("tests/fixtures/jetmoe_tiny"));
+    let mut cache = reference.cache(prompt.len());
+    reference.forward(&mut cache, &prompt);
+    // Layer by layer keys, then values, position by position; two heads of eight channels have no padding.
+    let expected: Vec<f64> =
+        cache.layers.iter().flat_map(|(keys, values)| keys.iter().chain(values).copied()).collect();
+    for kernels in SHAPES {
+        let model = tiny(kernels);
+        let mut session = model.session(SessionOptions::new().sequences(2)).unwrap();
+        session.forward(&[Run::ids(1, &prompt)]).unwrap();
+        let saved = block_on(session.save(1)).unwrap();
+        let (header, numbers) = saved.split_at(40);
+        let of = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
+        assert_eq!((&header[..8], of(8), of(12)), (&b"headwise"[..], 1, 40));
+        // f32, both weights and cache.
+        assert_eq!([of(24), of(28)], [0, 0]);
+        let found: Vec<f64> = numbers
+            .chunks_exact(4)
+            .map(|word| f64::from(f32::from_le_bytes(word.try_into().unwrap())))
+            .collect();
+        assert_eq!(found.len(), expected.len());
+        let worst = max_difference(&found, &expected);
+        assert!(worst < 2e-4, "{kernels:?}: {worst}");
     }
 }
 

@@ -10,7 +10,7 @@ mod router_use;
 pub(crate) mod routes;
 mod runs;
 mod sampling;
-mod saved;
+pub(crate) mod saved;
 mod session;
 mod translation;
 

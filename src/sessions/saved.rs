@@ -114,3 +114,81 @@ pub(super) fn seal(saved: &mut [u8]) {
 fn checksum(saved: &[u8]) -> [u8; 8] {
     Fingerprint::new().with(&saved[..CHECKSUM_AT]).with(&saved[HEADER..]).value().to_le_bytes()
 }
+
+/// Checks bytes as a session would that has 64 positions of 16 bytes each, for [`crate::fuzzing`].
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn check_any(saved: &[u8]) -> Result<()> {
+    ANY.check(saved, 64).map(drop)
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+const ANY: Origin = Origin {
+    model: 0x0102_0304_0506_0708,
+    weights: Precision::Q4,
+    cache: CachePrecision::F16,
+    position_bytes: 16,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(positions: u32) -> Vec<u8> {
+        let mut saved = ANY.header(positions);
+        saved.extend((0..16 * positions).map(|i| i as u8));
+        seal(&mut saved);
+        saved
+    }
+
+    #[test]
+    fn a_header_is_what_the_table_says() {
+        let saved = saved(3);
+        let fields = [
+            &b"headwise"[..],
+            &[1, 0, 0, 0, 3, 0, 0, 0],
+            &[8, 7, 6, 5, 4, 3, 2, 1],
+            &[3, 0, 0, 0, 1, 0, 0, 0],
+        ];
+        assert_eq!(saved[..32], fields.concat());
+        assert_eq!(ANY.check(&saved, 3).unwrap(), (3, &saved[40..]));
+        assert!(ANY.check(&saved, 2).is_err());
+    }
+
+    /// Bytes that say more than there are, in numbers of any size, behind a checksum that is right.
+    #[test]
+    fn nothing_but_what_was_sealed_passes_and_nothing_panics() {
+        let good = saved(3);
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize
+        };
+        let mut tried = 0;
+        while tried < 20_000 {
+            let mut bytes = good.clone();
+            for _ in 0..=next() % 3 {
+                let at = next() % bytes.len();
+                match next() % 4 {
+                    0 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][next() % 5],
+                    1 => bytes.truncate(at.max(1)),
+                    2 => bytes.extend_from_slice(&good[at.min(good.len())..]),
+                    // A number of positions.
+                    _ => bytes.iter_mut().skip(12).take(4).for_each(|byte| *byte = next() as u8),
+                }
+            }
+            if bytes == good {
+                continue;
+            }
+            let damaged = ANY.check(&bytes, 64).map(drop);
+            assert!(matches!(damaged, Err(Error::BadFile { .. })), "{bytes:?}");
+            if bytes.len() > HEADER {
+                seal(&mut bytes);
+                // Whatever passes now is as long as it says.
+                if let Ok((positions, rest)) = ANY.check(&bytes, 64) {
+                    assert!(positions <= 64 && rest.len() == 16 * positions as usize);
+                }
+            }
+            tried += 1;
+        }
+    }
+}

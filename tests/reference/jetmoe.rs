@@ -75,7 +75,7 @@ pub struct Cache {
     capacity: usize,
     length: usize,
     /// For each layer (keys, values), each `[capacity, m·d]`.
-    layers: Vec<(Vec<f64>, Vec<f64>)>,
+    pub layers: Vec<(Vec<f64>, Vec<f64>)>,
 }
 
 /// What a run returns.
