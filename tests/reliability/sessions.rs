@@ -122,6 +122,44 @@ fn sequences_that_read_and_decode_in_one_step_compute_what_each_does_alone() {
     }
 }
 
+/// Few rows each work on their own: who else decodes, in which order, and where ids come from changes no bit.
+#[test]
+fn few_sequences_decode_to_the_same_bits_sampled_or_by_id_together_or_alone() {
+    let plain = gpu(GpuOptions::new().kernels(KernelChoice::Plain).default_limits(true));
+    let model = load(&plain, &tiny()).unwrap();
+    let prompts = [ids(9, 0), ids(4, 20), ids(6, 40)];
+    let (mut together, mut alone) = (session(&model, 3), Vec::new());
+    let mut chosen = Vec::new();
+    for (sequence, prompt) in (0..).zip(&prompts) {
+        let mut single = session(&model, 1);
+        assert_eq!(read(&mut together, sequence, prompt), read(&mut single, 0, prompt));
+        chosen.push(choose(&mut together)[0]);
+        alone.push(single);
+    }
+    // What was sampled for the first two was put aside when the third came.
+    let orders: [[u32; 3]; 4] = [[0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 1, 2]];
+    for (round, order) in orders.into_iter().enumerate() {
+        // One of them reads by id what was sampled for it.
+        let by_id = round as u32 % 3;
+        let runs: Vec<Run<'_>> = order
+            .iter()
+            .map(|&sequence| match sequence == by_id {
+                true => Run::ids(sequence, &chosen[sequence as usize..][..1]),
+                false => Run::sampled(sequence),
+            })
+            .collect();
+        together.forward(&runs).unwrap();
+        for &sequence in &order {
+            let single = read(&mut alone[sequence as usize], 0, &[chosen[sequence as usize]]);
+            let found = bits(&block_on(together.logits(sequence)).unwrap());
+            assert!(found == single, "round {round}, sequence {sequence}");
+        }
+        for (sequence, id) in order.into_iter().zip(choose(&mut together)) {
+            chosen[sequence as usize] = id;
+        }
+    }
+}
+
 #[test]
 fn a_session_writes_what_generate_writes_with_the_same_seed() {
     let model = load(&plain_gpu(), &tiny()).unwrap();
