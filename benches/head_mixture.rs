@@ -100,12 +100,12 @@ impl Setup {
         let mut dimensions = Dimensions::new(TOKENS, 1, TOKENS, 1);
         dimensions.attention(&layer.spec);
         let workspace = Workspace::new(gpu, &dimensions);
-        let spans: Vec<Span> =
-            (0..TOKENS).map(|position| Span { position, sequence: 0, keys: TOKENS }).collect();
+        let spans: Vec<Span> = (0..TOKENS).map(|position| Span::seeing(position, 0, TOKENS)).collect();
         let x: Vec<f32> = (0..TOKENS * padded(WIDTH)).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
         workspace.x.write(0, &x);
         let step = workspace.begin(&spans, &[[0, TOKENS]]);
-        let size = CacheSize { sequences: 1, capacity: TOKENS, precision: CachePrecision::F32 };
+        let precision = CachePrecision::F32;
+        let size = CacheSize { sequences: 1, capacity: TOKENS, most: TOKENS, precision };
         let cache = KvCache::new(gpu, std::iter::once(&layer.spec), size, CacheUse::OneStep);
         Self { recorder: Recorder::new(gpu), layer, workspace, cache, step }
     }

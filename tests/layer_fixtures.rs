@@ -55,12 +55,13 @@ fn run_layer(
     let mut dimensions = Dimensions::new(tokens, 2, length, 1);
     dimensions.attention(spec);
     let workspace = Workspace::new(gpu, &dimensions);
-    let size = CacheSize { sequences: 2, capacity: length, precision: CachePrecision::F32 };
+    let precision = CachePrecision::F32;
+    let size = CacheSize { sequences: 2, capacity: length, most: length, precision };
     let cache = KvCache::new(gpu, std::iter::once(spec), size, CacheUse::Kept);
     let spans: Vec<Span> = (0..tokens)
         .map(|token| {
             let (sequence, position) = (token / length, token % length);
-            Span { position, sequence, keys: keys(sequence, position) }
+            Span::seeing(position, sequence, keys(sequence, position))
         })
         .collect();
     let step = workspace.begin(&spans, &[[0, length], [length, length]]);

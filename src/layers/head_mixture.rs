@@ -22,8 +22,8 @@ use crate::{
         Workspace,
     },
     ops::{
-        Activation, Alongside, AttentionShape, Bias, Matrix, Output, Positions, QueryRows, RelativePositions,
-        RoutedLinear, Routes, RowAttention, RowList, SplitScratch, Sums,
+        Activation, Alongside, Bias, HeadLayout, Matrix, Output, Positions, QueryRows, RelativePositions,
+        RoutedLinear, Routes, RowAttention, RowList, Sums,
     },
 };
 
@@ -71,7 +71,7 @@ struct Call<'a> {
     /// The heads that tokens chose.
     rows: RowList<'a>,
     value_routes: Option<Routes<'a>>,
-    shape: AttentionShape,
+    heads: HeadLayout,
 }
 
 impl HeadMixture {
@@ -92,7 +92,7 @@ impl HeadMixture {
             input: self.norm.input(workspace),
             rows: self.rows(workspace, step, routed.map(|(_, routes)| routes)),
             value_routes: self.weights.values.as_ref().map(|(_, router)| routes.next(&router.spec)),
-            shape: cache.size.shape(&self.spec),
+            heads: self.spec.head_layout(),
         };
         match routed {
             Some((router, routes)) => router.record(recorder, workspace, &self.norm, step, routes),
@@ -150,15 +150,15 @@ impl HeadMixture {
 
     /// This step's keys and values into the cache, and every head over the keys that it sees.
     fn attend(&self, recorder: &mut Recorder, call: &Call<'_>) {
-        let Call { workspace, cache, step, shape, .. } = *call;
+        let Call { workspace, cache, step, heads, .. } = *call;
         let memory = self.spec.kv == KvProjection::Memory;
         let (spans, visible) = match memory {
             true => (&workspace.memory_spans, step.memory),
-            false if shape.head_spans => (&workspace.head_spans, step.own),
+            false if heads.head_spans => (&workspace.head_spans, step.own),
             false => (&workspace.spans, step.own),
         };
         RowAttention {
-            shape,
+            heads,
             kernel: self.spec.kernel,
             rows: QueryRows {
                 q: &workspace.q,
@@ -172,9 +172,8 @@ impl HeadMixture {
             },
             new: self.new_keys(call),
             positions: self.positions(cache),
-            k_cache: &cache.k,
-            v_cache: &cache.v,
-            scratch: SplitScratch { partial: &workspace.partial, stats: &workspace.stats },
+            cache: &cache.kv,
+            scratch: &workspace.split_scratch,
             out: &workspace.attended,
         }
         .record(recorder);

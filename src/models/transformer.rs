@@ -228,7 +228,7 @@ impl TransformerSpec {
 
     /// Bytes of key/value cache for each position.
     pub fn cache_bytes_per_token(&self, precision: CachePrecision) -> u64 {
-        let size = CacheSize { sequences: 1, capacity: 1, precision };
+        let size = CacheSize { sequences: 1, capacity: 1, most: 1, precision };
         let own = KvCache::bytes(self.stack.attentions(), size, self.stack.cache_use());
         // What a token of a translation's source takes.
         own + KvCache::bytes(self.stack.cross_attentions(), size, CacheUse::Kept)
@@ -345,7 +345,7 @@ impl Transformer {
 
     /// The size of a cache that holds its numbers as this model's do.
     pub fn cache_size(&self, sequences: u32, capacity: u32) -> CacheSize {
-        CacheSize { sequences, capacity, precision: self.cache_precision }
+        CacheSize { sequences, capacity, most: capacity, precision: self.cache_precision }
     }
 }
 

@@ -86,10 +86,11 @@ impl Session {
     pub fn new(gpu: &Gpu, transformer: &Arc<Transformer>, layout: SessionLayout) -> Result<Self> {
         let SessionLayout { sequences, capacity, step_tokens, logit_rows, .. } = layout;
         let spec = &transformer.spec;
-        check_cache(gpu, spec.stack.attentions(), transformer.cache_size(sequences, capacity))?;
+        let most = transformer.cache_size(sequences, capacity);
+        check_cache(gpu, spec.stack.attentions(), most)?;
         let dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
         dimensions.check(gpu)?;
-        let size = transformer.cache_size(sequences, layout.first_capacity());
+        let size = CacheSize { capacity: layout.first_capacity(), ..most };
         let (attentions, cache_use) = (|| spec.stack.attentions(), spec.stack.cache_use());
         let need = dimensions.bytes(gpu) + KvCache::bytes(attentions(), size, cache_use);
         gpu.plan(&format!("a session of {sequences} × {} positions", size.capacity), need)?;
@@ -215,10 +216,10 @@ impl Session {
             ranges.push([spans.len() as u32, count]);
             let end = position + count;
             let whole = (!self.transformer.spec.stack.causal).then_some(end);
-            spans.extend((position..end).map(|position| {
-                let keys = whole.unwrap_or(position + 1);
-                Span { position, sequence, keys }
-            }));
+            spans.extend(
+                (position..end)
+                    .map(|position| Span::seeing(position, sequence, whole.unwrap_or(position + 1))),
+            );
             self.positions[sequence as usize] += count;
         }
         let workspace = &self.workspace;
@@ -353,13 +354,13 @@ pub(crate) fn check_cache<'a>(
     attentions: impl Iterator<Item = &'a HeadMixtureSpec>,
     size: CacheSize,
 ) -> Result<()> {
-    let CacheSize { sequences, capacity, .. } = size;
+    let capacity = size.capacity;
     if gpu.capabilities().software && capacity > SOFTWARE_CAPACITY {
         let expected = format!("at most {SOFTWARE_CAPACITY} on a software adapter");
         return Err(Error::argument("context", capacity, expected));
     }
-    let largest = attentions.map(|spec| size.shape(spec).cache_bytes()).max();
-    let what = format!("the key cache of one layer for {sequences} × {capacity} positions");
+    let largest = attentions.map(|spec| size.layout(spec).least_window_bytes()).max();
+    let what = format!("the keys and values of one head for {capacity} positions");
     gpu.fits(&what, largest.unwrap_or(0))
 }
 

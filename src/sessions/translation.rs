@@ -134,7 +134,7 @@ impl TranslationSession {
         for (sequence, source) in (0..).zip(sources) {
             let keys = source.len() as u32;
             ranges.push([spans.len() as u32, keys]);
-            spans.extend((0..keys).map(|position| Span { position, sequence, keys }));
+            spans.extend((0..keys).map(|position| Span::seeing(position, sequence, keys)));
         }
         let workspace = &self.workspace;
         let step = workspace.begin(&spans, &ranges);
@@ -188,7 +188,7 @@ impl TranslationSession {
             .iter()
             .map(|&(row, position)| {
                 let keys = self.source_lengths[row.source as usize];
-                Span { position, sequence: row.source, keys }
+                Span::seeing(position, row.source, keys)
             })
             .collect();
         let runs = rows.chunk_by(|(a, _), (b, _)| a.sequence == b.sequence);
@@ -219,8 +219,7 @@ impl TranslationSession {
             return;
         }
         self.workspace.parents.write(0, parents);
-        let specs = self.transformer.spec.stack.attentions();
-        self.cache.reorder(&mut self.recorder, specs, &self.workspace.parents, self.position, spare);
+        self.cache.reorder(&mut self.recorder, &self.workspace.parents, self.position, spare);
         // The next reordering writes other parents.
         self.recorder.submit();
     }

@@ -284,7 +284,7 @@ fn workspace(gpu: &Gpu, spec: &HeadMixtureSpec, use_: &Use) -> Workspace {
 }
 
 /// The spans of tokens that are not in a step.
-fn remembered(lengths: &[u32]) -> Vec<[u32; 3]> {
+fn remembered(lengths: &[u32]) -> Vec<[u32; 5]> {
     let of = |(sequence, &length): (u32, &u32)| (0..length).map(move |i| Span::causal(i, sequence));
     Span::words(&(0..).zip(lengths).flat_map(of).collect::<Vec<_>>())
 }
@@ -302,12 +302,13 @@ pub fn run_layer(drawn: &Drawn, tensors: &Tensors) -> (Vec<Ran>, Vec<Counters>) 
         }
         false => (use_.sequences(), use_.capacity()),
     };
-    let size = CacheSize { sequences, capacity: capacity.max(1), precision: CachePrecision::F32 };
+    let capacity = capacity.max(1);
+    let size = CacheSize { sequences, capacity, most: capacity, precision: CachePrecision::F32 };
     let cache = KvCache::new(gpu, [spec].into_iter(), size, CacheUse::Kept);
     let cache = &cache.layers[0];
     // Nobody may look where nothing was written.
-    for buffer in [&cache.k, &cache.v] {
-        buffer.write(0, &vec![f32::NAN; buffer.bytes() as usize / 4]);
+    for window in &cache.kv.windows {
+        window.buffer.write(0, &vec![f32::NAN; window.buffer.bytes() as usize / 4]);
     }
 
     let width = spec.norm.width;
@@ -334,12 +335,12 @@ pub fn run_layer(drawn: &Drawn, tensors: &Tensors) -> (Vec<Ran>, Vec<Counters>) 
             let places = *position..length;
             spans.extend(places.clone().map(|position| match use_.causal {
                 true => Span::causal(position, sequence),
-                false => Span { position, sequence, keys: length },
+                false => Span::seeing(position, sequence, length),
             }));
             if remembers {
                 let memory = use_.memory_of(sequence);
                 let keys = use_.memory[memory as usize];
-                memory_spans.extend(places.clone().map(|position| Span { position, sequence: memory, keys }));
+                memory_spans.extend(places.clone().map(|position| Span::seeing(position, memory, keys)));
             }
             let rows = *position as usize * row..length as usize * row;
             x.extend(&streams[sequence as usize][rows.clone()]);
