@@ -11,8 +11,8 @@ use headwise::{
     internal::{
         AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, Dimensions, ExpertChoice, HeadMixture,
         HeadMixtureSpec, HeadMixtureWeights, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind,
-        NormSpec, OutputBias, PositionEncoding, Recorder, Router, RouterNet, RouterSpec, RouterWeights, Span,
-        Step, Weighting, Workspace, padded,
+        NormSpec, OutputBias, Pass, PositionEncoding, Recorder, Router, RouterNet, RouterSpec, RouterWeights,
+        Span, Step, Weighting, Workspace, padded,
     },
 };
 use support::{in_turns, open_and_announce, time};
@@ -114,7 +114,7 @@ impl Setup {
         let Self { recorder, layer, workspace, cache, step } = self;
         let (layer, workspace, cache) = (&*layer, &*workspace, &cache.layers[0]);
         let once = time(recorder, 1, |recorder| {
-            layer.record(recorder, workspace, cache, step, &mut workspace.routes(TOKENS));
+            layer.record(&mut Pass::new(recorder, workspace, step), cache);
         });
         once.as_secs_f64()
     }

@@ -7,7 +7,7 @@ mod support;
 use headwise::internal::{
     AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, Dimensions, ExpertChoice, HeadMixture,
     HeadMixtureSpec, HeadMixtureWeights, KernelChoice, KvCache, KvProjection, Matrix, MatrixShape, Norm,
-    NormKind, NormPlacement, NormSpec, OutputBias, PositionEncoding, Precision, Router, RouterNet,
+    NormKind, NormPlacement, NormSpec, OutputBias, Pass, PositionEncoding, Precision, Router, RouterNet,
     RouterSpec, RouterWeights, Span, Weighting, Workspace,
 };
 use headwise::{Choice, RouterShape, RouterUse};
@@ -68,7 +68,7 @@ fn run_layer(
     let width = spec.norm.width;
     workspace.x.write(0, &pad(x, width));
     run(gpu, |recorder| {
-        layer.record(recorder, &workspace, &cache.layers[0], &step, &mut workspace.routes(tokens));
+        layer.record(&mut Pass::new(recorder, &workspace, &step), &cache.layers[0]);
     });
     let rows = pad(x, width).len();
     let after = unpad(&read::<f32>(gpu, &workspace.x, rows), width);

@@ -7,6 +7,7 @@ mod head_mixture_spec;
 mod kv_cache;
 mod norm;
 mod output_head;
+mod pass;
 mod router;
 mod workspace;
 
@@ -17,6 +18,7 @@ pub use head_mixture_spec::{HeadMixtureSpec, KvProjection, PositionEncoding};
 pub use kv_cache::{CacheSize, CacheUse, KvCache, LayerCache};
 pub use norm::{Norm, NormPlacement, NormSpec};
 pub use output_head::OutputHead;
+pub use pass::{AttentionSite, Hook, LayerIndex, Pass, Place, Site, Sublayer};
 pub use router::{Router, RouterNet, RouterSpec, RouterWeights, Scope};
 pub use workspace::{Dimensions, RouteCursor, Workspace};
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Error, Result,
     gpu::{Counters, Gpu, Pending, Recorder},
-    layers::{CacheSize, HeadMixtureSpec, KvCache, Step, Workspace},
+    layers::{CacheSize, HeadMixtureSpec, KvCache, Pass, Step, Workspace},
     models::Transformer,
     ops::{Argmax, Sample, Span},
 };
@@ -234,7 +234,8 @@ impl Session {
             Ids::Sampled => &workspace.tokens,
             Ids::Patches => &workspace.ids,
         };
-        self.transformer.record(&mut self.recorder, workspace, &self.cache, None, ids, &step);
+        let pass = Pass::new(&mut self.recorder, workspace, &step);
+        self.transformer.record(pass, &self.cache, None, ids);
         self.last_step = step;
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, Result,
     gpu::{Counters, Gpu, Recorder},
-    layers::{CacheUse, KvCache, Step, Workspace},
+    layers::{CacheUse, KvCache, Pass, Step, Workspace},
     models::{StackSpec, Transformer},
     ops::{Span, Visible},
 };
@@ -208,7 +208,7 @@ impl TranslationSession {
         workspace.logit_rows.write(0, &(0..count).collect::<Vec<_>>());
         let (recorder, transformer) = (&mut self.recorder, &self.transformer);
         let (cache, memory) = (&self.cache, Some(&self.memory));
-        transformer.record(recorder, workspace, cache, memory, &workspace.ids, &step);
+        transformer.record(Pass::new(recorder, workspace, &step), cache, memory, &workspace.ids);
         step
     }
 
