@@ -24,6 +24,8 @@
 //! - [`Gpu`] opens a device, [`Model`] loads a folder in Hugging Face layout (or the demo model) on it.
 //! - [`Model::generate`] streams text, [`Model::generate_ids`] continues a batch of token sequences,
 //!   [`Model::logits`] returns logits and the experts each token chose.
+//! - [`Model::session`] makes a [`Session`], what all of these are built on: sequences that read and write side by side, one
+//!   step at a time, go back, fork, and become bytes.
 //! - [`Model::translate`], [`Model::fill`] and [`Model::classify`] are for models of other tasks; each has a model to try
 //!   it with, [`Source::demo_translate`] and so on.
 //! - [`Model::bench`] measures a model beside what its adapter does at best; [`Counters`] are exact.
@@ -73,7 +75,8 @@ pub use gpu::{AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelC
 pub use measure::*;
 pub use ops::{AdapterReport, CachePrecision, Precision};
 pub use sessions::{
-    Cancel, Choice, DropMargin, LayerRoutes, LayerUse, RouterShape, RouterUse, Routes, TokenRoutes,
+    Cancel, Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, RouterShape, RouterUse,
+    Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
 };
 pub use tasks::*;
 pub use weights::Source;

@@ -4,6 +4,8 @@
 mod broken_numbers;
 #[path = "reliability/long_prompts.rs"]
 mod long_prompts;
+#[path = "reliability/sessions.rs"]
+mod sessions;
 
 use std::{ops::ControlFlow, path::Path};
 

@@ -225,21 +225,6 @@ impl Recorder {
         }
     }
 
-    /// As [`submit_ahead`](Self::submit_ahead), and submits the last part.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub async fn submit_in_parts(
-        &mut self,
-        watch: impl FnMut(u64, u64) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
-        let flow = self.submit_ahead(watch).await?;
-        if flow.is_continue() {
-            self.submit_with(|_| {});
-        }
-        Ok(flow)
-    }
-
     /// How many of the recorded dispatches, and multiply-accumulates, one submission may hold.
     fn next_part(&self) -> (usize, u64) {
         let budget = self.gpu.pace().budget();
@@ -253,17 +238,29 @@ impl Recorder {
         (self.dispatches.len(), macs)
     }
 
-    /// Submits what was recorded, then copies. Made for buffers that replace others, so nothing stays cached of those.
-    pub fn copy(&mut self, copies: &[BufferCopy<'_>]) {
-        if !self.dispatches.is_empty() {
+    /// Whether nothing was recorded that is not submitted yet.
+    pub fn is_empty(&self) -> bool {
+        self.dispatches.is_empty()
+    }
+
+    /// Submits what was recorded, then copies, one after the other.
+    pub fn copy_among(&mut self, copies: &[BufferCopy<'_>]) {
+        if !self.is_empty() {
             self.submit();
         }
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         for copy in copies {
-            let (from, to) = (copy.from.raw(), copy.to.raw());
-            encoder.copy_buffer_to_buffer(from, copy.from_offset, to, copy.to_offset, copy.bytes);
+            let BufferCopy { from, to, bytes, .. } = copy;
+            let from_offset = from.first_byte() + copy.from_offset;
+            let to_offset = to.first_byte() + copy.to_offset;
+            encoder.copy_buffer_to_buffer(from.raw(), from_offset, to.raw(), to_offset, *bytes);
         }
         self.gpu.queue().submit([encoder.finish()]);
+    }
+
+    /// As [`copy_among`](Self::copy_among), into buffers that replace others, so nothing stays cached of those.
+    pub fn copy(&mut self, copies: &[BufferCopy<'_>]) {
+        self.copy_among(copies);
         self.bind_groups.clear();
     }
 

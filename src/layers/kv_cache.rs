@@ -1,7 +1,7 @@
 //! The key/value cache of a session.
 
 use crate::{
-    gpu::{Buffer, Gpu, Recorder},
+    gpu::{Buffer, BufferCopy, Gpu, Recorder},
     layers::{HeadMixtureSpec, PositionEncoding},
     ops::{CacheLayout, CachePrecision, CacheReorder, KeyValues, rope_angles},
 };
@@ -159,5 +159,28 @@ impl KvCache {
             CacheReorder { parents, from: &from.kv, to: &to.kv, filled }.record(recorder);
         }
         std::mem::swap(self, spare);
+    }
+}
+
+/// One sequence's keys and values.
+impl KvCache {
+    /// Bytes that [`KvCache::copy_sequence`] takes beside the cache.
+    pub fn bytes_to_copy(&self, filled: u32) -> u64 {
+        let ranges = self.layers.iter().flat_map(|layer| layer.kv.ranges(0, filled));
+        ranges.map(|(_, _, bytes)| bytes).max().unwrap_or(0)
+    }
+
+    /// Copies a sequence's first `filled` slots to another sequence, after everything recorded so far.
+    pub fn copy_sequence(&self, recorder: &mut Recorder, [from, to]: [u32; 2], filled: u32) {
+        // WebGPU copies between different buffers only.
+        let scratch = Buffer::new(recorder.gpu(), "cache.copy", self.bytes_to_copy(filled));
+        let mut copies = Vec::new();
+        for layer in &self.layers {
+            for copy in layer.kv.copies(from, &layer.kv, to, filled) {
+                copies.push(BufferCopy { to: &scratch, to_offset: 0, ..copy });
+                copies.push(BufferCopy { from: &scratch, from_offset: 0, ..copy });
+            }
+        }
+        recorder.copy_among(&copies);
     }
 }

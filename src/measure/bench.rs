@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     gpu::Counters,
     ops::Variants,
-    sessions::{Session, SessionLayout, readback::unwatched},
+    sessions::{Run, Sampling, Session, SessionOptions},
     tasks::{Generate, Model},
 };
 
@@ -175,8 +175,8 @@ impl Model {
     /// A session for one sequence, which starts with a prompt of `prompt` tokens.
     fn one_sequence(&self, prompt: usize, capacity: usize) -> Result<Session> {
         let (capacity, step_tokens) = (capacity as u32, prompt as u32);
-        let layout = SessionLayout { sequences: 1, capacity, first: step_tokens, step_tokens, logit_rows: 1 };
-        Session::new(&self.gpu, &self.transformer, layout)
+        let options = SessionOptions::new().positions(capacity).reserve(step_tokens).step_tokens(step_tokens);
+        self.session(options)
     }
 
     /// Seconds to record and submit a decode step, while the GPU has nothing else to do.
@@ -184,16 +184,16 @@ impl Model {
         let ids = self.any_ids(prompt);
         let mut session = self.one_sequence(prompt, prompt + HOST_STEPS)?;
         read_prompt(&mut session, &ids).await?;
-        let greedy = Generate::new().greedy().sampling();
+        let greedy = Sampling::new().greedy();
         let mut times = Vec::with_capacity(HOST_STEPS);
         for _ in 0..HOST_STEPS {
             self.gpu.settle()?;
             let start = Instant::now();
-            session.decode()?;
-            session.sample(&greedy);
-            let pending = session.read_tokens(false, unwatched).await?;
+            session.forward(&[Run::sampled(0)])?;
+            session.sample(&greedy)?;
+            let pending = session.tokens().await?;
             times.push(start.elapsed().as_secs_f64());
-            session.wait_tokens(pending).await?;
+            pending.wait().await?;
         }
         Ok(Spread::of(times))
     }
@@ -201,10 +201,9 @@ impl Model {
 
 /// Reads a whole prompt and chooses the next token.
 async fn read_prompt(session: &mut Session, ids: &[u32]) -> Result<()> {
-    session.forward(&[(0, ids)], &[ids.len() as u32 - 1])?;
-    session.sample(&Generate::new().greedy().sampling());
-    let pending = session.read_tokens(false, unwatched).await?;
-    session.wait_tokens(pending).await?;
+    session.forward(&[Run::ids(0, ids)])?;
+    session.sample(&Sampling::new().greedy())?;
+    session.tokens().await?.wait().await?;
     Ok(())
 }
 
@@ -269,7 +268,7 @@ impl Bencher<'_> {
         let counters = session.counters();
         let times = self
             .rounds(Against::Matmul, async || {
-                session.rewind(0, 0);
+                session.rewind(0, 0)?;
                 let start = Instant::now();
                 read_prompt(&mut session, &ids).await?;
                 Ok(start.elapsed().as_secs_f64())

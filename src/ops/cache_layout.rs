@@ -106,6 +106,11 @@ impl CacheLayout {
         self.window_bytes(self.sequences, self.kv_heads)
     }
 
+    /// Bytes of the first `count` slots of a sequence.
+    pub fn sequence_bytes(&self, count: u32) -> u64 {
+        Self { capacity: count, ..*self }.window_bytes(1, self.kv_heads)
+    }
+
     /// Bytes of the smallest window: one head of one sequence.
     pub fn least_window_bytes(&self) -> u64 {
         self.window_bytes(1, 1)

@@ -2,7 +2,7 @@
 
 use super::{
     CacheLayout,
-    cache_layout::{CacheWindow, Window},
+    cache_layout::{CacheWindow, Run, Window},
 };
 use crate::gpu::{Buffer, BufferCopy, Gpu};
 
@@ -56,6 +56,60 @@ impl KeyValues {
             }));
         }
         copies
+    }
+
+    /// Where a sequence's first `count` slots lie: a buffer, the first byte, how many, window after window.
+    pub fn ranges(&self, sequence: u32, count: u32) -> Vec<(&Buffer, u64, u64)> {
+        let of_window = |cached: &'_ CachedWindow| {
+            let runs = self.layout.runs(&cached.window, sequence, 0, count);
+            runs.into_iter().map(|run| (run.offset, run.bytes)).collect::<Vec<_>>()
+        };
+        let windows = self.of_sequence(sequence).map(|cached| (&cached.buffer, of_window(cached)));
+        let ranges =
+            windows.flat_map(|(buffer, runs)| runs.into_iter().map(move |(at, bytes)| (buffer, at, bytes)));
+        ranges.collect()
+    }
+
+    /// What [`ranges`](Self::ranges) of `count` slots hold, in the order of one window: keys, then values, slot by slot.
+    pub fn in_order(&self, count: u32, by_window: &[u8]) -> Vec<u8> {
+        self.pieces(count).into_iter().flat_map(|piece| by_window[piece].to_vec()).collect()
+    }
+
+    /// The reverse of [`in_order`](Self::in_order).
+    pub fn by_window(&self, count: u32, in_order: &[u8]) -> Vec<u8> {
+        let mut by_window = vec![0; in_order.len()];
+        let mut rest = in_order;
+        for piece in self.pieces(count) {
+            let (now, later) = rest.split_at(piece.len());
+            by_window[piece].copy_from_slice(now);
+            rest = later;
+        }
+        by_window
+    }
+
+    /// Where the pieces of one window's order lie among bytes that come window after window.
+    fn pieces(&self, count: u32) -> Vec<std::ops::Range<usize>> {
+        let runs: Vec<Vec<Run>> =
+            self.of_sequence(0).map(|cached| self.layout.runs(&cached.window, 0, 0, count)).collect();
+        let mut starts = Vec::new();
+        let mut at = 0;
+        for runs in &runs {
+            starts.push(at);
+            at += runs.iter().map(|run| run.bytes as usize).sum::<usize>();
+        }
+        let halves = runs.first().map_or(0, Vec::len);
+        let mut pieces = Vec::new();
+        for half in 0..halves {
+            for slot in 0..count as usize {
+                for (runs, start) in runs.iter().zip(&starts) {
+                    let before: usize = runs[..half].iter().map(|run| run.bytes as usize).sum();
+                    let row = runs[half].bytes as usize / count as usize;
+                    let from = start + before + slot * row;
+                    pieces.push(from..from + row);
+                }
+            }
+        }
+        pieces
     }
 
     /// The windows that hold a sequence, by heads.

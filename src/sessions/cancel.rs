@@ -29,8 +29,8 @@ impl Cancel {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Whether work goes on.
-    pub(crate) fn flow(&self) -> ControlFlow<()> {
+    /// Whether work goes on, as those who watch over it answer.
+    pub fn flow(&self) -> ControlFlow<()> {
         if self.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }

@@ -1,16 +1,30 @@
-//! Sessions: batches of sequences on the GPU, one step at a time, and what their routers chose.
+//! Sessions: sequences on the GPU, one step at a time, and what their routers chose.
 
 mod cancel;
+mod forward;
+mod keeping;
+mod options;
 pub(crate) mod readback;
+mod reading;
 mod router_use;
 pub(crate) mod routes;
+mod runs;
+mod sampling;
+mod saved;
 mod session;
 mod translation;
 
 pub use cancel::Cancel;
+pub(crate) use forward::check_ids;
+pub(crate) use options::STEP_TOKENS;
+pub use options::SessionOptions;
+#[cfg(feature = "chat")]
+pub(crate) use options::most_positions;
+pub use reading::PendingTokens;
 pub use router_use::{DropMargin, LayerUse, RouterShape, RouterUse};
 pub use routes::{Choice, LayerRoutes, Routes, TokenRoutes};
-#[cfg(feature = "chat")]
-pub(crate) use session::most_positions;
-pub(crate) use session::{PendingTokens, Sampling, Session, SessionLayout, check_ids};
+pub(crate) use runs::steps;
+pub use runs::{LogitRows, Run};
+pub use sampling::Sampling;
+pub use session::Session;
 pub(crate) use translation::{Row, TargetLayout, TranslationSession};

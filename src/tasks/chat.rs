@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use super::{ChatMessage, ChatTemplate, Generate, Model, StopReason, Token, generation::PREFILL_TOKENS};
+use super::{ChatMessage, ChatTemplate, Generate, Model, StopReason, Token};
 use crate::{
     Error, Result,
     gpu::Counters,
-    sessions::{Session, SessionLayout, most_positions},
+    sessions::{Session, SessionOptions, most_positions},
 };
 
 /// A conversation.
@@ -55,15 +55,8 @@ impl<'a> Chat<'a> {
         if capacity == 0 || capacity > most {
             return Err(Error::argument("context", capacity, format!("at least 1, at most {most}")));
         }
-        let layout = SessionLayout {
-            sequences: 1,
-            capacity,
-            // It grows with the conversation.
-            first: 1,
-            step_tokens: capacity.min(PREFILL_TOKENS as u32),
-            logit_rows: 1,
-        };
-        let session = Session::new(&model.gpu, &model.transformer, layout)?;
+        // It grows with the conversation.
+        let session = model.session(SessionOptions::new().positions(capacity))?;
         let (messages, read) = (Vec::new(), Vec::new());
         Ok(Self { model, template, messages, session, capacity: capacity as usize, read })
     }
@@ -116,7 +109,7 @@ impl<'a> Chat<'a> {
         // The last token is read in any case: its logits choose the answer's first.
         let same = self.read.iter().zip(&prompt).take_while(|(read, wanted)| read == wanted).count();
         let kept = same.min(prompt.len() - 1);
-        self.session.rewind(0, kept as u32);
+        self.session.rewind(0, kept as u32)?;
         // Until all went well nothing else is known of the session.
         self.read.truncate(kept);
 
@@ -148,9 +141,9 @@ impl<'a> Chat<'a> {
         let stopped = generation.stopped.pop().unwrap_or(StopReason::Cancelled);
 
         // A few steps may have run past the answer's end; the last position may then hold a token of theirs.
-        let read = (self.session.position(0) as usize).min(self.capacity - 1);
+        let read = (self.session.position(0)? as usize).min(self.capacity - 1);
         self.read = prompt.iter().chain(&ids).copied().take(read).collect();
-        self.session.rewind(0, self.read.len() as u32);
+        self.session.rewind(0, self.read.len() as u32)?;
         Ok(Reply {
             text,
             ids,

@@ -7,7 +7,7 @@ use crate::{
     Error, Result,
     models::{Classes, Task},
     ops::{MAX_TOP_LOGITS, padded},
-    sessions::{Session, SessionLayout, TokenRoutes},
+    sessions::{SessionOptions, TokenRoutes},
 };
 
 /// An image: rows of pixels, each one byte (grey) or three (red, green, blue).
@@ -140,14 +140,12 @@ impl Model {
         let mut results = Vec::with_capacity(images.len());
         for images in images.chunks(batch) {
             let count = images.len() as u32;
-            let layout = SessionLayout {
-                sequences: count,
-                capacity: each,
-                first: each,
-                step_tokens: count * each,
-                logit_rows: count,
-            };
-            let mut session = Session::new(&self.gpu, &self.transformer, layout)?;
+            let layout = SessionOptions::new()
+                .sequences(count)
+                .positions(each)
+                .reserve(each)
+                .step_tokens(count * each);
+            let mut session = self.session(layout)?;
             let mut patches = Vec::new();
             images.iter().for_each(|image| image.patches(classes, &mut patches));
             session.forward_images(count, each, &patches)?;

@@ -7,7 +7,7 @@ use crate::{
     Error, Result,
     models::Task,
     ops::MAX_TOP_LOGITS,
-    sessions::{Session, SessionLayout, TokenRoutes},
+    sessions::{LogitRows, Run, SessionOptions, TokenRoutes},
 };
 
 /// A token that may stand behind a mask.
@@ -76,44 +76,40 @@ impl Model {
         if !(1..=most).contains(&top) {
             return Err(Error::argument("top", top, format!("1 to {most}")));
         }
-        let masks_of = |ids: &[u32]| -> Vec<usize> { (0..ids.len()).filter(|&i| ids[i] == mask).collect() };
+        let masks_of = |ids: &[u32]| -> Vec<u32> {
+            (0..).zip(ids).filter(|(_, id)| **id == mask).map(|(position, _)| position).collect()
+        };
         if let Some(index) = sequences.iter().position(|ids| masks_of(ids).is_empty()) {
             return Err(Error::argument("text", format!("no mask in text {index}"), "at least one mask"));
         }
         let mut results = Vec::with_capacity(sequences.len());
         for batch in packed(sequences, BATCH_TOKENS) {
-            let masks: Vec<Vec<usize>> = batch.iter().map(|ids| masks_of(ids)).collect();
-            let starts = batch.iter().scan(0, |next, ids| {
-                let start = *next;
-                *next += ids.len();
-                Some(start)
-            });
-            let starts: Vec<usize> = starts.collect();
-            let rows: Vec<u32> = starts
-                .iter()
-                .zip(&masks)
-                .flat_map(|(start, masks)| masks.iter().map(move |mask| (start + mask) as u32))
+            let masks: Vec<Vec<u32>> = batch.iter().map(|ids| masks_of(ids)).collect();
+            let runs = (0..).zip(&batch).zip(&masks);
+            let runs: Vec<Run<'_>> = runs
+                .map(|((sequence, ids), masks)| Run::ids(sequence, ids).logits(LogitRows::At(masks)))
                 .collect();
-            let runs: Vec<(u32, &[u32])> = (0..).zip(batch.iter().copied()).collect();
-            let layout = SessionLayout {
-                sequences: batch.len() as u32,
-                capacity: batch.iter().map(|ids| ids.len()).max().unwrap_or(0) as u32,
-                first: batch.iter().map(|ids| ids.len()).max().unwrap_or(0) as u32,
-                step_tokens: batch.iter().map(|ids| ids.len()).sum::<usize>() as u32,
-                logit_rows: rows.len() as u32,
-            };
-            let mut session = Session::new(&self.gpu, &self.transformer, layout)?;
-            session.forward(&runs, &rows)?;
+            let longest = batch.iter().map(|ids| ids.len()).max().unwrap_or(0) as u32;
+            let layout = SessionOptions::new()
+                .sequences(batch.len() as u32)
+                .positions(longest)
+                .reserve(longest)
+                .step_tokens(batch.iter().map(|ids| ids.len()).sum::<usize>() as u32)
+                .logit_rows(masks.iter().map(Vec::len).sum::<usize>() as u32);
+            let mut session = self.session(layout)?;
+            session.forward(&runs)?;
             let (tops, routes) = session.read_top(top as u32).await?;
-            let mut tops = tops.into_iter();
-            for ((ids, masks), start) in batch.iter().zip(masks).zip(starts) {
-                let filled = masks.into_iter().zip(tops.by_ref());
+            let (mut tops, mut tokens) = (tops.into_iter(), 0..);
+            for (ids, masks) in batch.iter().zip(&masks) {
+                let filled = masks.iter().zip(tops.by_ref());
+                let filled = filled.map(|(&position, top)| FilledMask {
+                    position: position as usize,
+                    candidates: named(top),
+                });
                 results.push(Filled {
                     ids: ids.to_vec(),
-                    masks: filled
-                        .map(|(position, top)| FilledMask { position, candidates: named(top) })
-                        .collect(),
-                    routes: (start..start + ids.len()).map(|token| routes.token(token)).collect(),
+                    masks: filled.collect(),
+                    routes: tokens.by_ref().take(ids.len()).map(|token| routes.token(token)).collect(),
                 });
             }
         }

@@ -2,11 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use super::{Generate, Generation, Model, Token, generation::PREFILL_TOKENS, run::Run};
+use super::{Generate, Generation, Model, Token, continuation::Continuation};
+#[cfg(feature = "chat")]
+use crate::sessions::Session;
 use crate::{
     Error, Result,
     models::Task,
-    sessions::{Session, SessionLayout},
+    sessions::{STEP_TOKENS, SessionOptions},
 };
 
 impl Model {
@@ -50,16 +52,14 @@ impl Model {
         let context = self.info().context as usize;
         let capacity = context.min(longest.saturating_add(options.max_new));
         let total: usize = prompts.iter().map(|ids| ids.len()).sum();
-        let layout = SessionLayout {
-            sequences: prompts.len() as u32,
-            capacity: capacity as u32,
-            first: longest as u32,
-            step_tokens: total.min(PREFILL_TOKENS).max(prompts.len()) as u32,
-            logit_rows: prompts.len() as u32,
-        };
-        let mut session = Session::new(&self.gpu, &self.transformer, layout)?;
+        let layout = SessionOptions::new()
+            .sequences(prompts.len() as u32)
+            .positions(capacity as u32)
+            .reserve(longest as u32)
+            .step_tokens(total.min(STEP_TOKENS as usize).max(prompts.len()) as u32);
+        let mut session = self.session(layout)?;
         let stop = options.stop.as_ref().unwrap_or(&self.info().eos);
-        let mut run = Run::new(&mut session, options, stop, context, prompts, on_token);
+        let mut run = Continuation::new(&mut session, options, stop, context, prompts, on_token);
         run.prefill(prompts).await?;
         let shortest = prompts.iter().map(|ids| ids.len()).min().unwrap_or(0);
         run.decode(capacity - shortest).await?;
@@ -78,9 +78,9 @@ impl Model {
         on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Generation> {
         options.check()?;
-        let kept = session.position(0) as usize;
+        let kept = session.position(0)? as usize;
         let rest = [prompt.get(kept..).unwrap_or_default()];
-        let mut run = Run::new(session, options, stop, capacity, &rest, on_token).behind(kept);
+        let mut run = Continuation::new(session, options, stop, capacity, &rest, on_token).behind(kept);
         run.prefill(&rest).await?;
         run.decode(capacity - prompt.len()).await?;
         Ok(run.finish())

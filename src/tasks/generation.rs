@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    Error, Result,
+    Result,
     gpu::Counters,
     sessions::{Cancel, Sampling, TokenRoutes},
 };
@@ -12,10 +12,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Generate {
     pub(super) max_new: usize,
-    temperature: f32,
-    top_k: Option<u32>,
-    top_p: f32,
-    seed: u64,
+    pub(super) sampling: Sampling,
     pub(super) stop: Option<Vec<u32>>,
     pub(super) routes: bool,
     pub(super) cancel: Cancel,
@@ -33,14 +30,11 @@ impl fmt::Debug for Progress {
 }
 
 impl Default for Generate {
-    /// 64 tokens, temperature 0.8, top-k 40, top-p 0.95, seed 0.
+    /// 64 tokens, chosen as [`Sampling::default`] says: temperature 0.8, top-k 40, top-p 0.95, seed 0.
     fn default() -> Self {
         Self {
             max_new: 64,
-            temperature: 0.8,
-            top_k: Some(40),
-            top_p: 0.95,
-            seed: 0,
+            sampling: Sampling::default(),
             stop: None,
             routes: false,
             cancel: Cancel::default(),
@@ -68,25 +62,25 @@ impl Generate {
 
     /// Divides the logits before sampling; 0 is greedy.
     pub fn temperature(mut self, temperature: f32) -> Self {
-        self.temperature = temperature;
+        self.sampling = self.sampling.temperature(temperature);
         self
     }
 
     /// Samples from the `k` likeliest tokens (those tied with the last stay too); `None` keeps all.
     pub fn top_k(mut self, k: impl Into<Option<u32>>) -> Self {
-        self.top_k = k.into();
+        self.sampling = self.sampling.top_k(k);
         self
     }
 
     /// Samples from the likeliest tokens that together have probability `p`; 1 keeps all.
     pub fn top_p(mut self, p: f32) -> Self {
-        self.top_p = p;
+        self.sampling = self.sampling.top_p(p);
         self
     }
 
     /// Seeds the generator (Philox4x32-10, counted by position and sequence): same seed, same device, same text.
     pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
+        self.sampling = self.sampling.seed(seed);
         self
     }
 
@@ -124,27 +118,9 @@ impl Generate {
     /// Refuses what is out of range, as every generation does.
     ///
     /// # Errors
-    /// [`Error::Argument`] for the first such option.
+    /// [`Error::Argument`](crate::Error::Argument) for the first such option.
     pub fn check(&self) -> Result<()> {
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return Err(Error::argument("temperature", self.temperature, "a finite number of 0 or more"));
-        }
-        if self.top_k == Some(0) {
-            return Err(Error::argument("top-k", 0, "at least 1"));
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::argument("top-p", self.top_p, "above 0, at most 1"));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn sampling(&self) -> Sampling {
-        Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k.unwrap_or(u32::MAX),
-            top_p: self.top_p,
-            seed: self.seed,
-        }
+        self.sampling.check()
     }
 }
 
@@ -204,6 +180,3 @@ pub struct Generation {
     /// Exact counts of the GPU work: dispatches, multiply-accumulates, passes.
     pub counters: Counters,
 }
-
-/// Prompt tokens of one step.
-pub(super) const PREFILL_TOKENS: usize = 512;

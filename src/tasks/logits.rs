@@ -5,8 +5,9 @@ use crate::{
     Error, Result,
     models::Task,
     sessions::{
-        LayerUse, Routes, Session, SessionLayout, TokenRoutes,
+        LayerUse, LogitRows, Routes, Run, SessionOptions, TokenRoutes,
         routes::{layer_use, tallies},
+        steps,
     },
 };
 #[cfg(not(target_arch = "wasm32"))]
@@ -90,49 +91,37 @@ impl Model {
             return Err(Error::argument("step tokens", 0, "at least 1"));
         }
         let longest = sequences.iter().map(|ids| ids.len()).max().unwrap_or(0);
-        let plan = self.plan_steps(sequences, step_tokens.min(STEP_TOKENS));
-        let tokens = |runs: &Vec<(u32, &[u32])>| runs.iter().map(|(_, ids)| ids.len() as u32).sum();
-        let step_tokens: u32 = plan.iter().map(tokens).max().unwrap_or(0);
-        let layout = SessionLayout {
-            sequences: sequences.len() as u32,
-            capacity: longest as u32,
-            first: longest as u32,
-            step_tokens,
-            logit_rows: step_tokens,
-        };
-        let mut session = Session::new(&self.gpu, &self.transformer, layout)?;
+        let runs: Vec<Run<'_>> = (0..)
+            .zip(sequences)
+            .map(|(sequence, ids)| Run::ids(sequence, ids).logits(LogitRows::All))
+            .collect();
+        let plan = steps(&self.transformer.spec.stack, &runs, step_tokens.min(STEP_TOKENS));
+        let tokens = |runs: &Vec<Run<'_>>| runs.iter().map(Run::tokens).sum();
+        let step_tokens: usize = plan.iter().map(tokens).max().unwrap_or(0);
+        let layout = SessionOptions::new()
+            .sequences(sequences.len() as u32)
+            .positions(longest as u32)
+            .reserve(longest as u32)
+            .step_tokens(step_tokens as u32)
+            .logit_rows(step_tokens as u32);
+        let mut session = self.session(layout)?;
         let vocab = self.info().vocab as usize;
         let mut results: Vec<Logits> = sequences
             .iter()
             .map(|ids| Logits { vocab, values: Vec::with_capacity(ids.len() * vocab), routes: Vec::new() })
             .collect();
         for runs in plan {
-            let rows: Vec<u32> = (0..runs.iter().map(|(_, ids)| ids.len() as u32).sum()).collect();
-            session.forward(&runs, &rows)?;
+            session.forward(&runs)?;
             let (values, routes) = session.read_logits().await?;
             let mut token = 0;
-            for (sequence, ids) in runs {
-                let result = &mut results[sequence as usize];
-                result.values.extend_from_slice(&values[token * vocab..(token + ids.len()) * vocab]);
-                result.routes.extend((token..token + ids.len()).map(|token| routes.token(token)));
-                token += ids.len();
+            for run in runs {
+                let (result, count) = (&mut results[run.sequence() as usize], run.tokens());
+                result.values.extend_from_slice(&values[token * vocab..(token + count) * vocab]);
+                result.routes.extend((token..token + count).map(|token| routes.token(token)));
+                token += count;
             }
         }
         Ok(results)
-    }
-
-    /// Cuts sequences into steps of at most `step_tokens` tokens; whole sequences, or the whole batch, where the model
-    /// works on nothing less.
-    fn plan_steps<'a>(&self, sequences: &[&'a [u32]], step_tokens: usize) -> Vec<Vec<(u32, &'a [u32])>> {
-        let stack = &self.transformer.spec.stack;
-        let all = (0..).zip(sequences.iter().copied());
-        if stack.cuts_sequences() {
-            vec![all.collect()]
-        } else if stack.whole_sequences().is_some() {
-            all.map(|sequence| vec![sequence]).collect()
-        } else {
-            steps(sequences, step_tokens)
-        }
     }
 
     /// The experts that the tokens of a text chose. A text longer than the model's context is read in pieces of
@@ -166,17 +155,14 @@ impl Model {
         let whole = self.transformer.spec.stack.whole_sequences().is_some();
         for piece in ids.chunks(context) {
             let step_tokens = if whole { piece.len() } else { piece.len().min(ROUTE_TOKENS) };
-            let layout = SessionLayout {
-                sequences: 1,
-                capacity: piece.len() as u32,
-                first: piece.len() as u32,
-                step_tokens: step_tokens as u32,
-                logit_rows: 1,
-            };
-            let mut session = Session::new(&self.gpu, &self.transformer, layout)?;
+            let layout = SessionOptions::new()
+                .positions(piece.len() as u32)
+                .reserve(piece.len() as u32)
+                .step_tokens(step_tokens as u32);
+            let mut session = self.session(layout)?;
             for step in piece.chunks(step_tokens) {
-                session.forward(&[(0, step)], &[])?;
-                show(&session.read_routes().await?);
+                session.forward(&[Run::ids(0, step).logits(LogitRows::None)])?;
+                show(&session.routes().await?);
             }
         }
         Ok(())
@@ -207,26 +193,4 @@ impl Model {
         }
         Ok(())
     }
-}
-
-/// Cuts sequences into steps of at most `step_tokens` tokens, sequence after sequence.
-pub(super) fn steps<'a>(sequences: &[&'a [u32]], step_tokens: usize) -> Vec<Vec<(u32, &'a [u32])>> {
-    let mut steps = vec![Vec::new()];
-    let mut room = step_tokens;
-    for (index, sequence) in sequences.iter().enumerate() {
-        let mut rest = *sequence;
-        while !rest.is_empty() {
-            if room == 0 {
-                steps.push(Vec::new());
-                room = step_tokens;
-            }
-            let (now, later) = rest.split_at(room.min(rest.len()));
-            if let Some(step) = steps.last_mut() {
-                step.push((index as u32, now));
-            }
-            room -= now.len();
-            rest = later;
-        }
-    }
-    steps
 }

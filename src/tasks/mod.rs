@@ -5,13 +5,13 @@ mod chat;
 #[cfg(feature = "chat")]
 mod chat_template;
 mod classify;
+mod continuation;
 mod fill;
 mod generate;
 mod generation;
 mod info;
 mod logits;
 mod model;
-mod run;
 #[cfg(feature = "tokenizer")]
 mod text;
 #[cfg(feature = "chat")]

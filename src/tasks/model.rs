@@ -8,7 +8,8 @@ use crate::{
     gpu::Gpu,
     models::{Blueprint, Task, Transformer},
     ops::{CachePrecision, Precision, choose_kernels},
-    weights::{Checkpoint, Source, Upload},
+    sessions::{Session, SessionOptions},
+    weights::{Checkpoint, Fingerprint, Source, Upload},
 };
 
 /// How to load a model.
@@ -57,6 +58,8 @@ pub struct Model {
     pub(crate) gpu: Gpu,
     pub(crate) transformer: Arc<Transformer>,
     pub(crate) task: Task,
+    /// Which model it is, by its sizes and its weights.
+    fingerprint: u64,
     info: ModelInfo,
     #[cfg(feature = "tokenizer")]
     tokenizer: Option<super::Tokenizer>,
@@ -127,20 +130,23 @@ impl Model {
         let upload = Upload::new(gpu, &checkpoint, &requests, precision)?;
         let Blueprint { spec, names, task, .. } = blueprint;
         let precisions = (precision, options.cache_precision);
-        let model = Self {
+        let mut fingerprint = Fingerprint::new().with(format!("{spec:?}").as_bytes()).value();
+        let mut model = Self {
             gpu: gpu.clone(),
             transformer: Arc::new(Transformer::new(gpu, spec, &names, precisions, upload.store())?),
             task,
+            fingerprint,
             info,
             #[cfg(feature = "tokenizer")]
             tokenizer,
         };
-        let streaming = upload.stream(source, &mut *progress);
+        let streaming = upload.stream(source, &mut *progress, &mut fingerprint);
         if options.warm_up {
             model.warm_up_while(streaming).await?;
         } else {
             streaming.await?;
         }
+        model.fingerprint = fingerprint;
         // Weights of two versions are no model.
         source.check_unchanged()?;
         tracing::info!(
@@ -161,6 +167,21 @@ impl Model {
     #[cfg(feature = "demo-model")]
     pub async fn demo(gpu: &Gpu) -> Result<Self> {
         Self::load(gpu, &Source::demo(), LoadOptions::new()).await
+    }
+
+    /// Makes a session: sequences on the GPU, to be worked on one step at a time. It owns what it needs, so it may outlive the
+    /// model. A model that translates has [`Model::translate`] instead.
+    ///
+    /// # Errors
+    /// A model that translates, an option out of range, and [`Error::TooLarge`](crate::Error::TooLarge) before anything is
+    /// allocated.
+    pub fn session(&self, options: SessionOptions) -> Result<Session> {
+        match self.task {
+            Task::Translate { .. } => Err(self.wrong_task("generate, fill or classify")),
+            Task::Generate | Task::FillMask { .. } | Task::Classify(_) => {
+                Session::new(&self.gpu, &self.transformer, self.fingerprint, options)
+            }
+        }
     }
 
     /// What the model is.

@@ -6,6 +6,7 @@
 mod checkpoint;
 mod dtype;
 mod fields;
+mod fingerprint;
 #[cfg(not(target_arch = "wasm32"))]
 mod folder;
 mod header;
@@ -40,6 +41,7 @@ mod write;
 pub(crate) use checkpoint::Checkpoint;
 pub(crate) use dtype::Dtype;
 pub(crate) use fields::{Fields, shown};
+pub(crate) use fingerprint::Fingerprint;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use folder::NewFolder;
 pub(crate) use header::TensorInfo;

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Checkpoint, Chunk, Form, Loss, Piece, Request, Source, TensorInfo, check_scales, pack_counted,
+    Checkpoint, Chunk, Fingerprint, Form, Loss, Piece, Request, Source, TensorInfo, check_scales,
+    pack_counted,
     place::{Layout, Placer},
     quote,
 };
@@ -88,14 +89,14 @@ impl<'a> Upload<'a> {
         self.store.clone()
     }
 
-    /// Streams the tensors to the GPU.
+    /// Streams the tensors to the GPU, and puts what tells their values from others' into `fingerprint`.
     ///
     /// Host memory stays at a few chunks whatever the tensors' sizes (one expert's matrix, where the file holds it
     /// input-major).
     ///
     /// # Errors
     /// What the checkpoint's reader finds, values that the precision does not hold, and what the device reports.
-    pub async fn stream(self, source: &Source, progress: Progress<'_>) -> Result<()> {
+    pub async fn stream(self, source: &Source, progress: Progress<'_>, fingerprint: &mut u64) -> Result<()> {
         let Self { gpu, checkpoint, requests, store } = self;
         let mut targets: HashMap<&str, Vec<Target<'_>>> = HashMap::new();
         let mut wanted: Vec<&TensorInfo> = Vec::new();
@@ -125,6 +126,7 @@ impl<'a> Upload<'a> {
         let mut stream = checkpoint.stream(source, wanted);
         progress(done, total);
         while let Some(chunk) = stream.next().await? {
+            *fingerprint ^= Fingerprint::of_tensor(&chunk);
             let targets = targets.get_mut(chunk.tensor.name.as_str());
             for target in targets.into_iter().flatten() {
                 target.place(&store, &chunk)?;

@@ -3,8 +3,8 @@
 
 use headwise::internal::{
     AddPositions, Buffer, CacheAppend, CachePrecision, CacheReorder, Copy, Embedding, Gpu, KernelChoice,
-    KeyOrValue, MatrixShape, NormInput, NormKind, NormRows, Precision, Queries, QueryNorm, RopeCache, Span,
-    head_stride, padded, rope_angles, sinusoidal_positions,
+    KeyOrValue, MatrixShape, NormInput, NormKind, NormRows, Precision, Queries, QueryNorm, Recorder,
+    RopeCache, Span, head_stride, padded, rope_angles, sinusoidal_positions,
 };
 use proptest::prelude::*;
 
@@ -725,6 +725,40 @@ fn cache_reorder_copies_the_parents_positions_and_nothing_else() {
         let parents = some_ids(seed, sequences, sequences);
         Reorder { shape, positions: positions % (capacity + 1), parents, seed }.check();
     });
+}
+
+/// A sequence's bytes are the same however its cache is cut, and find their places again.
+#[test]
+fn a_sequence_reads_alike_from_any_windows() {
+    let gpu = device();
+    for cache in [CachePrecision::F32, CachePrecision::F16] {
+        let of = |most| AttentionShape {
+            capacity: 9,
+            kv_heads: 5,
+            value_dim: 12,
+            sequences: 3,
+            cache,
+            most,
+            ..ROPE
+        };
+        let [keys, values] = of(Most::Everything).cache_floats();
+        let (keys, values) = (noise(1, keys), noise(2, values));
+        let read = |most| {
+            let shape = of(most);
+            let on_gpu = GuardedCache::new(gpu, &shape, &keys, &values);
+            let ranges = on_gpu.kv.ranges(2, 4);
+            let bytes =
+                pollster::block_on(Recorder::new(gpu).submit_and_read(&ranges).wait("reading")).unwrap();
+            let in_order = on_gpu.kv.in_order(4, &bytes);
+            assert_eq!(on_gpu.kv.by_window(4, &in_order), bytes);
+            assert_eq!(on_gpu.kv.layout.sequence_bytes(4), bytes.len() as u64);
+            in_order
+        };
+        // Of one window the order is its own.
+        let whole = read(Most::Everything);
+        assert_eq!(read(Most::Half), whole);
+        assert_eq!(read(Most::Least), whole);
+    }
 }
 
 #[test]

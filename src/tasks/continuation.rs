@@ -2,11 +2,11 @@
 
 use std::{collections::VecDeque, ops::ControlFlow};
 
-use super::{Generate, Generation, StopReason, Token, generation::PREFILL_TOKENS, logits::steps};
+use super::{Generate, Generation, StopReason, Token};
 use crate::{
     Error, Result,
     gpu::Counters,
-    sessions::{PendingTokens, Routes, Session},
+    sessions::{PendingTokens, Routes, Run, Session},
 };
 
 /// Decode steps submitted ahead of the one whose tokens are being read.
@@ -28,8 +28,8 @@ impl Sequence {
     }
 }
 
-/// One call of `generate_ids`.
-pub(super) struct Run<'a, F> {
+/// One call of `generate_ids`, or a turn of a conversation.
+pub(super) struct Continuation<'a, F> {
     session: &'a mut Session,
     /// What the session had counted before.
     before: Counters,
@@ -43,7 +43,7 @@ pub(super) struct Run<'a, F> {
     broken: bool,
 }
 
-impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
+impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
     pub fn new(
         session: &'a mut Session,
         options: &'a Generate,
@@ -88,28 +88,18 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
 
     async fn read_prompts(&mut self, prompts: &[&[u32]]) -> Result<()> {
         let total: usize = prompts.iter().map(|ids| ids.len()).sum();
-        let ends = |prompts: &[&[u32]]| -> Vec<u32> {
-            let ends = prompts.iter().scan(0, |end, ids| {
-                *end += ids.len() as u32;
-                Some(*end - 1)
-            });
-            ends.collect()
-        };
-        if total <= PREFILL_TOKENS.max(prompts.len()) {
-            let runs: Vec<_> = (0..).zip(prompts.iter().copied()).collect();
-            self.session.forward(&runs, &ends(prompts))?;
-            return self.finish_prefill(&runs, total).await;
-        }
-        // Long prompts: everything but the last tokens first, so that one last step has the logits of all.
-        let (heads, tails): (Vec<_>, Vec<_>) = prompts.iter().map(|ids| ids.split_at(ids.len() - 1)).unzip();
+        let runs: Vec<Run<'_>> = (0..).zip(prompts).map(|(sequence, ids)| Run::ids(sequence, ids)).collect();
+        // The last step has the logits of all.
+        let mut steps = self.session.steps(&runs);
+        let Some(last) = steps.pop() else { return Ok(()) };
         let mut read = 0;
-        for runs in steps(&heads, PREFILL_TOKENS) {
-            let tokens = runs.iter().map(|(_, ids)| ids.len()).sum();
+        for runs in steps {
+            let tokens = runs.iter().map(Run::tokens).sum();
             let watch = watch(self.options, read, tokens, total);
-            self.session.forward(&runs, &[])?;
+            self.session.forward(&runs)?;
             if self.options.routes {
                 let pending = self.session.read_tokens(true, watch).await?;
-                let (_, routes) = self.session.wait_tokens(pending).await?;
+                let (_, routes) = pending.wait_with_routes().await?;
                 self.report_prompt(&runs, routes.as_ref());
             } else {
                 self.session.submit(watch).await?;
@@ -119,20 +109,19 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
             }
             read += tokens;
         }
-        let runs: Vec<_> = (0..).zip(tails.iter().copied()).collect();
-        self.session.forward(&runs, &ends(&tails))?;
-        self.finish_prefill(&runs, total).await
+        self.session.forward(&last)?;
+        self.finish_prefill(&last, total).await
     }
 
     /// Samples after the step that has the last tokens of the prompts, which are `total` tokens.
-    async fn finish_prefill(&mut self, runs: &[(u32, &[u32])], total: usize) -> Result<()> {
+    async fn finish_prefill(&mut self, runs: &[Run<'_>], total: usize) -> Result<()> {
         if self.options.max_new > 0 {
-            self.session.sample(&self.options.sampling());
+            self.session.sample(&self.options.sampling)?;
         }
-        let tokens = runs.iter().map(|(_, ids)| ids.len()).sum();
+        let tokens = runs.iter().map(Run::tokens).sum();
         let watch = watch(self.options, total - tokens, tokens, total);
         let pending = self.session.read_tokens(self.options.routes, watch).await?;
-        let (ids, routes) = self.session.wait_tokens(pending).await?;
+        let (ids, routes) = pending.wait_with_routes().await?;
         self.options.tell_progress(total as u64, total as u64);
         self.report_prompt(runs, routes.as_ref());
         if self.options.max_new == 0 {
@@ -161,7 +150,7 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
                     failed = Some(error);
                     continue;
                 }
-                self.session.sample(&self.options.sampling());
+                self.session.sample(&self.options.sampling)?;
                 let cancel = &self.options.cancel;
                 match self.session.read_tokens(self.options.routes, |_, _| cancel.flow()).await {
                     Ok(pending) => self.pending.push_back(pending),
@@ -175,7 +164,7 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
             if self.broken {
                 continue;
             }
-            let (ids, routes) = self.session.wait_tokens(pending).await?;
+            let (ids, routes) = pending.wait_with_routes().await?;
             if self.options.routes {
                 self.report(routes.as_ref());
                 self.accept(&ids);
@@ -234,9 +223,12 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Run<'a, F> {
     }
 
     /// Reports the prompt tokens of a step, with their routes.
-    fn report_prompt(&mut self, runs: &[(u32, &[u32])], routes: Option<&Routes>) {
+    fn report_prompt(&mut self, runs: &[Run<'_>], routes: Option<&Routes>) {
         let Some(routes) = routes else { return };
-        let tokens = runs.iter().flat_map(|(sequence, ids)| ids.iter().map(|&id| (*sequence as usize, id)));
+        let tokens = runs.iter().flat_map(|&run| {
+            let sequence = run.sequence() as usize;
+            run.host_ids().iter().map(move |&id| (sequence, id))
+        });
         for (row, (sequence, id)) in tokens.enumerate() {
             let position = self.sequences[sequence].prompt_reported;
             self.sequences[sequence].prompt_reported += 1;
