@@ -11,8 +11,8 @@ use headwise::{
     internal::{
         AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, Dimensions, ExpertChoice, HeadMixture,
         HeadMixtureSpec, HeadMixtureWeights, KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind,
-        NormSpec, OutputBias, PositionEncoding, Recorder, Router, RouterNet, RouterSpec, RouterWeights, Span,
-        Step, Weighting, Workspace, padded,
+        NormSpec, OutputBias, Pass, PositionEncoding, Recorder, Router, RouterNet, RouterSpec, RouterWeights,
+        Span, Step, Weighting, Workspace, padded,
     },
 };
 use support::{in_turns, open_and_announce, time};
@@ -100,12 +100,12 @@ impl Setup {
         let mut dimensions = Dimensions::new(TOKENS, 1, TOKENS, 1);
         dimensions.attention(&layer.spec);
         let workspace = Workspace::new(gpu, &dimensions);
-        let spans: Vec<Span> =
-            (0..TOKENS).map(|position| Span { position, sequence: 0, keys: TOKENS }).collect();
+        let spans: Vec<Span> = (0..TOKENS).map(|position| Span::seeing(position, 0, TOKENS)).collect();
         let x: Vec<f32> = (0..TOKENS * padded(WIDTH)).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
         workspace.x.write(0, &x);
         let step = workspace.begin(&spans, &[[0, TOKENS]]);
-        let size = CacheSize { sequences: 1, capacity: TOKENS, precision: CachePrecision::F32 };
+        let precision = CachePrecision::F32;
+        let size = CacheSize { sequences: 1, capacity: TOKENS, most: TOKENS, precision };
         let cache = KvCache::new(gpu, std::iter::once(&layer.spec), size, CacheUse::OneStep);
         Self { recorder: Recorder::new(gpu), layer, workspace, cache, step }
     }
@@ -114,7 +114,7 @@ impl Setup {
         let Self { recorder, layer, workspace, cache, step } = self;
         let (layer, workspace, cache) = (&*layer, &*workspace, &cache.layers[0]);
         let once = time(recorder, 1, |recorder| {
-            layer.record(recorder, workspace, cache, step, &mut workspace.routes(TOKENS));
+            layer.record(&mut Pass::new(recorder, workspace, step), cache);
         });
         once.as_secs_f64()
     }

@@ -10,8 +10,8 @@ use criterion::{BenchmarkId, Criterion};
 use headwise::{
     Gpu, GpuOptions, KernelChoice, block_on,
     internal::{
-        AttentionShape, Buffer, CachePrecision, DecodeAttention, PrefillAttention, Queries, Recorder, Span,
-        padded,
+        Buffer, CacheLayout, CachePrecision, DecodeAttention, HeadLayout, KeyValues, PrefillAttention,
+        Queries, Recorder, Span,
     },
 };
 
@@ -29,64 +29,70 @@ const PREFILL: [u32; 2] = [128, 512];
 
 struct Setup {
     recorder: Recorder,
-    shape: AttentionShape,
+    heads: HeadLayout,
     keys: u32,
     tokens: u32,
     spans: Buffer,
     ranges: Buffer,
     q: Buffer,
-    cache: [Buffer; 2],
-    partial: Buffer,
-    stats: Buffer,
+    cache: KeyValues,
+    scratch: Buffer,
     out: Buffer,
 }
 
 impl Setup {
     /// `tokens` tokens, the last of which sees `keys` keys.
-    fn new(gpu: &Gpu, layout: usize, cache: CachePrecision, tokens: u32, keys: u32) -> Self {
+    fn new(gpu: &Gpu, layout: usize, precision: CachePrecision, tokens: u32, keys: u32) -> Self {
         let (_, slots, heads, kv_heads, head_dim) = LAYOUTS[layout];
-        let shape = AttentionShape {
+        let heads_of_slot = heads;
+        let heads = HeadLayout {
             queries: Queries::BySlot,
             slots,
             heads,
             kv_heads,
             group: 1,
-            head_dim,
-            capacity: keys,
-            sequences: 1,
+            key_dim: head_dim,
+            value_dim: head_dim,
+            scale: HeadLayout::usual_scale(head_dim),
             head_spans: false,
-            cache,
+        };
+        let layout = CacheLayout {
+            sequences: 1,
+            capacity: keys,
+            kv_heads,
+            key_dim: head_dim,
+            value_dim: head_dim,
+            keys_are_values: false,
+            precision,
         };
         let spans: Vec<Span> = (keys - tokens..keys).map(|position| Span::causal(position, 0)).collect();
         let floats = |count: u32| Buffer::new(gpu, "bench", 4 * u64::from(count));
-        let rows = slots * heads * AttentionShape::splits(keys);
+        let rows = u64::from(slots * heads_of_slot);
+        let scratch = HeadLayout::split_floats(rows, HeadLayout::splits(keys), heads.value_stride());
         Self {
             recorder: Recorder::new(gpu),
             keys,
             tokens,
             spans: Buffer::with_data(gpu, "spans", &Span::words(&spans)),
             ranges: Buffer::with_data(gpu, "ranges", &[[0, tokens]]),
-            q: floats(tokens * slots * padded(heads * head_dim)),
-            cache: [(); 2].map(|()| Buffer::new(gpu, "cache", shape.cache_bytes())),
-            partial: floats(rows * head_dim),
-            stats: floats(2 * rows),
-            out: floats(tokens * slots * padded(heads * head_dim)),
-            shape,
+            q: floats(tokens * slots * heads.q_row()),
+            cache: KeyValues::new(gpu, layout, keys),
+            scratch: floats(scratch as u32),
+            out: floats(tokens * slots * heads.out_row()),
+            heads,
         }
     }
 
     fn record(&mut self) {
-        let Self { shape, spans, ranges, q, cache: [k_cache, v_cache], partial, stats, out, .. } = self;
-        let (shape, tokens) = (*shape, self.tokens);
+        let Self { heads, spans, ranges, q, cache, scratch, out, .. } = self;
+        let (heads, tokens) = (*heads, self.tokens);
         if tokens == 1 {
             DecodeAttention {
-                shape,
+                heads,
                 spans,
                 q,
-                k_cache,
-                v_cache,
-                partial,
-                stats,
+                cache,
+                scratch,
                 routes: None,
                 out,
                 tokens,
@@ -98,12 +104,11 @@ impl Setup {
             .record(&mut self.recorder);
         } else {
             PrefillAttention {
-                shape,
+                heads,
                 spans,
                 ranges,
                 q,
-                k_cache,
-                v_cache,
+                cache,
                 out,
                 tokens,
                 longest: tokens,

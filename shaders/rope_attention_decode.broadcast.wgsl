@@ -3,7 +3,7 @@
 //
 // Lane r turns the query of row r into the place of the row's output, where it alone reads it again until the last key; no
 // lane has its results before it got that from lane r.
-// grid   x: tiles of rows of each key/value head, y: tokens, z: splits
+// grid   x: tiles of rows of each key/value head of the window, y: tokens, z: splits
 
 //!include "shared/rope_attention.wgsl"
 //!include "shared/row_tile.wgsl"
@@ -17,16 +17,19 @@ fn query_quad(i: u32) -> vec4<f32> {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(subgroup_invocation_id) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let span = span_of(group.y, kv_head_of_tile(group));
+    if !in_window(span.sequence, kv_head_of_tile(group)) {
+        return;
+    }
     find_tile(group);
     let row = min(lane % ROWS, tile.count - 1u);
-    let span = span_of(group.y, group.x % params.kv_heads);
-    let first = group.z * params.split_keys;
-    let end = min(first + params.split_keys, span.keys);
+    let first = span.first + group.z * params.split_keys;
+    let end = min(first + params.split_keys, span.end);
     query_start = out_start(row);
-    let score = turn_query(lane, row, span.position) * params.scale;
+    let score = turn_query(lane, row, turning_position(span)) * params.scale;
 
     rows_see_nothing();
-    if first <= span.position && span.position < end {
+    if first <= span.slot && span.slot < end {
         // The own key comes first: its weight is 1, counted once for all lanes.
         highest.a = vec4<f32>(
             subgroupBroadcast(score, 0u), subgroupBroadcast(score, 1u),
@@ -47,13 +50,13 @@ fn main(@builtin(subgroup_invocation_id) lane: u32, @builtin(workgroup_id) group
             sums3 = own_column(lane, 3u);
         }
         if tile.first == 0u {
-            for (var i = lane; i < (params.head_quads + 1u) / 2u; i += LANES) {
+            for (var i = lane; i < max(params.cache.key_eights, params.cache.value_eights); i += LANES) {
                 append(tile.token, tile.kv_head, i, span);
             }
         }
     }
-    let cached = min(end, span.position);
-    attend(lane, span.sequence, tile.kv_head, first, cached, Visible(vec4<u32>(cached), vec4<u32>(cached)));
+    let cached = min(end, span.slot);
+    attend(lane, span.sequence, tile.kv_head, first, cached, all_see(first, cached));
     finish(lane);
 }
 
@@ -66,8 +69,8 @@ fn own_column(lane: u32, c: u32) -> Rows {
 // Turns the query of this lane's row into `out`; returns its product with the own key.
 fn turn_query(lane: u32, row: u32, position: u32) -> f32 {
     let half = params.half_rotated / 4u;
-    let start = slot_start(tile.token, tile_head(row), params.q_quads);
-    let key = tile.token * params.kv_quads + tile.kv_head * params.head_quads;
+    let start = query_from(tile.token, tile_head(row));
+    let key = tile.token * params.kv_quads + tile.kv_head * params.key_quads;
     let writes = lane < tile.count;
     var score = 0.0;
     for (var i = 0u; i < half; i++) {
@@ -87,7 +90,7 @@ fn turn_query(lane: u32, row: u32, position: u32) -> f32 {
             out[query_start + half + i] = qb;
         }
     }
-    for (var i = 2u * half; i < params.head_quads; i++) {
+    for (var i = 2u * half; i < params.key_quads; i++) {
         let a = q[start + i];
         score += dot(a, as_cached(kv[key + i]));
         if writes {

@@ -1,12 +1,12 @@
 // rope_attention_decode: row_attention_decode of tokens that are alone in their sequences' step, with the rotation of query and
 // key and the append to the cache before it.
 //
-//     k_p = turn(k, p),   o = Σ_{j ≤ p} exp(z_j − m) v_j,   z_j = turn(q, p)·k_j·scale,   p = position
+//     k_s = turn(k, p),   o = Σ_{j ≤ s} exp(z_j − m) v_j,   z_j = turn(q, p)·k_j·scale,   p = position, s = slot, seen last
 //
 // Every workgroup takes the own key and value from `kv`, and one of each key/value head writes them to the cache, where
 // nobody reads them in this step.
 //
-// out, stats, splits, grid   as in row_attention_decode
+// out, splits, grid   as in row_attention_decode
 
 //!include "shared/rope_attention.wgsl"
 //!include "shared/decode_row.wgsl"
@@ -19,37 +19,41 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     let token = group.y;
     let kv_head = kv_head_of(index);
     let span = span_of(token, kv_head);
-    let first = group.z * params.split_keys;
-    let end = min(first + params.split_keys, span.keys);
-    let owns = first <= span.position && span.position < end;
+    if !in_window(span.sequence, kv_head) {
+        return;
+    }
+    let first = span.first + group.z * params.split_keys;
+    let end = min(first + params.split_keys, span.end);
+    let owns = first <= span.slot && span.slot < end;
 
-    if lane < params.head_quads {
-        let start = slot_start(token, index, params.q_quads);
-        query[lane] = turned(q[start + lane], q[start + partner(lane)], lane, span.position) * params.scale;
-        own[lane] = own_key(token, kv_head, lane, span.position);
+    if lane < params.key_quads {
+        let start = query_from(token, index);
+        let position = turning_position(span);
+        query[lane] = turned(q[start + lane], q[start + partner(lane)], lane, position) * params.scale;
+        own[lane] = own_key(token, kv_head, lane, position);
     }
     workgroupBarrier();
 
     var softmax = Softmax(LOWEST, 0.0, vec4<f32>(0.0));
     if owns {
         var score = 0.0;
-        for (var i = 0u; i < params.head_quads; i++) {
+        for (var i = 0u; i < params.key_quads; i++) {
             score += dot(query[i], own[i]);
         }
         // The first team adds the value.
         softmax = Softmax(score, 1.0, vec4<f32>(0.0));
-        if lane < params.head_quads {
+        if lane < params.value_quads {
             softmax.sum = own_value(token, kv_head, lane);
         }
         // The first query head that reads a key/value head appends.
-        if index == kv_head * params.group && lane < (params.head_quads + 1u) / 2u {
+        if index == kv_head * params.group && lane < max(params.cache.key_eights, params.cache.value_eights) {
             append(token, kv_head, lane, span);
         }
     }
-    let place = Place(span.sequence, kv_head, span.position, 0u);
-    finish(lane, token, index, group.z, attend(lane, place, first, min(end, span.position), softmax));
+    let place = Place(span.sequence, kv_head, span.slot, 0u);
+    finish(lane, token, index, group.z, attend(lane, place, first, min(end, span.slot), softmax));
 }
 
 fn key_of(place: Place, key: u32, k_from: u32, i: u32) -> vec4<f32> {
-    return key_quad(k_from + i);
+    return cached_quad(k_from + i);
 }

@@ -1,12 +1,11 @@
 // row_attention_decode, for software adapters whose subgroups have one size: a workgroup is a subgroup, and takes all query
 // rows of a token that share a key/value head, up to 8. Heads count by slot; no learned distances.
-// grid   x: tiles of rows of each key/value head, y: tokens, z: splits
+// grid   x: tiles of rows of each key/value head of the window, y: tokens, z: splits
 
 //!include "shared/row_attention.wgsl"
 //!include "shared/row_tile.wgsl"
 
-@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> stats: array<vec2<f32>>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 
 //!include "shared/decode_tile.wgsl"
 
@@ -18,13 +17,16 @@ fn query_quad(i: u32) -> vec4<f32> {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(subgroup_invocation_id) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let span = span_of(group.y, kv_head_of_tile(group));
+    if !in_window(span.sequence, kv_head_of_tile(group)) {
+        return;
+    }
     find_tile(group);
     let own = min(lane % ROWS, tile.count - 1u);
-    query_start = slot_start(tile.token, tile_head(own), params.q_quads);
-    let span = span_of(group.y, group.x % params.kv_heads);
-    let first = group.z * params.split_keys;
-    let end = min(first + params.split_keys, span.keys);
+    query_start = query_from(tile.token, tile_head(own));
+    let first = span.first + group.z * params.split_keys;
+    let end = min(first + params.split_keys, span.end);
     rows_see_nothing();
-    attend(lane, span.sequence, tile.kv_head, first, end, Visible(vec4<u32>(span.keys), vec4<u32>(span.keys)));
+    attend(lane, span.sequence, tile.kv_head, first, end, all_see(first, span.end));
     finish(lane);
 }

@@ -38,13 +38,13 @@ var<workgroup> most: array<u32, LANES>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32) {
-    // Marks: keys = 1 where a token kept a head.
+    // Marks: end = 1 where a token kept a head.
     for (var i = lane; i < params.tokens * params.heads; i += LANES) {
-        spans[i].keys = 0u;
+        spans[i].end = 0u;
     }
     storageBarrier();
     for (var i = lane; i < params.tokens * params.top_k; i += LANES) {
-        spans[i / params.top_k * params.heads + min(kept[i], params.heads - 1u)].keys = 1u;
+        spans[i / params.top_k * params.heads + min(kept[i], params.heads - 1u)].end = 1u;
     }
     storageBarrier();
 
@@ -54,7 +54,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
         let range = ranges[part / params.heads];
         var count = 0u;
         for (var i = 0u; i < range.y; i++) {
-            count += spans[(range.x + i) * params.heads + part % params.heads].keys;
+            count += spans[(range.x + i) * params.heads + part % params.heads].end;
         }
         length = max(length, count);
     }
@@ -70,19 +70,19 @@ fn main(@builtin(local_invocation_index) lane: u32) {
         let own_length = min(length, range.y);
         var count = 0u;
         for (var i = 0u; i < range.y; i++) {
-            count += spans[(range.x + i) * params.heads + head].keys;
+            count += spans[(range.x + i) * params.heads + head].end;
         }
         var fillers = own_length - min(count, own_length);
         var place = 0u;
         for (var i = 0u; i < range.y; i++) {
             let at = (range.x + i) * params.heads + head;
-            var takes = spans[at].keys == 1u;
+            var takes = spans[at].end == 1u;
             if !takes && fillers > 0u {
                 takes = true;
                 fillers--;
             }
-            let keys = select(own_length, place + 1u, CAUSAL);
-            spans[at] = Span(place, part / params.heads, select(0u, keys, takes));
+            let end = select(own_length, place + 1u, CAUSAL);
+            spans[at] = Span(place, part / params.heads, place, 0u, select(0u, end, takes));
             chosen[params.first + at] = select(NOBODY, head, takes);
             gates[params.first + at] = select(0.0, 1.0, takes);
             place += u32(takes);

@@ -1,6 +1,6 @@
 // stick_breaking: attention in which each key breaks its share off what the newer keys left of a stick.
 //
-//     β_j = sigmoid(q·k_j·scale),   o = Σ_j β_j · Π_{j < l < keys} (1 − β_l) · v_j
+//     β_j = sigmoid(q·k_j·scale),   o = Σ_j β_j · Π_{j < l < end} (1 − β_l) · v_j
 //
 // Keys go from the newest to the oldest, 64 at a time; `rest` is the logarithm of what is left of the stick.
 //
@@ -12,7 +12,7 @@
 //!include "shared/row_attention.wgsl"
 //!include "shared/expert_heads.wgsl"
 
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 
 const LANES: u32 = 64u;
 const MAX_HEAD_QUADS: u32 = 256u;
@@ -34,13 +34,17 @@ fn softplus(x: f32) -> f32 {
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let index = group.x;
     let token = group.y;
-    let query_at = query_head(token, index);
-    let kv_head = kv_head_of(query_at.head);
+    let own = query_head(token, index);
+    let kv_head = kv_head_of(own.head);
     let span = span_of(token, kv_head);
+    if !in_window(span.sequence, kv_head) {
+        return;
+    }
     let sequence = span.sequence;
-    let keys = span.keys;
-    for (var i = lane; i < params.head_quads; i += LANES) {
-        query[i] = q[query_at.start + i] * params.scale;
+    let newest = span.end - 1u;
+    let keys = span.end - span.first;
+    for (var i = lane; i < params.key_quads; i += LANES) {
+        query[i] = q[own.start + i] * params.scale;
     }
     workgroupBarrier();
 
@@ -50,9 +54,9 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         let count = min(LANES, keys - start);
         var score = 0.0;
         if lane < count {
-            let k_from = cache_start(sequence, keys - 1u - start - lane, kv_head);
-            for (var i = 0u; i < params.head_quads; i++) {
-                score += dot(query[i], key_quad(k_from + i));
+            let k_from = 2u * key_at(sequence, newest - start - lane, kv_head);
+            for (var i = 0u; i < params.key_quads; i++) {
+                score += dot(query[i], cached_quad(k_from + i));
             }
             log_rest[lane] = -softplus(score);
         }
@@ -73,20 +77,20 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         rest += taken;
         for (var column = 0u; column < COLUMNS; column++) {
             let quad = lane + column * LANES;
-            if quad < params.head_quads {
+            if quad < params.value_quads {
                 for (var i = 0u; i < count; i++) {
-                    let v_from = cache_start(sequence, keys - 1u - start - i, kv_head);
-                    sums[column] += weight[i] * value_quad(v_from + quad);
+                    let v_from = 2u * value_at(sequence, newest - start - i, kv_head);
+                    sums[column] += weight[i] * cached_quad(v_from + quad);
                 }
             }
         }
         workgroupBarrier();
     }
 
-    let to = slot_start(token, index, params.out_quads);
+    let to = out_to(token, index);
     for (var column = 0u; column < COLUMNS; column++) {
         let quad = lane + column * LANES;
-        if quad < params.head_quads {
+        if quad < params.value_quads {
             out[to + quad] = sums[column];
         }
     }

@@ -19,13 +19,13 @@ use std::{
 };
 
 use headwise::internal::{
-    Activation, AttentionKernel, ExpertChoice, ExpertMlpSpec, HeadMixtureSpec, KernelChoice, KvProjection,
-    MlpActivation, NormKind, NormPlacement, NormSpec, PositionEncoding, Precision, RouterNet, RouterSpec,
-    Scope, Weighting,
+    Activation, AttentionKernel, Buffer, Copy, ExpertChoice, ExpertMlpSpec, HeadMixtureSpec, Hook,
+    KernelChoice, KvProjection, MlpActivation, NormKind, NormPlacement, NormSpec, Place, PositionEncoding,
+    Precision, Recorder, RouterNet, RouterSpec, Scope, Site, Sublayer, Weighting,
 };
 use layers::{
     drawn::{Biases, Drawn, OutputBiased, Use, any_drawn},
-    mixture::{Chosen, Expected, Ran, Tensors, oracle, run_layer},
+    mixture::{Chosen, Expected, Ran, Tensors, oracle, run_layer, run_layer_with},
     mlp::any_mlp,
     published::{Published, published},
 };
@@ -316,6 +316,80 @@ fn plain_spec() -> HeadMixtureSpec {
         kv: KvProjection::Projected,
         position: PositionEncoding::Rope { theta: 1e4, channels: 8 },
         kernel: AttentionKernel::Softmax,
+    }
+}
+
+/// What a pass tells and lets be changed.
+#[derive(Default)]
+struct Hooked {
+    /// The places it reached.
+    places: Vec<(Sublayer, Place)>,
+    /// Heads give nothing.
+    silent: bool,
+}
+
+impl Hook for Hooked {
+    fn reach(&mut self, recorder: &mut Recorder, site: &Site<'_>) {
+        self.places.push((site.sublayer, site.place));
+        if self.silent && site.place == Place::Attended {
+            let heads = site.attention.expect("an attention").heads;
+            let quads = site.step.tokens * heads.slots * heads.out_row() / 4;
+            let src = &Buffer::new(recorder.gpu(), "test.zeros", 16 * u64::from(quads));
+            let dst = &site.workspace.attended;
+            Copy { src, dst, quads, each: 4, runs: false }.record(recorder);
+            // The zeros live until they are read.
+            recorder.submit();
+        }
+    }
+}
+
+/// A hook stands at every place, in the order of the work, and by itself changes neither a bit nor a count.
+#[test]
+fn a_hook_sees_each_place_and_costs_nothing() {
+    let [attention, cross] = [Sublayer::Attention, Sublayer::Cross];
+    let dense = HeadMixtureSpec { router: RouterSpec::none(), ..plain_spec() };
+    let memory =
+        HeadMixtureSpec { kv: KvProjection::Memory, position: PositionEncoding::None, ..plain_spec() };
+    let [linear, .., by_queries, _] = routed_specs();
+    let routed = &[Place::Routes, Place::Queries, Place::Attended, Place::Output][..];
+    let waits = &[Place::Queries, Place::Routes, Place::Attended, Place::Output][..];
+    for (spec, sublayer, order) in [
+        (dense, attention, &routed[1..]),
+        (linear, attention, routed),
+        (by_queries, attention, waits),
+        (memory, cross, routed),
+    ] {
+        for kernels in CHOICES {
+            let steps: &[&[u32]] = &[&[7, 5], &[1, 1]];
+            let drawn = Drawn { spec, use_: plain_use(kernels, steps) };
+            let tensors = Tensors::new(&drawn.spec, &drawn.use_);
+            let mut hook = Hooked::default();
+            let with = run_layer_with(&drawn, &tensors, Some(&mut hook));
+            let without = run_layer(&drawn, &tensors);
+            let places: Vec<_> = order.iter().map(|&place| (sublayer, place)).collect();
+            assert_eq!(hook.places, places.repeat(steps.len()));
+            assert_eq!(with.1, without.1, "counts");
+            let outs = |ran: &(Vec<Ran>, _)| ran.0.iter().map(|ran| ran.out.clone()).collect::<Vec<_>>();
+            assert_eq!(outs(&with), outs(&without));
+        }
+    }
+}
+
+/// What a hook writes is what the next dispatch reads: heads that give nothing leave the residual stream as it was.
+#[test]
+fn an_edit_stands_where_the_work_goes_on() {
+    for kernels in CHOICES {
+        let drawn = Drawn {
+            spec: plain_spec(),
+            use_: Use { biases: Biases::default(), ..plain_use(kernels, &[&[7, 5], &[1, 1]]) },
+        };
+        let tensors = Tensors::new(&drawn.spec, &drawn.use_);
+        let mut hook = Hooked { silent: true, ..Hooked::default() };
+        let (ran, _) = run_layer_with(&drawn, &tensors, Some(&mut hook));
+        for (sequence, ran) in (0..).zip(&ran) {
+            let x = drawn.use_.x(sequence, drawn.spec.norm.width);
+            assert_eq!(ran.out, x.iter().map(|&x| f64::from(x as f32)).collect::<Vec<_>>());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ mod support;
 use headwise::internal::{
     AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, Dimensions, ExpertChoice, HeadMixture,
     HeadMixtureSpec, HeadMixtureWeights, KernelChoice, KvCache, KvProjection, Matrix, MatrixShape, Norm,
-    NormKind, NormPlacement, NormSpec, OutputBias, PositionEncoding, Precision, Router, RouterNet,
+    NormKind, NormPlacement, NormSpec, OutputBias, Pass, PositionEncoding, Precision, Router, RouterNet,
     RouterSpec, RouterWeights, Span, Weighting, Workspace,
 };
 use headwise::{Choice, RouterShape, RouterUse};
@@ -55,19 +55,20 @@ fn run_layer(
     let mut dimensions = Dimensions::new(tokens, 2, length, 1);
     dimensions.attention(spec);
     let workspace = Workspace::new(gpu, &dimensions);
-    let size = CacheSize { sequences: 2, capacity: length, precision: CachePrecision::F32 };
+    let precision = CachePrecision::F32;
+    let size = CacheSize { sequences: 2, capacity: length, most: length, precision };
     let cache = KvCache::new(gpu, std::iter::once(spec), size, CacheUse::Kept);
     let spans: Vec<Span> = (0..tokens)
         .map(|token| {
             let (sequence, position) = (token / length, token % length);
-            Span { position, sequence, keys: keys(sequence, position) }
+            Span::seeing(position, sequence, keys(sequence, position))
         })
         .collect();
     let step = workspace.begin(&spans, &[[0, length], [length, length]]);
     let width = spec.norm.width;
     workspace.x.write(0, &pad(x, width));
     run(gpu, |recorder| {
-        layer.record(recorder, &workspace, &cache.layers[0], &step, &mut workspace.routes(tokens));
+        layer.record(&mut Pass::new(recorder, &workspace, &step), &cache.layers[0]);
     });
     let rows = pad(x, width).len();
     let after = unpad(&read::<f32>(gpu, &workspace.x, rows), width);

@@ -6,7 +6,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use headwise::internal::{Access, KERNELS, Kernel};
 use naga::{
-    AddressSpace, GlobalVariable, Module, Scalar, ScalarKind, ShaderStage, StorageAccess, TypeInner,
+    AddressSpace, GlobalVariable, Module, Scalar, ScalarKind, ShaderStage, StorageAccess, StructMember,
+    TypeInner,
     back::{PipelineConstants, hlsl, msl, spv},
     proc::Layouter,
     valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator},
@@ -202,6 +203,29 @@ fn every_kernel_keeps_to_the_default_limits() {
     }
 }
 
+/// The numbers of a struct at a byte of a uniform buffer, those of a struct inside as `outer.inner`.
+fn numbers(
+    kernel: &Kernel,
+    module: &Module,
+    members: &[StructMember],
+    within: &str,
+    first: u64,
+) -> Vec<(String, &'static str, u64)> {
+    let member = |member: &StructMember| {
+        let name = format!("{within}{}", member.name.as_deref().unwrap_or_default());
+        let offset = first + u64::from(member.offset);
+        match &module.types[member.ty].inner {
+            TypeInner::Scalar(Scalar { kind: ScalarKind::Uint, width: 4 }) => vec![(name, "u32", offset)],
+            TypeInner::Scalar(Scalar { kind: ScalarKind::Float, width: 4 }) => vec![(name, "f32", offset)],
+            TypeInner::Struct { members, .. } => {
+                numbers(kernel, module, members, &format!("{name}."), offset)
+            }
+            other => panic!("{}: teach this test about {other:?}", kernel.name),
+        }
+    };
+    members.iter().flat_map(member).collect()
+}
+
 #[test]
 fn every_uniform_struct_lies_in_memory_as_its_rust_twin() {
     for kernel in KERNELS {
@@ -211,17 +235,7 @@ fn every_uniform_struct_lies_in_memory_as_its_rust_twin() {
         let TypeInner::Struct { members, span } = &module.types[params.ty].inner else {
             panic!("{}: binding 0 is no struct", kernel.name);
         };
-        let fields: Vec<_> = members
-            .iter()
-            .map(|member| {
-                let kind = match module.types[member.ty].inner {
-                    TypeInner::Scalar(Scalar { kind: ScalarKind::Uint, width: 4 }) => "u32",
-                    TypeInner::Scalar(Scalar { kind: ScalarKind::Float, width: 4 }) => "f32",
-                    ref other => panic!("{}: teach this test about {other:?}", kernel.name),
-                };
-                (member.name.as_deref().unwrap_or_default(), kind, u64::from(member.offset))
-            })
-            .collect();
+        let fields = numbers(kernel, &module, members, "", 0);
         assert_eq!(fields, layout.fields, "{}", kernel.name);
         assert_eq!(u64::from(*span), layout.size, "{}: size", kernel.name);
     }

@@ -1,7 +1,9 @@
 // One query row over a part of its keys, by a workgroup of 64 lanes. The including file has `key_of`, which may add to
 // a key, and fills `query`; see row_attention_decode.
 
-//!needs var params, var out, var stats, const LOWEST, fn cache_start, fn slot_start, fn value_quad, fn key_of
+//!needs var params, var out, const LOWEST, fn key_at, fn value_at, fn out_to, fn cached_quad, fn key_of
+
+//!include "shared/splits.wgsl"
 
 const LANES: u32 = 64u;
 const MAX_HEAD_QUADS: u32 = 32u;
@@ -21,16 +23,16 @@ struct Softmax {
 struct Place {
     sequence: u32,
     kv_head: u32,
-    position: u32,
+    slot: u32,
     // The head in its expert.
     head: u32,
 }
 
 // For values the lanes split into teams of one lane for each vec4 of the head; each team takes every teams-th key.
 fn attend(lane: u32, place: Place, first: u32, end: u32, before: Softmax) -> Softmax {
-    let teams = LANES / params.head_quads;
-    let team = lane / params.head_quads;
-    let column = lane % params.head_quads;
+    let teams = LANES / params.value_quads;
+    let team = lane / params.value_quads;
+    let column = lane % params.value_quads;
 
     var highest = before.highest;
     var total = before.total;
@@ -39,9 +41,9 @@ fn attend(lane: u32, place: Place, first: u32, end: u32, before: Softmax) -> Sof
         let key = start + lane;
         var score = LOWEST;
         if key < end {
-            let k_from = cache_start(place.sequence, key, place.kv_head);
+            let k_from = 2u * key_at(place.sequence, key, place.kv_head);
             score = 0.0;
-            for (var i = 0u; i < params.head_quads; i++) {
+            for (var i = 0u; i < params.key_quads; i++) {
                 score += dot(query[i], key_of(place, key, k_from, i));
             }
         }
@@ -66,7 +68,7 @@ fn attend(lane: u32, place: Place, first: u32, end: u32, before: Softmax) -> Sof
         sum *= rescale;
         if team < teams {
             for (var i = team; i < count; i += teams) {
-                sum += weight[i] * value_quad(cache_start(place.sequence, start + i, place.kv_head) + column);
+                sum += weight[i] * cached_quad(2u * value_at(place.sequence, start + i, place.kv_head) + column);
             }
         }
         workgroupBarrier();
@@ -78,22 +80,22 @@ fn attend(lane: u32, place: Place, first: u32, end: u32, before: Softmax) -> Sof
 fn finish(lane: u32, token: u32, index: u32, split: u32, softmax: Softmax) {
     sums[lane] = softmax.sum;
     workgroupBarrier();
-    if lane >= params.head_quads {
+    if lane >= params.value_quads {
         return;
     }
-    let teams = LANES / params.head_quads;
+    let teams = LANES / params.value_quads;
     var o = vec4<f32>(0.0);
     for (var i = 0u; i < teams; i++) {
-        o += sums[i * params.head_quads + lane];
+        o += sums[i * params.value_quads + lane];
     }
     if params.splits == 1u {
         let whole = select(vec4<f32>(0.0), o / softmax.total, softmax.total > 0.0);
-        out[slot_start(token, index, params.out_quads) + lane] = whole;
+        out[out_to(token, index) + lane] = whole;
         return;
     }
-    let row = (token * params.slots * params.heads + index) * params.splits + split;
-    out[row * params.head_quads + lane] = o;
+    let row = split_row(token, index, split);
+    out[row * params.value_quads + lane] = o;
     if lane == 0u {
-        stats[row] = vec2<f32>(softmax.highest, softmax.total);
+        out[split_stats(row)] = vec4<f32>(softmax.highest, softmax.total, 0.0, 0.0);
     }
 }

@@ -1,6 +1,8 @@
-// A tile of the rows of one token and one split of their keys; `out` and `stats` as in row_attention_decode.
+// A tile of the rows of one token and one split of their keys; `out` as in row_attention_decode.
 
-//!needs var params, var out, var stats, const ROWS, fn slot_start, fn head_of
+//!needs var params, var out, const ROWS, fn out_to, fn head_of
+
+//!include "shared/splits.wgsl"
 
 struct Tile {
     token: u32,
@@ -13,11 +15,15 @@ struct Tile {
 
 var<private> tile: Tile;
 
-// x: key/value heads, tile after tile
+// x: key/value heads of the window, tile after tile
 fn find_tile(group: vec3<u32>) {
     let rows = params.slots * params.heads / params.kv_heads;
-    let first = group.x / params.kv_heads * ROWS;
-    tile = Tile(group.y, group.x % params.kv_heads, first, min(ROWS, rows - first), group.z);
+    let first = group.x / params.cache.heads * ROWS;
+    tile = Tile(group.y, kv_head_of_tile(group), first, min(ROWS, rows - first), group.z);
+}
+
+fn kv_head_of_tile(group: vec3<u32>) -> u32 {
+    return params.cache.first_head + group.x % params.cache.heads;
 }
 
 // The query head of a row of the tile.
@@ -25,17 +31,17 @@ fn tile_head(row: u32) -> u32 {
     return head_of(tile.kv_head, tile.first + row);
 }
 
-// The row of `partial` for a row of the tile.
-fn split_row(row: u32) -> u32 {
-    return (tile.token * params.slots * params.heads + tile_head(row)) * params.splits + tile.split;
+// The place in scratch of a row of the tile.
+fn tile_split(row: u32) -> u32 {
+    return split_row(tile.token, tile_head(row), tile.split);
 }
 
 // Where the output of a row of the tile starts.
 fn out_start(row: u32) -> u32 {
     if params.splits == 1u {
-        return slot_start(tile.token, tile_head(row), params.out_quads);
+        return out_to(tile.token, tile_head(row));
     }
-    return split_row(row) * params.head_quads;
+    return tile_split(row) * params.value_quads;
 }
 
 fn store(row: u32, i: u32, sum: vec4<f32>, row_highest: f32, row_total: f32) {
@@ -49,6 +55,6 @@ fn store(row: u32, i: u32, sum: vec4<f32>, row_highest: f32, row_total: f32) {
     }
     out[out_start(row) + i] = sum;
     if i == 0u {
-        stats[split_row(row)] = vec2<f32>(row_highest, row_total);
+        out[split_stats(tile_split(row))] = vec4<f32>(row_highest, row_total, 0.0, 0.0);
     }
 }

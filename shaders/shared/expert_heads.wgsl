@@ -1,10 +1,10 @@
 // Which head a query row is, for kernels that take one row at a time.
 //
-// chosen  [.., tokens · slots] u32, from index `first`
+// chosen  [.., tokens · slots] u32, from index `first_route`
 
-//!needs var params, fn slot_start
+//!needs var params, fn query_from
 
-@group(0) @binding(5) var<storage, read> chosen: array<u32>;
+@group(0) @binding(4) var<storage, read> chosen: array<u32>;
 
 // Heads count over experts (h = expert · heads + j) instead of slots, because the key/value head depends on it.
 override EXPERT_HEADS: bool = false;
@@ -19,13 +19,13 @@ struct QueryHead {
 
 fn query_head(token: u32, index: u32) -> QueryHead {
     if !EXPERT_HEADS {
-        return QueryHead(index, slot_start(token, index, params.q_quads));
+        return QueryHead(index, query_from(token, index));
     }
-    let expert = chosen[params.first + token * params.slots + index / params.heads];
+    let expert = chosen[params.first_route + token * params.slots + index / params.heads];
     let head = expert * params.heads + index % params.heads;
     if DENSE_QUERY {
-        let last = params.q_quads / params.head_quads - 1u;
-        return QueryHead(head, token * params.q_quads + min(head, last) * params.head_quads);
+        let last = params.q_quads / params.key_quads - 1u;
+        return QueryHead(head, token * params.q_quads + min(head, last) * params.key_quads);
     }
-    return QueryHead(head, slot_start(token, index, params.q_quads));
+    return QueryHead(head, query_from(token, index));
 }

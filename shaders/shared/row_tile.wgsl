@@ -9,7 +9,7 @@
 // 5 to 9 turns and one for each 8 channels of a head: of llvmpipe's 65,535 (see row_attention_prefill), 50,000 keys with heads of
 // 128 and subgroups of 4.
 
-//!needs var params, const LOWEST, fn cache_start, fn key_eight, fn value_quad, fn query_quad, fn store
+//!needs var params, const LOWEST, fn key_at, fn value_at, fn cached_eight, fn cached_quad, fn query_quad, fn store
 
 // Invocations of a subgroup: 4, 8 or 16.
 override LANES: u32 = 8u;
@@ -30,10 +30,17 @@ struct PerRow {
     b: vec4<f32>,
 }
 
-// The same for counts.
+// What each row sees: slots from `first` to before `end`.
 struct Visible {
-    a: vec4<u32>,
-    b: vec4<u32>,
+    first_a: vec4<u32>,
+    first_b: vec4<u32>,
+    end_a: vec4<u32>,
+    end_b: vec4<u32>,
+}
+
+// The same slots for all rows.
+fn all_see(first: u32, end: u32) -> Visible {
+    return Visible(vec4<u32>(first), vec4<u32>(first), vec4<u32>(end), vec4<u32>(end));
 }
 
 // What the rows have seen so far: the highest score, this lane's part of the sum of weights, and the weighted sum of values
@@ -70,8 +77,9 @@ struct Weighed {
     rescale: f32,
 }
 
-fn weigh(score: vec4<f32>, keys: vec4<u32>, visible: u32, before: f32) -> Weighed {
-    let seen = keys < vec4<u32>(visible);
+fn weigh(score: vec4<f32>, keys: vec4<u32>, first: u32, end: u32, before: f32) -> Weighed {
+    // What lies before the first wraps to more than there are.
+    let seen = keys - vec4<u32>(first) < vec4<u32>(end - first);
     let scaled = select(vec4<f32>(LOWEST), score * params.scale, seen);
     let pairs = max(scaled.xy, scaled.zw);
     let now = max(before, subgroupMax(max(pairs.x, pairs.y)));
@@ -82,26 +90,26 @@ fn sum4(x: vec4<f32>) -> f32 {
     return (x.x + x.y) + (x.z + x.w);
 }
 
-// Rows see the first `visible` keys of a sequence; here those from `first` to `end`, which no row sees beyond.
+// Here the slots from `first` to before `end`: no row sees others in this split.
 fn attend(lane: u32, sequence: u32, kv_head: u32, first: u32, end: u32, visible: Visible) {
     let last = max(end, 1u) - 1u;
-    let eights = (params.head_quads + 1u) / 2u;
-    let whole = params.head_quads / 2u;
+    let eights = (params.key_quads + 1u) / 2u;
+    let whole = params.key_quads / 2u;
     for (var start = first; start < end; start += 4u * LANES) {
         let keys = vec4<u32>(start + lane) + vec4<u32>(0u, LANES, 2u * LANES, 3u * LANES);
-        let at0 = cache_start(sequence, min(keys.x, last), kv_head) / 2u;
-        let at1 = cache_start(sequence, min(keys.y, last), kv_head) / 2u;
-        let at2 = cache_start(sequence, min(keys.z, last), kv_head) / 2u;
-        let at3 = cache_start(sequence, min(keys.w, last), kv_head) / 2u;
+        let at0 = key_at(sequence, min(keys.x, last), kv_head);
+        let at1 = key_at(sequence, min(keys.y, last), kv_head);
+        let at2 = key_at(sequence, min(keys.z, last), kv_head);
+        let at3 = key_at(sequence, min(keys.w, last), kv_head);
         var s = Rows();
         for (var i = 0u; i < eights; i++) {
-            let k0 = key_eight(at0 + i);
-            let k1 = key_eight(at1 + i);
-            let k2 = key_eight(at2 + i);
-            let k3 = key_eight(at3 + i);
+            let k0 = cached_eight(at0 + i);
+            let k1 = cached_eight(at1 + i);
+            let k2 = cached_eight(at2 + i);
+            let k3 = cached_eight(at3 + i);
             let lo = query_quad(2u * i);
             // A head of an odd number of vec4s has none here; its keys are padded.
-            let hi = select(vec4<f32>(0.0), query_quad(min(2u * i + 1u, params.head_quads - 1u)), i < whole);
+            let hi = select(vec4<f32>(0.0), query_quad(min(2u * i + 1u, params.key_quads - 1u)), i < whole);
             s.r0 += scores(subgroupBroadcast(lo, 0u), subgroupBroadcast(hi, 0u), k0, k1, k2, k3);
             if ROWS > 1u {
                 s.r1 += scores(subgroupBroadcast(lo, 1u), subgroupBroadcast(hi, 1u), k0, k1, k2, k3);
@@ -120,26 +128,26 @@ fn attend(lane: u32, sequence: u32, kv_head: u32, first: u32, end: u32, visible:
 
         // Scores become weights.
         var rescale = PerRow();
-        var row = weigh(s.r0, keys, visible.a.x, highest.a.x);
+        var row = weigh(s.r0, keys, visible.first_a.x, visible.end_a.x, highest.a.x);
         s.r0 = row.weights; highest.a.x = row.highest; rescale.a.x = row.rescale;
         if ROWS > 1u {
-            row = weigh(s.r1, keys, visible.a.y, highest.a.y);
+            row = weigh(s.r1, keys, visible.first_a.y, visible.end_a.y, highest.a.y);
             s.r1 = row.weights; highest.a.y = row.highest; rescale.a.y = row.rescale;
         }
         if ROWS > 2u {
-            row = weigh(s.r2, keys, visible.a.z, highest.a.z);
+            row = weigh(s.r2, keys, visible.first_a.z, visible.end_a.z, highest.a.z);
             s.r2 = row.weights; highest.a.z = row.highest; rescale.a.z = row.rescale;
-            row = weigh(s.r3, keys, visible.a.w, highest.a.w);
+            row = weigh(s.r3, keys, visible.first_a.w, visible.end_a.w, highest.a.w);
             s.r3 = row.weights; highest.a.w = row.highest; rescale.a.w = row.rescale;
         }
         if ROWS > 4u {
-            row = weigh(s.r4, keys, visible.b.x, highest.b.x);
+            row = weigh(s.r4, keys, visible.first_b.x, visible.end_b.x, highest.b.x);
             s.r4 = row.weights; highest.b.x = row.highest; rescale.b.x = row.rescale;
-            row = weigh(s.r5, keys, visible.b.y, highest.b.y);
+            row = weigh(s.r5, keys, visible.first_b.y, visible.end_b.y, highest.b.y);
             s.r5 = row.weights; highest.b.y = row.highest; rescale.b.y = row.rescale;
-            row = weigh(s.r6, keys, visible.b.z, highest.b.z);
+            row = weigh(s.r6, keys, visible.first_b.z, visible.end_b.z, highest.b.z);
             s.r6 = row.weights; highest.b.z = row.highest; rescale.b.z = row.rescale;
-            row = weigh(s.r7, keys, visible.b.w, highest.b.w);
+            row = weigh(s.r7, keys, visible.first_b.w, visible.end_b.w, highest.b.w);
             s.r7 = row.weights; highest.b.w = row.highest; rescale.b.w = row.rescale;
         }
         total.a = total.a * rescale.a + vec4<f32>(sum4(s.r0), sum4(s.r1), sum4(s.r2), sum4(s.r3));
@@ -162,7 +170,7 @@ fn attend(lane: u32, sequence: u32, kv_head: u32, first: u32, end: u32, visible:
                 a = subgroupShuffle(a, holder);
                 b = subgroupShuffle(b, holder);
             }
-            let from0 = cache_start(sequence, key, kv_head);
+            let from0 = 2u * value_at(sequence, key, kv_head);
             // Keys past the last weigh nothing; their place may be anyone's, so the last one's is read.
             let left = last - key;
             take(lane, from0, subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
@@ -180,23 +188,23 @@ fn attend(lane: u32, sequence: u32, kv_head: u32, first: u32, end: u32, visible:
 }
 
 fn next(from0: u32, keys: u32, left: u32) -> u32 {
-    return from0 + min(keys, left) * params.cache_quads;
+    return from0 + min(keys, left) * 2u * params.cache.heads * params.cache.value_eights;
 }
 
 // This lane's column c, clamped to the head.
 fn column(lane: u32, c: u32) -> u32 {
-    return min(lane + c * LANES, params.head_quads - 1u);
+    return min(lane + c * LANES, params.value_quads - 1u);
 }
 
 // Adds the weighted value of the key at `at`.
 fn take(lane: u32, at: u32, a: vec4<f32>, b: vec4<f32>) {
-    add(&sums0, value_quad(at + column(lane, 0u)), a, b);
+    add(&sums0, cached_quad(at + column(lane, 0u)), a, b);
     if COLUMNS > 1u {
-        add(&sums1, value_quad(at + column(lane, 1u)), a, b);
+        add(&sums1, cached_quad(at + column(lane, 1u)), a, b);
     }
     if COLUMNS > 2u {
-        add(&sums2, value_quad(at + column(lane, 2u)), a, b);
-        add(&sums3, value_quad(at + column(lane, 3u)), a, b);
+        add(&sums2, cached_quad(at + column(lane, 2u)), a, b);
+        add(&sums3, cached_quad(at + column(lane, 3u)), a, b);
     }
 }
 
@@ -262,7 +270,7 @@ fn finish(lane: u32) {
 }
 
 fn store_column(i: u32, sums: ptr<private, Rows>) {
-    if i >= params.head_quads {
+    if i >= params.value_quads {
         return;
     }
     store(0u, i, (*sums).r0, highest.a.x, total.a.x);

@@ -1,7 +1,10 @@
-// Where a row stands: its position, the sequence whose cache it reads and writes, and how many of that cache's first
-// keys it sees (position + 1 where attention is causal; 0 where a head leaves a token out).
+// Where a row stands, in three things that are three things: its position (the angle it turns by, distances, what sampling
+// counts by), the slot in which its sequence's cache keeps its key, and what it sees, the slots from `first` to before `end`
+// (up to its own where attention is causal; none where a head leaves a token out).
 struct Span {
     position: u32,
     sequence: u32,
-    keys: u32,
+    slot: u32,
+    first: u32,
+    end: u32,
 }

@@ -30,5 +30,6 @@ pub use device::{Gpu, GpuOptions, KernelChoice, KernelMemory, NotePlace};
 pub use buffer::{Buffer, PART_ALIGNMENT};
 pub use kernel::{Access, Constants, Kernel, Shader};
 pub use params::ParamsLayout;
+pub(crate) use params::UniformField;
 pub use readback::Pending;
 pub use recorder::{BufferCopy, Counters, Dispatch, Recorder};

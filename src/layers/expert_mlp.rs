@@ -6,8 +6,8 @@
 
 use crate::{
     Error, Result,
-    gpu::{Buffer, Recorder},
-    layers::{Norm, NormSpec, RouteCursor, Router, RouterNet, RouterSpec, Step, Workspace},
+    gpu::Buffer,
+    layers::{Norm, NormSpec, Pass, Place, Router, RouterNet, RouterSpec, Sublayer},
     ops::{Activation, Bias, Matrix, MatrixShape, Output, RoutedLinear, RowList, Sums},
 };
 
@@ -86,25 +86,23 @@ pub struct ExpertMlp {
 }
 
 impl ExpertMlp {
-    /// Adds the layer's output to the residual stream. Its router writes where `routes` stands.
-    pub fn record<'a>(
-        &self,
-        recorder: &mut Recorder,
-        workspace: &'a Workspace,
-        step: &Step,
-        routes: &mut RouteCursor<'a>,
-    ) {
-        let routes = self.router.as_ref().map(|router| routes.next(&router.spec));
+    /// Adds the layer's output to the residual stream. Its router writes where the pass's routes stand.
+    pub fn record(&self, pass: &mut Pass<'_, '_>) {
+        let (workspace, step) = (pass.workspace, pass.step);
+        let routes = self.router.as_ref().map(|router| pass.routes.next(&router.spec));
         match (&self.router, routes) {
-            (Some(router), Some(routes)) => router.record(recorder, workspace, &self.norm, step, routes),
-            _ => self.norm.record_before(recorder, workspace, step.tokens),
+            (Some(router), Some(routes)) => router.record(pass.recorder, workspace, &self.norm, step, routes),
+            _ => self.norm.record_before(pass.recorder, workspace, step.tokens),
         }
         let (active, experts) = (self.spec.active(), self.spec.experts());
         let rows = match routes {
             None => RowList::dense(step.tokens),
             Some(routes) => RowList::routed(step.tokens, active, experts, routes, &workspace.mlp_groups),
         };
-        rows.sort(recorder);
+        if routes.is_some() {
+            pass.reach(Sublayer::Mlp, Place::Routes, rows, None);
+        }
+        rows.sort(pass.recorder);
         RoutedLinear {
             rows,
             src: self.norm.input(workspace),
@@ -116,7 +114,8 @@ impl ExpertMlp {
             output: Output::Each(&workspace.hidden),
             alongside: None,
         }
-        .record(recorder);
+        .record(pass.recorder);
+        pass.reach(Sublayer::Mlp, Place::Hidden, rows, None);
         RoutedLinear {
             rows,
             src: &workspace.hidden,
@@ -134,8 +133,9 @@ impl ExpertMlp {
             }),
             alongside: None,
         }
-        .record(recorder);
-        self.norm.record_after(recorder, workspace, step.tokens);
+        .record(pass.recorder);
+        self.norm.record_after(pass.recorder, workspace, step.tokens);
+        pass.reach(Sublayer::Mlp, Place::Output, rows, None);
     }
 
     fn up_bias(&self) -> Bias<'_> {

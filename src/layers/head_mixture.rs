@@ -18,12 +18,12 @@ mod keys_values;
 use crate::{
     gpu::{Buffer, Recorder},
     layers::{
-        HeadMixtureSpec, KvProjection, LayerCache, Norm, PositionEncoding, RouteCursor, Router, Step,
-        Workspace,
+        AttentionSite, HeadMixtureSpec, KvProjection, LayerCache, Norm, Pass, Place, PositionEncoding,
+        Router, Step, Sublayer, Workspace,
     },
     ops::{
-        Activation, Alongside, AttentionShape, Bias, Matrix, Output, Positions, QueryRows, RelativePositions,
-        RoutedLinear, Routes, RowAttention, RowList, SplitScratch, Sums,
+        Activation, Alongside, Bias, HeadLayout, Matrix, Output, Positions, QueryRows, RelativePositions,
+        RoutedLinear, Routes, RowAttention, RowList, Sums, Visible,
     },
 };
 
@@ -71,46 +71,59 @@ struct Call<'a> {
     /// The heads that tokens chose.
     rows: RowList<'a>,
     value_routes: Option<Routes<'a>>,
-    shape: AttentionShape,
+    heads: HeadLayout,
 }
 
 impl HeadMixture {
-    /// Adds the layer's output to the residual stream. Its routers write where `routes` stands.
-    pub fn record<'a>(
-        &'a self,
-        recorder: &mut Recorder,
-        workspace: &'a Workspace,
-        cache: &'a LayerCache,
-        step: &'a Step,
-        routes: &mut RouteCursor<'a>,
-    ) {
-        let routed = self.router.as_ref().map(|router| (router, routes.next(&router.spec)));
+    /// Adds the layer's output to the residual stream. Its routers write where the pass's routes stand.
+    pub fn record<'a>(&'a self, pass: &mut Pass<'a, '_>, cache: &'a LayerCache) {
+        let (workspace, step) = (pass.workspace, pass.step);
+        let routed = self.router.as_ref().map(|router| (router, pass.routes.next(&router.spec)));
         let call = Call {
             workspace,
             cache,
             step,
             input: self.norm.input(workspace),
             rows: self.rows(workspace, step, routed.map(|(_, routes)| routes)),
-            value_routes: self.weights.values.as_ref().map(|(_, router)| routes.next(&router.spec)),
-            shape: cache.size.shape(&self.spec),
+            value_routes: self.weights.values.as_ref().map(|(_, router)| pass.routes.next(&router.spec)),
+            heads: self.spec.head_layout(),
         };
         match routed {
-            Some((router, routes)) => router.record(recorder, workspace, &self.norm, step, routes),
-            None => self.norm.record_before(recorder, workspace, step.tokens),
+            Some((router, routes)) => router.record(pass.recorder, workspace, &self.norm, step, routes),
+            None => self.norm.record_before(pass.recorder, workspace, step.tokens),
         }
         // The choice may wait for the queries.
         let waits = routed.filter(|_| self.spec.routes_after_queries());
-        if waits.is_none() {
-            call.rows.sort(recorder);
+        if routed.is_some() && waits.is_none() {
+            self.sort(pass, &call);
         }
-        self.project(recorder, &call);
+        self.project(pass.recorder, &call);
+        self.reach(pass, Place::Queries, &call);
         if let Some((router, routes)) = waits {
-            router.record_after_queries(recorder, workspace, self.spec.head_dim, step.tokens, routes);
-            call.rows.sort(recorder);
+            router.record_after_queries(pass.recorder, workspace, self.spec.head_dim, step.tokens, routes);
+            self.sort(pass, &call);
         }
-        self.attend(recorder, &call);
-        self.output(recorder, &call);
-        self.norm.record_after(recorder, workspace, step.tokens);
+        self.attend(pass.recorder, &call);
+        self.reach(pass, Place::Attended, &call);
+        self.output(pass.recorder, &call);
+        self.norm.record_after(pass.recorder, workspace, step.tokens);
+        self.reach(pass, Place::Output, &call);
+    }
+
+    /// Groups the rows that the router chose.
+    fn sort<'a>(&self, pass: &mut Pass<'a, '_>, call: &Call<'a>) {
+        self.reach(pass, Place::Routes, call);
+        call.rows.sort(pass.recorder);
+    }
+
+    fn reach<'a>(&self, pass: &mut Pass<'a, '_>, place: Place, call: &Call<'a>) {
+        let sublayer = match self.spec.kv {
+            KvProjection::Memory => Sublayer::Cross,
+            _ => Sublayer::Attention,
+        };
+        let (spans, _) = self.visible(call);
+        let attention = AttentionSite { heads: call.heads, spans, cache: &call.cache.kv };
+        pass.reach(sublayer, place, call.rows, Some(attention));
     }
 
     /// A row for each head expert that a token chose.
@@ -150,15 +163,10 @@ impl HeadMixture {
 
     /// This step's keys and values into the cache, and every head over the keys that it sees.
     fn attend(&self, recorder: &mut Recorder, call: &Call<'_>) {
-        let Call { workspace, cache, step, shape, .. } = *call;
-        let memory = self.spec.kv == KvProjection::Memory;
-        let (spans, visible) = match memory {
-            true => (&workspace.memory_spans, step.memory),
-            false if shape.head_spans => (&workspace.head_spans, step.own),
-            false => (&workspace.spans, step.own),
-        };
+        let Call { workspace, cache, step, heads, .. } = *call;
+        let (spans, visible) = self.visible(call);
         RowAttention {
-            shape,
+            heads,
             kernel: self.spec.kernel,
             rows: QueryRows {
                 q: &workspace.q,
@@ -172,12 +180,21 @@ impl HeadMixture {
             },
             new: self.new_keys(call),
             positions: self.positions(cache),
-            k_cache: &cache.k,
-            v_cache: &cache.v,
-            scratch: SplitScratch { partial: &workspace.partial, stats: &workspace.stats },
+            cache: &cache.kv,
+            scratch: &workspace.split_scratch,
             out: &workspace.attended,
         }
         .record(recorder);
+    }
+
+    /// What rows see: their spans, and how much these are together.
+    fn visible<'a>(&self, call: &Call<'a>) -> (&'a Buffer, Visible) {
+        let Call { workspace, step, heads, .. } = *call;
+        match self.spec.kv {
+            KvProjection::Memory => (&workspace.memory_spans, step.memory),
+            _ if heads.head_spans => (&workspace.head_spans, step.own),
+            _ => (&workspace.spans, step.own),
+        }
     }
 
     fn positions<'a>(&'a self, cache: &'a LayerCache) -> Positions<'a> {

@@ -4,8 +4,8 @@ use crate::{
     Error, Result,
     layers::{NormSpec, RouterNet, RouterSpec, Scope},
     ops::{
-        AttentionKernel, AttentionShape, CachePrecision, ExpertChoice, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM,
-        MatrixShape, Queries, head_stride,
+        AttentionKernel, CacheLayout, CachePrecision, ExpertChoice, HeadLayout, MAX_HEAD_DIM,
+        MAX_STICK_HEAD_DIM, MatrixShape, Queries, head_stride,
     },
 };
 
@@ -308,8 +308,8 @@ impl HeadMixtureSpec {
         }
     }
 
-    /// Sizes of the attention itself.
-    pub fn attention_shape(&self, sequences: u32, capacity: u32) -> AttentionShape {
+    /// How the heads of the attention lie.
+    pub fn head_layout(&self) -> HeadLayout {
         // Where an expert has a head for each key/value head, or for each group of them, all experts are alike; where
         // whole sequences are cut, slots are experts.
         let alike = self.heads_per_expert.is_multiple_of(self.group * self.kv_heads);
@@ -322,23 +322,35 @@ impl HeadMixtureSpec {
         } else {
             (Queries::ByExpert, self.active(), self.heads_per_expert)
         };
-        AttentionShape {
+        HeadLayout {
             queries,
             slots,
             heads,
             kv_heads: self.kv_heads,
             group: self.group,
-            head_dim: self.head_dim,
-            capacity,
-            sequences,
+            key_dim: self.head_dim,
+            value_dim: self.head_dim,
+            scale: HeadLayout::usual_scale(self.head_dim),
             head_spans: self.router.whole_sequences(),
-            cache: CachePrecision::F32,
+        }
+    }
+
+    /// Where a cache keeps the keys and values.
+    pub fn cache_layout(&self, sequences: u32, capacity: u32, precision: CachePrecision) -> CacheLayout {
+        CacheLayout {
+            sequences,
+            capacity,
+            kv_heads: self.kv_heads,
+            key_dim: self.head_dim,
+            value_dim: self.head_dim,
+            keys_are_values: self.kv == KvProjection::Identity,
+            precision,
         }
     }
 
     /// Floats of a token's queries.
     pub(super) fn query_floats(&self) -> u32 {
-        let shape = self.attention_shape(1, 1);
-        if self.dense_queries() { shape.q_row() } else { shape.q_row() * shape.slots }
+        let heads = self.head_layout();
+        if self.dense_queries() { heads.q_row() } else { heads.q_row() * heads.slots }
     }
 }

@@ -2,41 +2,39 @@
 
 use crate::{
     gpu::{Buffer, BufferCopy, Gpu, Recorder},
-    layers::{HeadMixtureSpec, KvProjection, PositionEncoding},
-    ops::{AttentionShape, CachePrecision, CacheReorder, rope_angles},
+    layers::{HeadMixtureSpec, PositionEncoding},
+    ops::{CacheLayout, CachePrecision, CacheReorder, KeyValues, rope_angles},
 };
 
 /// The room a cache has, and how it holds its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheSize {
     pub sequences: u32,
-    /// Positions of each sequence.
+    /// Slots of each sequence.
     pub capacity: u32,
+    /// Slots of each sequence to which it may grow.
+    pub most: u32,
     pub precision: CachePrecision,
 }
 
 impl CacheSize {
-    /// The attention of a layer over a cache of this size.
-    pub fn shape(&self, spec: &HeadMixtureSpec) -> AttentionShape {
-        AttentionShape { cache: self.precision, ..spec.attention_shape(self.sequences, self.capacity) }
+    /// Where a layer's keys and values lie in a cache of this size.
+    pub fn layout(&self, spec: &HeadMixtureSpec) -> CacheLayout {
+        spec.cache_layout(self.sequences, self.capacity, self.precision)
     }
 
     /// Bytes of a layer's keys and values.
     fn bytes(&self, spec: &HeadMixtureSpec) -> u64 {
-        let copies = if one_buffer(spec) { 1 } else { 2 };
-        copies * self.shape(spec).cache_bytes()
+        self.layout(spec).bytes()
     }
 }
 
-/// Keys and values of one layer, both `[sequences, capacity, kv_heads · head_dim]`, heads padded to whole eights; one
-/// buffer where they are the same.
+/// Keys and values of one layer.
 #[derive(Clone)]
 pub struct LayerCache {
-    pub k: Buffer,
-    pub v: Buffer,
+    pub kv: KeyValues,
     /// `[capacity, rotated / 2]` of (cos, sin), shared by the layers that rotate alike.
     pub angles: Buffer,
-    pub size: CacheSize,
 }
 
 /// How long keys and values are wanted.
@@ -46,17 +44,6 @@ pub enum CacheUse {
     Kept,
     /// Within one step: layers of one size share their memory.
     OneStep,
-}
-
-/// Whether keys are values.
-fn one_buffer(spec: &HeadMixtureSpec) -> bool {
-    spec.kv == KvProjection::Identity
-}
-
-/// What a layer's cache takes: bytes in all, and whether keys and values are one buffer. Where they are wanted within one
-/// step, layers that take the same share it.
-fn memory_of(spec: &HeadMixtureSpec, size: CacheSize) -> (u64, bool) {
-    (size.bytes(spec), one_buffer(spec))
 }
 
 /// Tables of angles by what they depend on: channels that turn and the base.
@@ -79,16 +66,14 @@ impl Tables {
 }
 
 /// Empty keys and values of one layer.
-fn empty(gpu: &Gpu, spec: &HeadMixtureSpec, size: CacheSize) -> (Buffer, Buffer) {
-    let bytes = size.shape(spec).cache_bytes();
-    let k = Buffer::new(gpu, "cache.k", bytes);
-    let v = if one_buffer(spec) { k.clone() } else { Buffer::new(gpu, "cache.v", bytes) };
-    (k, v)
+fn empty(gpu: &Gpu, spec: &HeadMixtureSpec, size: CacheSize) -> KeyValues {
+    KeyValues::new(gpu, size.layout(spec), size.most)
 }
 
 /// The cache of every layer.
 pub struct KvCache {
     pub layers: Vec<LayerCache>,
+    size: CacheSize,
 }
 
 impl KvCache {
@@ -98,12 +83,12 @@ impl KvCache {
         size: CacheSize,
         use_: CacheUse,
     ) -> u64 {
-        let memory = layers.map(|spec| memory_of(spec, size));
+        let layouts = layers.map(|spec| size.layout(spec));
         match use_ {
-            CacheUse::Kept => memory.map(|(bytes, _)| bytes).sum(),
+            CacheUse::Kept => layouts.map(|layout| layout.bytes()).sum(),
             CacheUse::OneStep => {
-                let shared: std::collections::BTreeSet<_> = memory.collect();
-                shared.iter().map(|(bytes, _)| bytes).sum()
+                let shared: std::collections::HashSet<_> = layouts.collect();
+                shared.iter().map(CacheLayout::bytes).sum()
             }
         }
     }
@@ -116,35 +101,29 @@ impl KvCache {
         use_: CacheUse,
     ) -> Self {
         let mut tables = Tables::default();
-        let mut made: Vec<((u64, bool), LayerCache)> = Vec::new();
+        let mut made: Vec<KeyValues> = Vec::new();
         let layers = layers
             .map(|spec| {
-                let memory = memory_of(spec, size);
-                let same = made.iter().find(|(other, _)| use_ == CacheUse::OneStep && *other == memory);
-                let (k, v) = match same {
-                    Some((_, cache)) => (cache.k.clone(), cache.v.clone()),
-                    None => empty(gpu, spec, size),
-                };
-                let cache = LayerCache { k, v, angles: tables.of(gpu, spec, size.capacity), size };
-                made.push((memory, cache.clone()));
-                cache
+                let layout = size.layout(spec);
+                let same = made.iter().find(|other| use_ == CacheUse::OneStep && other.layout == layout);
+                let kv = same.cloned().unwrap_or_else(|| empty(gpu, spec, size));
+                made.push(kv.clone());
+                LayerCache { kv, angles: tables.of(gpu, spec, size.capacity) }
             })
             .collect();
-        Self { layers }
+        Self { layers, size }
     }
 
     /// Positions it has room for, in each sequence.
     pub fn capacity(&self) -> u32 {
-        self.layers.first().map_or(0, |layer| layer.size.capacity)
+        self.size.capacity
     }
 
     /// Bytes that [`KvCache::grow`] takes on top of what there is: layers grow one after the other, so the last one has
-    /// both its buffers at once.
+    /// both its memories at once.
     pub fn bytes_to_grow<'a>(&self, layers: impl Iterator<Item = &'a HeadMixtureSpec>, capacity: u32) -> u64 {
         let sizes =
-            self.layers.iter().zip(layers).map(|(layer, spec)| {
-                (layer.size.bytes(spec), CacheSize { capacity, ..layer.size }.bytes(spec))
-            });
+            layers.map(|spec| (self.size.bytes(spec), CacheSize { capacity, ..self.size }.bytes(spec)));
         let (more, largest) = sizes
             .fold((0, 0), |(more, largest), (now, then)| (more + then.saturating_sub(now), now.max(largest)));
         more + largest
@@ -160,100 +139,47 @@ impl KvCache {
     ) {
         let gpu = recorder.gpu().clone();
         let mut tables = Tables::default();
+        let (filled, sequences) = (self.size.capacity, self.size.sequences);
+        self.size.capacity = capacity;
         for (layer, spec) in self.layers.iter_mut().zip(layers) {
-            let (old, size) = (layer.size, CacheSize { capacity, ..layer.size });
-            let (k, v) = empty(&gpu, spec, size);
-            let bytes = |size: CacheSize| size.shape(spec).cache_bytes() / u64::from(size.sequences.max(1));
-            let (from, to) = (bytes(old), bytes(size));
-            let mut copies = Vec::new();
-            for sequence in 0..u64::from(old.sequences) {
-                let place = |from_buffer, to_buffer| BufferCopy {
-                    from: from_buffer,
-                    from_offset: sequence * from,
-                    to: to_buffer,
-                    to_offset: sequence * to,
-                    bytes: from,
-                };
-                copies.push(place(&layer.k, &k));
-                if !one_buffer(spec) {
-                    copies.push(place(&layer.v, &v));
-                }
-            }
+            let kv = empty(&gpu, spec, self.size);
+            let copies: Vec<_> = (0..sequences)
+                .flat_map(|sequence| layer.kv.copies(sequence, &kv, sequence, filled))
+                .collect();
             recorder.copy(&copies);
-            // The old buffers go with the old value.
-            *layer = LayerCache { k, v, angles: tables.of(&gpu, spec, capacity), size };
+            // The old memory goes with the old value.
+            *layer = LayerCache { kv, angles: tables.of(&gpu, spec, capacity) };
         }
     }
 
-    /// Makes each sequence go on from another's first `positions` positions: `parents` `[sequences]` u32. The result
+    /// Makes each sequence go on from another's first `filled` slots: `parents` `[sequences]` u32. The result
     /// stands in `spare`, a cache of the same layers, which changes places with this one. Both are [`CacheUse::Kept`].
-    pub fn reorder<'a>(
-        &mut self,
-        recorder: &mut Recorder,
-        specs: impl Iterator<Item = &'a HeadMixtureSpec>,
-        parents: &Buffer,
-        positions: u32,
-        spare: &mut Self,
-    ) {
-        for ((from, to), spec) in self.layers.iter().zip(&spare.layers).zip(specs) {
-            let shape = from.size.shape(spec);
-            let mut copy = |from, to| CacheReorder { shape, parents, from, to, positions }.record(recorder);
-            copy(&from.k, &to.k);
-            if !one_buffer(spec) {
-                copy(&from.v, &to.v);
-            }
+    pub fn reorder(&mut self, recorder: &mut Recorder, parents: &Buffer, filled: u32, spare: &mut Self) {
+        for (from, to) in self.layers.iter().zip(&spare.layers) {
+            CacheReorder { parents, from: &from.kv, to: &to.kv, filled }.record(recorder);
         }
         std::mem::swap(self, spare);
     }
 }
 
-/// Bytes of a cache: a buffer, the first byte, how many.
-pub type CacheRange<'a> = (&'a Buffer, u64, u64);
-
 /// One sequence's keys and values.
 impl KvCache {
-    /// Where a sequence's first `positions` positions lie, layer by layer: its keys, then its values where these are others,
-    /// each position by position, the heads of a position in order, channels padded with zeros to whole eights.
-    pub fn ranges<'a>(
-        &self,
-        specs: impl Iterator<Item = &'a HeadMixtureSpec>,
-        sequence: u32,
-        positions: u32,
-    ) -> Vec<Vec<CacheRange<'_>>> {
-        let layers = self.layers.iter().zip(specs);
-        layers
-            .map(|(layer, spec)| {
-                let row = layer.size.shape(spec).cache_row_bytes();
-                let first = u64::from(sequence) * u64::from(layer.size.capacity) * row;
-                let buffers = [&layer.k, &layer.v].into_iter().take(if one_buffer(spec) { 1 } else { 2 });
-                buffers.map(|buffer| (buffer, first, u64::from(positions) * row)).collect()
-            })
-            .collect()
-    }
-
     /// Bytes that [`KvCache::copy_sequence`] takes beside the cache.
-    pub fn bytes_to_copy<'a>(&self, specs: impl Iterator<Item = &'a HeadMixtureSpec>, positions: u32) -> u64 {
-        let ranges = self.ranges(specs, 0, positions);
-        ranges.iter().flatten().map(|(_, _, bytes)| *bytes).max().unwrap_or(0)
+    pub fn bytes_to_copy(&self, filled: u32) -> u64 {
+        let ranges = self.layers.iter().flat_map(|layer| layer.kv.ranges(0, filled));
+        ranges.map(|(_, _, bytes)| bytes).max().unwrap_or(0)
     }
 
-    /// Copies a sequence's first `positions` positions to another sequence, after everything recorded so far.
-    pub fn copy_sequence<'a>(
-        &self,
-        recorder: &mut Recorder,
-        specs: impl Iterator<Item = &'a HeadMixtureSpec> + Clone,
-        [from, to]: [u32; 2],
-        positions: u32,
-    ) {
+    /// Copies a sequence's first `filled` slots to another sequence, after everything recorded so far.
+    pub fn copy_sequence(&self, recorder: &mut Recorder, [from, to]: [u32; 2], filled: u32) {
         // WebGPU copies between different buffers only.
-        let scratch = Buffer::new(recorder.gpu(), "cache.copy", self.bytes_to_copy(specs.clone(), positions));
-        let (from, to) = (self.ranges(specs.clone(), from, positions), self.ranges(specs, to, positions));
+        let scratch = Buffer::new(recorder.gpu(), "cache.copy", self.bytes_to_copy(filled));
         let mut copies = Vec::new();
-        for ((from, from_offset, bytes), (to, to_offset, _)) in
-            from.into_iter().flatten().zip(to.into_iter().flatten())
-        {
-            copies.push(BufferCopy { from, from_offset, to: &scratch, to_offset: 0, bytes });
-            copies.push(BufferCopy { from: &scratch, from_offset: 0, to, to_offset, bytes });
+        for layer in &self.layers {
+            for copy in layer.kv.copies(from, &layer.kv, to, filled) {
+                copies.push(BufferCopy { to: &scratch, to_offset: 0, ..copy });
+                copies.push(BufferCopy { from: &scratch, from_offset: 0, ..copy });
+            }
         }
         recorder.copy_among(&copies);
     }

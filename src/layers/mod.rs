@@ -7,6 +7,7 @@ mod head_mixture_spec;
 mod kv_cache;
 mod norm;
 mod output_head;
+mod pass;
 mod router;
 mod workspace;
 
@@ -14,9 +15,10 @@ pub use embedding::{PatchEmbedding, TokenEmbedding};
 pub use expert_mlp::{ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, MlpActivation};
 pub use head_mixture::{HeadMixture, HeadMixtureWeights, OutputBias};
 pub use head_mixture_spec::{HeadMixtureSpec, KvProjection, PositionEncoding};
-pub use kv_cache::{CacheRange, CacheSize, CacheUse, KvCache, LayerCache};
+pub use kv_cache::{CacheSize, CacheUse, KvCache, LayerCache};
 pub use norm::{Norm, NormPlacement, NormSpec};
 pub use output_head::OutputHead;
+pub use pass::{AttentionSite, Hook, LayerIndex, Pass, Place, Site, Sublayer};
 pub use router::{Router, RouterNet, RouterSpec, RouterWeights, Scope};
 pub use workspace::{Dimensions, RouteCursor, Workspace};
 

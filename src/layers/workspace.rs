@@ -5,7 +5,7 @@ use crate::{
     gpu::{Buffer, Gpu},
     layers::{ExpertMlpSpec, HeadMixtureSpec, RouterSpec, Step},
     ops::{
-        AttentionShape, GroupBuffers, MAX_TOP_LOGITS, Routes, Span, Visible, head_stride, least_tile_rows,
+        GroupBuffers, HeadLayout, MAX_TOP_LOGITS, Routes, Span, Visible, head_stride, least_tile_rows,
         padded, split_tokens, workgroups,
     },
 };
@@ -31,7 +31,8 @@ pub struct Dimensions {
     attended_floats: u32,
     /// Floats of all splits of a token's query rows.
     split_heads: u32,
-    split_head_dim: u32,
+    /// Floats of a head's output.
+    split_stride: u32,
     attention_rows: Sorted,
     value_rows: Sorted,
     /// Floats a token takes in `expert_rows`.
@@ -115,8 +116,7 @@ pub struct Workspace {
     pub value_groups: GroupBuffers,
     pub mlp_groups: GroupBuffers,
     /// Scratch of split attention.
-    pub partial: Buffer,
-    pub stats: Buffer,
+    pub split_scratch: Buffer,
     /// `[logit_rows, width]`: the normed rows the output head reads
     pub last: Buffer,
     /// `[logit_rows, vocab]`
@@ -142,14 +142,14 @@ impl Dimensions {
     /// Makes room for an attention.
     pub fn attention(&mut self, spec: &HeadMixtureSpec) {
         let grow = |size: &mut u32, need: u32| *size = need.max(*size);
-        let shape = spec.attention_shape(1, 1);
+        let heads = spec.head_layout();
         let stride = head_stride(spec.head_dim);
         grow(&mut self.width, spec.norm.width);
         grow(&mut self.query_floats, spec.query_floats());
         grow(&mut self.kv_floats, spec.kv_shape().map_or(0, |shape| shape.outputs));
-        grow(&mut self.attended_floats, shape.out_row() * shape.slots);
-        grow(&mut self.split_heads, shape.slots * shape.heads);
-        grow(&mut self.split_head_dim, stride);
+        grow(&mut self.attended_floats, heads.out_row() * heads.slots);
+        grow(&mut self.split_heads, heads.slots * heads.heads);
+        grow(&mut self.split_stride, heads.value_stride());
         grow(&mut self.expert_floats, spec.active() * padded(spec.norm.width));
         if let Some(router) = spec.value_router() {
             grow(&mut self.value_floats, spec.kv_heads * stride);
@@ -198,18 +198,19 @@ impl Dimensions {
         let mlp = self.tokens * self.mlp_rows.active;
         let floats = |rows: u32, width: u32| 4 * u64::from(rows) * u64::from(padded(width));
         // One split needs no scratch.
-        let splits = AttentionShape::splits(self.keys);
-        let query_heads = split_tokens(self.tokens, self.sequences) * self.split_heads;
-        let split_rows = if splits > 1 { u64::from(query_heads) * u64::from(splits) } else { 0 };
+        let splits = HeadLayout::splits(self.keys);
+        let query_heads = u64::from(split_tokens(self.tokens, self.sequences) * self.split_heads);
+        let split_rows = if splits > 1 { query_heads } else { 0 };
         let words = |n: u32| 4 * u64::from(n);
+        let span_words = u64::from(Span::WORDS) * words(self.tokens);
         let top = u64::from(MAX_TOP_LOGITS) * words(self.logit_rows);
         let routes = words(self.tokens) * u64::from(self.routes_per_token);
         vec![
             ("ids", words(self.tokens)),
             ("patches", floats(self.tokens, self.patch)),
-            ("spans", 3 * words(self.tokens)),
-            ("memory_spans", 3 * words(self.tokens)),
-            ("head_spans", 3 * words(self.tokens) * u64::from(self.cut_heads)),
+            ("spans", span_words),
+            ("memory_spans", span_words),
+            ("head_spans", span_words * u64::from(self.cut_heads)),
             ("kept", words(self.tokens) * u64::from(self.cut_active)),
             ("kept_gates", words(self.tokens) * u64::from(self.cut_active)),
             ("ranges", 2 * words(self.sequences)),
@@ -227,8 +228,7 @@ impl Dimensions {
             ("routes.chosen", routes),
             ("routes.gates", routes),
             ("routes.scores", words(self.tokens) * u64::from(self.scores_per_token)),
-            ("partial", 4 * split_rows * u64::from(self.split_head_dim)),
-            ("stats", 8 * split_rows),
+            ("split_scratch", 4 * HeadLayout::split_floats(split_rows, splits, self.split_stride)),
             ("last", floats(self.logit_rows, self.width)),
             ("logits", floats(self.logit_rows, self.vocab)),
             ("tokens", words(self.logit_rows)),
@@ -305,8 +305,7 @@ impl Workspace {
             attention_groups,
             value_groups,
             mlp_groups,
-            partial: next(),
-            stats: next(),
+            split_scratch: next(),
             last: next(),
             logits: next(),
             tokens: next(),

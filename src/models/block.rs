@@ -8,8 +8,8 @@ use crate::{
     gpu::Recorder,
     layers::{
         ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, HeadMixture, HeadMixtureSpec, HeadMixtureWeights,
-        KvProjection, LayerCache, Norm, NormSpec, OutputBias, PositionEncoding, RouteCursor, Router,
-        RouterNet, RouterSpec, RouterWeights, Step, Workspace,
+        KvProjection, LayerCache, Norm, NormSpec, OutputBias, Pass, PositionEncoding, Router, RouterNet,
+        RouterSpec, RouterWeights, Workspace,
     },
     ops::{MatrixShape, head_stride},
     weights::{Form, Layout, Order, Piece, Request, Store},
@@ -305,19 +305,12 @@ impl Block {
     }
 
     /// Adds the block's output to the residual stream.
-    pub fn record<'a>(
-        &'a self,
-        recorder: &mut Recorder,
-        workspace: &'a Workspace,
-        cache: BlockCache<'a>,
-        step: &'a Step,
-        routes: &mut RouteCursor<'a>,
-    ) {
-        self.attention.record(recorder, workspace, cache.own, step, routes);
+    pub fn record<'a>(&'a self, pass: &mut Pass<'a, '_>, cache: BlockCache<'a>) {
+        self.attention.record(pass, cache.own);
         if let (Some(cross), Some(memory)) = (&self.cross, cache.memory) {
-            cross.record(recorder, workspace, memory, step, routes);
+            cross.record(pass, memory);
         }
-        self.mlp.record(recorder, workspace, step, routes);
+        self.mlp.record(pass);
     }
 
     /// Fills the cache of the attention to another stack.

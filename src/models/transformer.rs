@@ -11,7 +11,7 @@ use crate::{
     Error, Result,
     gpu::{Buffer, Gpu, Recorder},
     layers::{
-        CacheSize, CacheUse, Dimensions, HeadMixtureSpec, KvCache, Norm, NormSpec, OutputHead,
+        CacheSize, CacheUse, Dimensions, HeadMixtureSpec, KvCache, Norm, NormSpec, OutputHead, Pass,
         PatchEmbedding, Scope, Step, TokenEmbedding, Workspace,
     },
     ops::{AttentionKernel, CachePrecision, MatrixShape, Precision, padded, sinusoidal_positions},
@@ -228,7 +228,7 @@ impl TransformerSpec {
 
     /// Bytes of key/value cache for each position.
     pub fn cache_bytes_per_token(&self, precision: CachePrecision) -> u64 {
-        let size = CacheSize { sequences: 1, capacity: 1, precision };
+        let size = CacheSize { sequences: 1, capacity: 1, most: 1, precision };
         let own = KvCache::bytes(self.stack.attentions(), size, self.stack.cache_use());
         // What a token of a translation's source takes.
         own + KvCache::bytes(self.stack.cross_attentions(), size, CacheUse::Kept)
@@ -298,17 +298,16 @@ impl Transformer {
 
     /// Records one step: `ids` to logits of the rows in `workspace.logit_rows`. `memory` holds what the stack attends
     /// to besides itself.
-    pub fn record(
-        &self,
-        recorder: &mut Recorder,
-        workspace: &Workspace,
-        cache: &KvCache,
-        memory: Option<&KvCache>,
+    pub fn record<'a>(
+        &'a self,
+        mut pass: Pass<'a, '_>,
+        cache: &'a KvCache,
+        memory: Option<&'a KvCache>,
         ids: &Buffer,
-        step: &Step,
     ) {
-        self.start(recorder, workspace, ids, step.tokens);
-        self.stack.record(recorder, workspace, cache, memory, step);
+        self.start(pass.recorder, pass.workspace, ids, pass.step.tokens);
+        self.stack.record(&mut pass, cache, memory);
+        let Pass { recorder, workspace, step, .. } = pass;
         if step.logit_rows > 0 {
             self.stack.final_norm.record_last(recorder, workspace, step.logit_rows);
             self.head.record(recorder, workspace, step.logit_rows);
@@ -328,7 +327,9 @@ impl Transformer {
     ) {
         let Some(encoder) = &self.encoder else { return };
         self.start(recorder, workspace, ids, step.tokens);
-        encoder.record(recorder, workspace, cache, None, step);
+        let mut pass = Pass::new(recorder, workspace, step);
+        pass.layer.encoder = true;
+        encoder.record(&mut pass, cache, None);
         encoder.final_norm.record_before(recorder, workspace, step.tokens);
         let output = encoder.final_norm.input(workspace);
         for (block, cache) in self.stack.blocks.iter().zip(&memory.layers) {
@@ -345,7 +346,7 @@ impl Transformer {
 
     /// The size of a cache that holds its numbers as this model's do.
     pub fn cache_size(&self, sequences: u32, capacity: u32) -> CacheSize {
-        CacheSize { sequences, capacity, precision: self.cache_precision }
+        CacheSize { sequences, capacity, most: capacity, precision: self.cache_precision }
     }
 }
 
@@ -389,18 +390,11 @@ impl Stack {
         })
     }
 
-    fn record(
-        &self,
-        recorder: &mut Recorder,
-        workspace: &Workspace,
-        cache: &KvCache,
-        memory: Option<&KvCache>,
-        step: &Step,
-    ) {
-        let mut routes = workspace.routes(step.tokens);
+    fn record<'a>(&'a self, pass: &mut Pass<'a, '_>, cache: &'a KvCache, memory: Option<&'a KvCache>) {
         for (index, (block, own)) in self.blocks.iter().zip(&cache.layers).enumerate() {
+            pass.layer.layer = index as u32;
             let memory = memory.and_then(|memory| memory.layers.get(index));
-            block.record(recorder, workspace, BlockCache { own, memory }, step, &mut routes);
+            block.record(pass, BlockCache { own, memory });
         }
     }
 }

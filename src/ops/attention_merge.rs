@@ -1,6 +1,6 @@
 //! Puts the splits of an attention together.
 
-use super::{AttentionShape, Kernel, shaders};
+use super::{HeadLayout, Kernel, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static KERNEL: Kernel = Kernel::new(&shaders::ATTENTION_MERGE, Params::layout);
@@ -10,31 +10,29 @@ uniform! {
         tokens: u32,
         slots: u32,
         heads: u32,
-        head_quads: u32,
+        value_quads: u32,
         out_quads: u32,
         splits: u32,
     }
 }
 
-/// Puts the splits of a decoding kernel together: `[partial, stats, out]`.
+/// Puts the splits of a decoding kernel together: `[scratch, out]`.
 pub(super) fn merge(
     recorder: &mut Recorder,
-    shape: &AttentionShape,
+    heads: &HeadLayout,
     tokens: u32,
     splits: u32,
-    buffers: [&Buffer; 3],
+    buffers: [&Buffer; 2],
 ) {
-    let heads = shape.slots * shape.heads;
+    let value_quads = heads.value_stride() / 4;
     let params = Params {
         tokens,
-        slots: shape.slots,
-        heads: shape.heads,
-        head_quads: shape.head_stride() / 4,
-        out_quads: shape.out_row() / 4,
+        slots: heads.slots,
+        heads: heads.heads,
+        value_quads,
+        out_quads: heads.out_row() / 4,
         splits,
     };
-    recorder.dispatch(
-        &params,
-        Dispatch::new(&KERNEL, &buffers, [(heads * shape.head_stride() / 4).div_ceil(64), tokens, 1]),
-    );
+    let groups = [(heads.used_heads() * value_quads).div_ceil(64), tokens, 1];
+    recorder.dispatch(&params, Dispatch::new(&KERNEL, &buffers, groups));
 }

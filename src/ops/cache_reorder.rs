@@ -1,6 +1,6 @@
 //! Sequences that go on from others' keys and values.
 
-use super::{AttentionShape, Kernel, shaders};
+use super::{Kernel, KeyValues, key_values::CachedWindow, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static KERNEL: Kernel = Kernel::new(&shaders::CACHE_REORDER, Params::layout);
@@ -8,42 +8,66 @@ pub static KERNEL: Kernel = Kernel::new(&shaders::CACHE_REORDER, Params::layout)
 uniform! {
     struct Params {
         row_quads: u32,
-        positions: u32,
+        filled: u32,
         capacity: u32,
         sequences: u32,
+        from_at: u32,
+        from_first: u32,
+        from_sequences: u32,
+        to_at: u32,
+        to_first: u32,
+        to_sequences: u32,
     }
 }
 
-/// `to[s][p] = from[parents[s]][p]` for the first `positions` positions.
+/// Sequence `s` of `to` becomes sequence `parents[s]` of `from`, in its first `filled` slots. Both have the same layout.
 pub struct CacheReorder<'a> {
-    pub shape: AttentionShape,
     /// `[sequences]` u32
     pub parents: &'a Buffer,
-    pub from: &'a Buffer,
-    pub to: &'a Buffer,
-    pub positions: u32,
+    pub from: &'a KeyValues,
+    pub to: &'a KeyValues,
+    pub filled: u32,
 }
 
 impl CacheReorder<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
-        let AttentionShape { capacity, sequences, .. } = self.shape;
-        // In units of four words, whatever they hold.
-        let row_quads = (self.shape.cache_row_bytes() / 16) as u32;
-        recorder.dispatch(
-            &Params { row_quads, positions: self.positions, capacity, sequences },
-            Dispatch {
-                kernel: &KERNEL,
-                constants: &[],
-                buffers: &[self.parents, self.from, self.to],
-                groups: [(row_quads * self.positions).div_ceil(64), sequences, 1],
-                macs: 0,
-                weight_bytes: 0,
-                // Read and written.
-                cache_bytes: 2
-                    * u64::from(sequences)
-                    * u64::from(self.positions)
-                    * self.shape.cache_row_bytes(),
-            },
-        );
+        for to in &self.to.windows {
+            let same_heads = |from: &&CachedWindow| from.window.first_head == to.window.first_head;
+            for from in self.from.windows.iter().filter(same_heads) {
+                self.copy(recorder, from, to);
+            }
+        }
+    }
+
+    /// Keys, then values, from one window into another of the same heads.
+    fn copy(&self, recorder: &mut Recorder, from: &CachedWindow, to: &CachedWindow) {
+        let layout = &self.from.layout;
+        // Where the first sequence starts, and how long a slot is, in units of four words, whatever they hold.
+        let runs = |cached: &CachedWindow| layout.runs(&cached.window, cached.window.first_sequence, 0, 1);
+        for (source, target) in runs(from).into_iter().zip(runs(to)) {
+            let quads = |bytes: u64| (bytes / 16) as u32;
+            let params = Params {
+                row_quads: quads(source.bytes),
+                filled: self.filled,
+                capacity: layout.capacity,
+                sequences: layout.sequences,
+                from_at: quads(source.offset),
+                from_first: from.window.first_sequence,
+                from_sequences: from.window.sequences,
+                to_at: quads(target.offset),
+                to_first: to.window.first_sequence,
+                to_sequences: to.window.sequences,
+            };
+            let groups = [(params.row_quads * self.filled).div_ceil(64), to.window.sequences, 1];
+            let copied = u64::from(to.window.sequences) * u64::from(self.filled) * source.bytes;
+            recorder.dispatch(
+                &params,
+                Dispatch {
+                    // Read and written.
+                    cache_bytes: 2 * copied,
+                    ..Dispatch::new(&KERNEL, &[self.parents, &from.buffer, &to.buffer], groups)
+                },
+            );
+        }
     }
 }

@@ -6,8 +6,8 @@
 
 mod add_positions;
 mod attention_merge;
-mod attention_shape;
 mod cache_append;
+mod cache_layout;
 mod cache_reorder;
 mod chooser;
 mod combine;
@@ -15,7 +15,9 @@ mod copy;
 mod cosine_router;
 mod embedding;
 mod group;
+mod head_layout;
 mod interleave;
+mod key_values;
 mod matrix;
 mod norm;
 mod norm_router;
@@ -41,10 +43,8 @@ use row_tile::RowTile;
 use crate::gpu::{Buffer, Kernel};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
-pub use attention_shape::{
-    AttentionShape, CachePrecision, DECODE_SPLIT_KEYS, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, Queries, head_stride,
-};
-pub use cache_append::CacheAppend;
+pub use cache_append::{CacheAppend, KeyOrValue};
+pub use cache_layout::{CacheLayout, CachePrecision, Run, Window};
 pub use cache_reorder::CacheReorder;
 pub use chooser::{
     AdapterReport, Candidate, Family, MARGIN, Measured, Notes, candidates, choose, choose_kernels, pick,
@@ -54,6 +54,10 @@ pub use copy::Copy;
 pub use cosine_router::CosineRouter;
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers, workgroups};
+pub use head_layout::{
+    DECODE_SPLIT_KEYS, HeadLayout, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, Queries, head_stride,
+};
+pub use key_values::{CachedWindow, KeyValues};
 pub use matrix::{Activation, Bias, Matrix, MatrixShape, Part, Precision, QUANTIZED_GROUP};
 pub use norm::{NormInput, NormKind, NormRows};
 pub use norm_router::{MAX_EXPERTS, NormRouter, RouterInput};
@@ -64,8 +68,7 @@ pub use routed_linear::{Alongside, FEW_TOKENS, Output, RoutedLinear, RowList, Su
 pub use routed_matmul::{RoutedMatmul, least_tile_rows, tile_rows};
 pub use routed_matvec::{Beside, RoutedMatvec};
 pub use row_attention::{
-    AttentionKernel, NewKeys, Positions, QueryRows, RowAttention, SplitScratch, Visible, remember,
-    split_tokens,
+    AttentionKernel, NewKeys, Positions, QueryRows, RowAttention, Visible, remember, split_tokens,
 };
 pub use row_attention_decode::{DecodeAttention, RelativePositions};
 pub use row_attention_prefill::PrefillAttention;
@@ -129,25 +132,45 @@ pub fn padded(width: u32) -> u32 {
     width.next_multiple_of(8)
 }
 
-/// Where a row stands, the twin of `shaders/shared/span.wgsl`.
+/// Where a row stands, the twin of `shaders/shared/span.wgsl`. Three things are three things: a position, a slot, and what the
+/// row sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
+    /// The angle it turns by, distances, and what sampling counts by.
     pub position: u32,
     /// Whose cache the row reads and writes.
     pub sequence: u32,
-    /// How many of that cache's first keys it sees: `position + 1` where attention is causal.
-    pub keys: u32,
+    /// Where that cache keeps the row's own key.
+    pub slot: u32,
+    /// The first slot it sees.
+    pub first: u32,
+    /// The slot after the last it sees: its own and one where attention is causal.
+    pub end: u32,
 }
 
 impl Span {
-    /// A token that sees itself and all before it.
+    /// A token that sees itself and all before it, in the slot of its position.
     pub fn causal(position: u32, sequence: u32) -> Self {
-        Self { position, sequence, keys: position + 1 }
+        Self::seeing(position, sequence, position + 1)
     }
 
+    /// A token in the slot of its position that sees the first `end` slots of its sequence.
+    pub fn seeing(position: u32, sequence: u32, end: u32) -> Self {
+        Self { position, sequence, slot: position, first: 0, end }
+    }
+
+    /// How many keys it sees.
+    pub fn keys(&self) -> u32 {
+        self.end.saturating_sub(self.first)
+    }
+
+    /// Words of a span in a buffer.
+    pub const WORDS: u32 = 5;
+
     /// As spans lie in a buffer.
-    pub fn words(spans: &[Self]) -> Vec<[u32; 3]> {
-        spans.iter().map(|span| [span.position, span.sequence, span.keys]).collect()
+    pub fn words(spans: &[Self]) -> Vec<[u32; Self::WORDS as usize]> {
+        let words = |span: &Self| [span.position, span.sequence, span.slot, span.first, span.end];
+        spans.iter().map(words).collect()
     }
 }
 

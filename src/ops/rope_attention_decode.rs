@@ -1,10 +1,8 @@
 //! Softmax attention of decoded tokens, fused with their rotary positions and the append to the cache.
 
 use super::{
-    Kernel, RowTile,
-    attention_merge::merge,
-    attention_shape::{AttentionShape, Params, Queries},
-    padded, shaders,
+    HeadLayout, Kernel, KeyValues, Queries, RowTile, attention_merge::merge, head_layout::Params,
+    key_values::Binding, padded, row_attention_decode::splits_of, shaders,
 };
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -15,22 +13,20 @@ pub static BROADCAST: Kernel = Kernel::new(&shaders::ROPE_ATTENTION_DECODE_BROAD
 /// [`RopeCache`](super::RopeCache) and [`DecodeAttention`](super::DecodeAttention) in one, for tokens each of which is
 /// the newest of its sequence and the only one in the step. `q` and the keys stay as they are.
 pub struct RopeAttentionDecode<'a> {
-    pub shape: AttentionShape,
-    /// `[tokens]` [`Span`](super::Span)s, each seeing its own position last
+    pub heads: HeadLayout,
+    /// `[tokens]` [`Span`](super::Span)s, each seeing its own slot last
     pub spans: &'a Buffer,
-    /// `[tokens · slots, heads · head_dim]`
+    /// `[tokens · slots, heads · key_dim]`
     pub q: &'a Buffer,
-    /// `[tokens, 2 · kv_heads · head_dim]`: keys, then values
+    /// `[tokens, kv_heads · (key_dim + value_dim)]`: keys, then values
     pub kv: &'a Buffer,
-    /// `[capacity, rotated / 2]` of (cos, sin), from [`rope_angles`](super::rope_angles)
+    /// `[positions, rotated / 2]` of (cos, sin), from [`rope_angles`](super::rope_angles)
     pub angles: &'a Buffer,
     pub rotated: u32,
-    pub k_cache: &'a Buffer,
-    pub v_cache: &'a Buffer,
-    /// Scratch, as in [`DecodeAttention`](super::DecodeAttention).
-    pub partial: &'a Buffer,
-    pub stats: &'a Buffer,
-    /// `[tokens · slots, heads · head_dim]`
+    pub cache: &'a KeyValues,
+    /// As in [`DecodeAttention`](super::DecodeAttention).
+    pub scratch: &'a Buffer,
+    /// `[tokens · slots, heads · value_dim]`
     pub out: &'a Buffer,
     pub tokens: u32,
     /// Keys that one token sees at the most.
@@ -42,55 +38,53 @@ pub struct RopeAttentionDecode<'a> {
 }
 
 impl RopeAttentionDecode<'_> {
-    /// Whether the kernels hold an attention of this shape: whole vec4s turn, and heads count by slot.
-    pub fn fits(shape: &AttentionShape, rotated: u32) -> bool {
-        shape.queries == Queries::BySlot
-            && !shape.head_spans
+    /// Whether the kernels hold an attention of these heads: whole vec4s turn, heads count by slot, and a query fits where its
+    /// output goes.
+    pub fn fits(heads: &HeadLayout, rotated: u32) -> bool {
+        heads.queries == Queries::BySlot
+            && !heads.head_spans
             && rotated.is_multiple_of(8)
-            && shape.head_dim.is_multiple_of(4)
+            && heads.key_dim.is_multiple_of(4)
+            && heads.key_stride() <= heads.value_stride()
     }
 
     pub fn record(&self, recorder: &mut Recorder) {
-        let shape = &self.shape;
-        let (splits, split_keys) = shape.split(self.split, self.most_keys);
-        let into = if splits == 1 { self.out } else { self.partial };
-        let params = Params {
-            kv_quads: padded(2 * shape.kv_heads * shape.head_dim) / 4,
-            half_rotated: self.rotated / 2,
-            ..shape.params(self.tokens, splits, split_keys, 0)
-        };
-        let (kernel, constants, groups) =
-            match RowTile::choose(recorder.gpu(), shape, shape.rows_of_kv_head()) {
-                None => (&PLAIN, vec![shape.cache_format()], shape.slots * shape.heads),
+        let Self { heads, cache, tokens, keys, .. } = *self;
+        let (splits, split_keys) = splits_of(self.split, self.most_keys, cache);
+        let into = if splits == 1 { self.out } else { self.scratch };
+        let tile = RowTile::choose(recorder.gpu(), &heads, heads.rows_of_kv_head());
+        let format = [cache.layout.precision.constant()];
+        for Binding { window, buffer, share } in cache.bindings() {
+            let params = Params {
+                splits,
+                split_keys,
+                kv_quads: padded(heads.kv_widths().iter().sum()) / 4,
+                half_rotated: self.rotated / 2,
+                ..heads.params(&cache.layout, window, tokens)
+            };
+            let (kernel, constants, groups) = match tile {
+                None => (&PLAIN, format.to_vec(), heads.used_heads()),
                 Some(tile) => {
-                    let constants = vec![tile.lanes(), tile.rows(), tile.columns(), shape.cache_format()];
-                    (&BROADCAST, constants, tile.of_token(shape))
+                    let constants = [&format[..], &tile.constants()].concat();
+                    (&BROADCAST, constants, tile.of_token(&heads, window.heads))
                 }
             };
-        recorder.dispatch(
-            &params,
-            Dispatch {
-                kernel,
-                constants: &constants,
-                buffers: &[
-                    self.spans,
-                    self.q,
-                    self.kv,
-                    self.angles,
-                    self.k_cache,
-                    self.v_cache,
-                    into,
-                    self.stats,
-                ],
-                groups: [groups, self.tokens, splits],
-                macs: shape.macs(self.keys),
-                weight_bytes: 0,
-                // The own key and value are written, not read.
-                cache_bytes: shape.read_bytes(self.keys),
-            },
-        );
+            recorder.dispatch(
+                &params,
+                Dispatch {
+                    kernel,
+                    constants: &constants,
+                    buffers: &[self.spans, self.q, self.kv, self.angles, buffer, into],
+                    groups: [groups, tokens, splits],
+                    macs: share.of(heads.macs(keys)),
+                    weight_bytes: 0,
+                    // The own key and value are written, not read.
+                    cache_bytes: share.of(cache.layout.read_bytes(keys)),
+                },
+            );
+        }
         if splits > 1 {
-            merge(recorder, shape, self.tokens, splits, [self.partial, self.stats, self.out]);
+            merge(recorder, &heads, tokens, splits, [self.scratch, self.out]);
         }
     }
 }

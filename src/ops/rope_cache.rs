@@ -1,9 +1,7 @@
 //! Rotary positions for queries and keys, fused with the write to the key/value cache.
 
 use super::{
-    Kernel,
-    attention_shape::{AttentionShape, Queries},
-    padded, shaders,
+    HeadLayout, Kernel, KeyValues, Queries, cache_layout::CacheWindow, key_values::Binding, padded, shaders,
 };
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
@@ -11,85 +9,90 @@ pub static KERNEL: Kernel = Kernel::new(&shaders::ROPE_CACHE, Params::layout);
 
 uniform! {
     struct Params {
+        cache: CacheWindow,
         tokens: u32,
         slots: u32,
         heads: u32,
         kv_heads: u32,
+        sequences: u32,
+        turning_heads: u32,
         half_dim: u32,
         half_rotated: u32,
         q_row: u32,
         key_row: u32,
         value_row: u32,
         value_first: u32,
-        cache_eights: u32,
-        capacity: u32,
-        sequences: u32,
+        value_dim: u32,
     }
 }
 
 /// Rotates `q` in place and appends the rotated keys and the values to the cache.
 pub struct RopeCache<'a> {
-    pub shape: AttentionShape,
+    pub heads: HeadLayout,
     /// `[tokens]` [`Span`](super::Span)s
     pub spans: &'a Buffer,
-    /// `[capacity, rotated / 2]` of (cos, sin), from [`rope_angles`]
+    /// `[positions, rotated / 2]` of (cos, sin), from [`rope_angles`]
     pub angles: &'a Buffer,
     /// Channels of each head that turn, the first ones.
     pub rotated: u32,
-    /// `[tokens · slots, heads · head_dim]`
+    /// `[tokens · slots, heads · key_dim]`
     pub q: &'a Buffer,
-    /// `[tokens, kv_heads · head_dim]`, or `[tokens, 2 · kv_heads · head_dim]` where it holds the values, too
+    /// `[tokens, kv_heads · key_dim]`, or `[tokens, kv_heads · (key_dim + value_dim)]` where it holds the values, too
     pub keys: &'a Buffer,
-    /// `[tokens, kv_heads · head_dim]`, where they are not with the keys
+    /// `[tokens, kv_heads · value_dim]`, where they are not with the keys
     pub values: Option<&'a Buffer>,
-    pub k_cache: &'a Buffer,
-    pub v_cache: &'a Buffer,
+    pub cache: &'a KeyValues,
     pub tokens: u32,
 }
 
 impl RopeCache<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
-        let shape = &self.shape;
-        let half_dim = shape.head_dim / 2;
+        let Self { heads, cache, tokens, .. } = *self;
+        let half_dim = heads.key_dim / 2;
         // Dense queries are one row of all experts' heads.
-        let (slots, heads) = match shape.queries {
-            Queries::Dense { experts } => (1, experts * shape.heads),
-            Queries::BySlot | Queries::ByExpert => (shape.slots, shape.heads),
+        let (slots, of_slot) = match heads.queries {
+            Queries::Dense { experts } => (1, experts * heads.heads),
+            Queries::BySlot | Queries::ByExpert => (heads.slots, heads.heads),
         };
-        let width = shape.kv_heads * shape.head_dim;
-        let (key_row, values) = match self.values {
-            None => (padded(2 * width), (self.keys, padded(2 * width), width)),
-            Some(values) => (padded(width), (values, padded(width), 0)),
+        let [keys_width, values_width] = heads.kv_widths();
+        let both = padded(keys_width + values_width);
+        let (key_row, values, value_row, value_first) = match self.values {
+            None => (both, self.keys, both, keys_width),
+            Some(values) => (padded(keys_width), values, padded(values_width), 0),
         };
-        let (values, value_row, value_first) = values;
-        let params = Params {
-            tokens: self.tokens,
-            slots,
-            heads,
-            kv_heads: shape.kv_heads,
-            half_dim,
-            half_rotated: self.rotated / 2,
-            q_row: shape.q_row(),
-            key_row,
-            value_row,
-            value_first,
-            cache_eights: shape.cache_row() / 8,
-            capacity: shape.capacity,
-            sequences: shape.sequences,
-        };
-        let invocations = slots * heads * half_dim + shape.cache_row() / 8;
-        recorder.dispatch(
-            &params,
-            Dispatch {
-                kernel: &KERNEL,
-                constants: &[shape.head_spans(), shape.cache_format()],
-                buffers: &[self.spans, self.angles, self.q, self.keys, values, self.k_cache, self.v_cache],
-                groups: [invocations.div_ceil(64), self.tokens, 1],
-                macs: 0,
-                weight_bytes: 0,
-                cache_bytes: 2 * u64::from(self.tokens) * shape.cache_row_bytes(),
-            },
-        );
+        for Binding { window, buffer, share } in cache.bindings() {
+            let turning_heads = if share.is_first() { slots * of_slot } else { 0 };
+            let params = Params {
+                cache: window,
+                tokens,
+                slots,
+                heads: of_slot,
+                kv_heads: heads.kv_heads,
+                sequences: cache.layout.sequences,
+                turning_heads,
+                half_dim,
+                half_rotated: self.rotated / 2,
+                q_row: heads.q_row(),
+                key_row,
+                value_row,
+                value_first,
+                value_dim: heads.value_stride(),
+            };
+            let eights = window.heads * window.key_eights.max(window.value_eights);
+            let written = cache.layout.read_bytes(u64::from(tokens));
+            recorder.dispatch(
+                &params,
+                Dispatch {
+                    constants: &[heads.span_constant(), cache.layout.precision.constant()],
+                    cache_bytes: share.of(written),
+                    ..Dispatch::new(
+                        &KERNEL,
+                        &[self.spans, self.angles, self.q, self.keys, values, buffer],
+                        [(turning_heads * half_dim + eights).div_ceil(64), tokens, 1],
+                    )
+                },
+            );
+        }
     }
 }
 

@@ -1,24 +1,24 @@
 //! Row attention, the second of the two nouns: query rows, each over the keys that it may see.
 //!
 //! ```text
-//! out[r] = Σ_i weight(r, i) · v[i],   i over the keys of r's span,   weights by softmax or stick-breaking of q[r] · k[i] / √d
+//! out[r] = Σ_i weight(r, i) · v[i],   i over the keys of r's span,   weights by softmax or stick-breaking of scale · q[r] · k[i]
 //! ```
 //!
 //! Here, and nowhere else, it is decided how a step's keys and values reach the cache and which kernel attends: one that
 //! does both for tokens that are alone in their sequences' step, one for single rows, one for tiles of them.
 
 use super::{
-    AttentionShape, CacheAppend, DecodeAttention, FEW_TOKENS, PrefillAttention, Queries, RelativePositions,
-    RopeAttentionDecode, RopeCache, Routes, Span, StickBreaking,
+    CacheAppend, DecodeAttention, FEW_TOKENS, HeadLayout, KeyOrValue, KeyValues, PrefillAttention, Queries,
+    RelativePositions, RopeAttentionDecode, RopeCache, Routes, Span, StickBreaking,
 };
 use crate::gpu::{Buffer, Recorder};
 
 /// How scores become attention weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionKernel {
-    /// Softmax of `q·k / √d`.
+    /// Softmax of the scaled scores.
     Softmax,
-    /// Stick-breaking of `q·k / √d`, from the last key back.
+    /// Stick-breaking of the scaled scores, from the last key back.
     StickBreaking,
 }
 
@@ -35,8 +35,8 @@ impl Visible {
     /// Over the rows of a step.
     pub fn of(spans: &[Span]) -> Self {
         Self {
-            most: spans.iter().map(|span| span.keys).max().unwrap_or(0),
-            total: spans.iter().map(|span| u64::from(span.keys)).sum(),
+            most: spans.iter().map(Span::keys).max().unwrap_or(0),
+            total: spans.iter().map(|span| u64::from(span.keys())).sum(),
         }
     }
 }
@@ -44,7 +44,7 @@ impl Visible {
 /// The query rows of a step, and where they stand.
 #[derive(Clone, Copy)]
 pub struct QueryRows<'a> {
-    /// `[tokens · slots, heads · head_dim]`
+    /// `[tokens · slots, heads · key_dim]`
     pub q: &'a Buffer,
     /// `[tokens]` [`Span`]s, or `[tokens, kv_heads]` of them where heads have their own
     pub spans: &'a Buffer,
@@ -65,11 +65,11 @@ pub struct QueryRows<'a> {
 pub enum NewKeys<'a> {
     /// Nothing: another stack's output is there.
     None,
-    /// `[tokens, 2 · kv_heads · head_dim]`: keys, then values
+    /// `[tokens, kv_heads · (key_dim + value_dim)]`: keys, then values
     Projected(&'a Buffer),
-    /// Keys and values from different places, each `[tokens, kv_heads · head_dim]`
+    /// Keys and values from different places, `[tokens, kv_heads · key_dim]` and `[tokens, kv_heads · value_dim]`
     Apart { keys: &'a Buffer, values: &'a Buffer },
-    /// `[tokens, kv_heads · head_dim]`: keys that are values, too
+    /// `[tokens, kv_heads · key_dim]`: keys that are values, too
     Same(&'a Buffer),
 }
 
@@ -86,26 +86,17 @@ pub enum Positions<'a> {
     Relative(RelativePositions<'a>),
 }
 
-/// Scratch of attention that is split by keys.
-#[derive(Clone, Copy)]
-pub struct SplitScratch<'a> {
-    /// `[tokens, slots · heads, splits, head_dim]`
-    pub partial: &'a Buffer,
-    /// `[tokens, slots · heads, splits, 2]`
-    pub stats: &'a Buffer,
-}
-
 /// Attention of query rows over a cache that takes their keys and values first.
 pub struct RowAttention<'a> {
-    pub shape: AttentionShape,
+    pub heads: HeadLayout,
     pub kernel: AttentionKernel,
     pub rows: QueryRows<'a>,
     pub new: NewKeys<'a>,
     pub positions: Positions<'a>,
-    pub k_cache: &'a Buffer,
-    pub v_cache: &'a Buffer,
-    pub scratch: SplitScratch<'a>,
-    /// `[tokens · slots, heads · head_dim]`
+    pub cache: &'a KeyValues,
+    /// [`HeadLayout::split_floats`] for attention that is split by keys.
+    pub scratch: &'a Buffer,
+    /// `[tokens · slots, heads · value_dim]`
     pub out: &'a Buffer,
 }
 
@@ -134,7 +125,7 @@ impl RowAttention<'_> {
 
     /// Whether the keys of a row are split over workgroups.
     fn splits(&self) -> bool {
-        self.single() && self.rows.tokens <= MOST_SPLIT_TOKENS && !self.shape.head_spans
+        self.single() && self.rows.tokens <= MOST_SPLIT_TOKENS && !self.heads.head_spans
     }
 
     /// The angles and rotated channels for the kernel that rotates, appends and attends at once: each token must be the
@@ -142,23 +133,21 @@ impl RowAttention<'_> {
     fn in_one(&self) -> Option<(&Buffer, u32)> {
         let Positions::Rope { angles, rotated } = self.positions else { return None };
         let plain = self.kernel == AttentionKernel::Softmax && matches!(self.new, NewKeys::Projected(_));
-        let fits = self.rows.longest == 1 && RopeAttentionDecode::fits(&self.shape, rotated);
+        let fits = self.rows.longest == 1 && RopeAttentionDecode::fits(&self.heads, rotated);
         (plain && fits).then_some((angles, rotated))
     }
 
     fn record_in_one(&self, recorder: &mut Recorder, kv: &Buffer, angles: &Buffer, rotated: u32) {
         let QueryRows { q, spans, tokens, visible, .. } = self.rows;
         RopeAttentionDecode {
-            shape: self.shape,
+            heads: self.heads,
             spans,
             q,
             kv,
             angles,
             rotated,
-            k_cache: self.k_cache,
-            v_cache: self.v_cache,
-            partial: self.scratch.partial,
-            stats: self.scratch.stats,
+            cache: self.cache,
+            scratch: self.scratch,
             out: self.out,
             tokens,
             most_keys: visible.most,
@@ -170,69 +159,73 @@ impl RowAttention<'_> {
 
     /// Positions, and the step's keys and values into the cache.
     fn append(&self, recorder: &mut Recorder) {
-        let (shape, QueryRows { q, spans, tokens, .. }) = (self.shape, self.rows);
-        let (k_cache, v_cache) = (self.k_cache, self.v_cache);
+        let Self { heads, cache, rows: QueryRows { q, spans, tokens, .. }, .. } = *self;
         if let Positions::Rope { angles, rotated } = self.positions {
             let (keys, values) = match self.new {
                 NewKeys::None => return,
                 NewKeys::Projected(keys) | NewKeys::Same(keys) => (keys, None),
                 NewKeys::Apart { keys, values } => (keys, Some(values)),
             };
-            RopeCache { shape, spans, angles, rotated, q, keys, values, k_cache, v_cache, tokens }
-                .record(recorder);
+            RopeCache { heads, spans, angles, rotated, q, keys, values, cache, tokens }.record(recorder);
             return;
         }
-        let width = shape.kv_heads * shape.head_stride();
-        let append =
-            |src, cache| CacheAppend { shape, spans, src, src_width: width, first: 0, cache, tokens };
+        let [keys_width, values_width] = heads.kv_widths();
+        let append = |half, src, src_width| CacheAppend {
+            heads,
+            spans,
+            src,
+            src_width,
+            first: 0,
+            half,
+            cache,
+            tokens,
+        };
         match self.new {
             NewKeys::None => {}
-            NewKeys::Projected(kv) => remember(recorder, shape, spans, kv, [k_cache, v_cache], tokens),
+            NewKeys::Projected(kv) => remember(recorder, heads, spans, kv, cache, tokens),
             NewKeys::Apart { keys, values } => {
-                append(keys, k_cache).record(recorder);
-                append(values, v_cache).record(recorder);
+                append(KeyOrValue::Key, keys, keys_width).record(recorder);
+                append(KeyOrValue::Value, values, values_width).record(recorder);
             }
-            NewKeys::Same(keys) => append(keys, k_cache).record(recorder),
+            NewKeys::Same(keys) => append(KeyOrValue::Key, keys, keys_width).record(recorder),
         }
     }
 
     fn attend(&self, recorder: &mut Recorder) {
-        let (shape, k_cache, v_cache, out) = (self.shape, self.k_cache, self.v_cache, self.out);
+        let Self { heads, cache, scratch, out, .. } = *self;
         let QueryRows { q, spans, ranges, routes, tokens, sequences, longest, visible } = self.rows;
         let Visible { most: most_keys, total: keys } = visible;
         let relative = match self.positions {
             Positions::Relative(relative) => Some(relative),
             Positions::None | Positions::Rope { .. } => None,
         };
-        let tiles = shape.queries == Queries::BySlot && !shape.head_spans && relative.is_none();
+        let tiles = heads.queries == Queries::BySlot && !heads.head_spans && relative.is_none();
         if self.kernel == AttentionKernel::StickBreaking {
-            StickBreaking { shape, spans, q, k_cache, v_cache, routes, out, tokens, keys }.record(recorder);
+            StickBreaking { heads, spans, q, cache, routes, out, tokens, keys }.record(recorder);
         } else if self.single() || !tiles {
+            let split = self.splits();
             DecodeAttention {
-                shape,
+                heads,
                 spans,
                 q,
-                k_cache,
-                v_cache,
-                partial: self.scratch.partial,
-                stats: self.scratch.stats,
+                cache,
+                scratch,
                 routes,
                 out,
                 tokens,
                 most_keys,
                 relative,
-                split: self.splits(),
+                split,
                 keys,
             }
             .record(recorder);
         } else {
             PrefillAttention {
-                shape,
+                heads,
                 spans,
                 ranges,
                 q,
-                k_cache,
-                v_cache,
+                cache,
                 out,
                 tokens,
                 longest,
@@ -245,17 +238,18 @@ impl RowAttention<'_> {
     }
 }
 
-/// Appends projected keys and values, `[tokens, 2 · kv_heads · head_dim]`, as they are.
+/// Appends projected keys and values, `[tokens, kv_heads · (key_dim + value_dim)]`, as they are.
 pub fn remember(
     recorder: &mut Recorder,
-    shape: AttentionShape,
+    heads: HeadLayout,
     spans: &Buffer,
     kv: &Buffer,
-    caches: [&Buffer; 2],
+    cache: &KeyValues,
     tokens: u32,
 ) {
-    let width = shape.kv_heads * shape.head_stride();
-    for (first, cache) in [0, width].into_iter().zip(caches) {
-        CacheAppend { shape, spans, src: kv, src_width: 2 * width, first, cache, tokens }.record(recorder);
+    let [keys_width, values_width] = heads.kv_widths();
+    for (half, first) in [(KeyOrValue::Key, 0), (KeyOrValue::Value, keys_width)] {
+        let src_width = keys_width + values_width;
+        CacheAppend { heads, spans, src: kv, src_width, first, half, cache, tokens }.record(recorder);
     }
 }

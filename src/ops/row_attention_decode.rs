@@ -1,8 +1,8 @@
 //! Softmax attention of single query rows: for few tokens, split by keys.
 
 use super::{
-    AttentionShape, Kernel, Queries, Routes, RowTile, attention_merge::merge, attention_shape::Params,
-    shaders,
+    HeadLayout, Kernel, KeyValues, Queries, Routes, RowTile, attention_merge::merge, head_layout::Params,
+    key_values::Binding, shaders,
 };
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -10,7 +10,7 @@ pub static PLAIN: Kernel = Kernel::new(&shaders::ROW_ATTENTION_DECODE, Params::l
 
 pub static BROADCAST: Kernel = Kernel::new(&shaders::ROW_ATTENTION_DECODE_BROADCAST, Params::layout);
 
-/// Learned vectors by distance, `[heads, 2 · clip + 1, head_dim]`, heads padded; distances beyond `clip` count as `clip`.
+/// Learned vectors by distance, `[heads, 2 · clip + 1, key_dim]`, heads padded; distances beyond `clip` count as `clip`.
 #[derive(Clone, Copy)]
 pub struct RelativePositions<'a> {
     pub table: &'a Buffer,
@@ -20,18 +20,15 @@ pub struct RelativePositions<'a> {
 /// Softmax attention, split by keys for few tokens: one workgroup for each query row, or one subgroup for those that
 /// share a key/value head.
 pub struct DecodeAttention<'a> {
-    pub shape: AttentionShape,
+    pub heads: HeadLayout,
     pub spans: &'a Buffer,
     pub q: &'a Buffer,
-    pub k_cache: &'a Buffer,
-    pub v_cache: &'a Buffer,
-    /// `[tokens, slots · heads, splits, head_dim]`, scratch
-    pub partial: &'a Buffer,
-    /// `[tokens, slots · heads, splits, 2]`, scratch
-    pub stats: &'a Buffer,
+    pub cache: &'a KeyValues,
+    /// Scratch of [`HeadLayout::split_floats`]; unused where the keys are not split.
+    pub scratch: &'a Buffer,
     /// The experts whose heads these are; unused when queries count by slot.
     pub routes: Option<Routes<'a>>,
-    /// `[tokens · slots, heads · head_dim]`
+    /// `[tokens · slots, heads · value_dim]`
     pub out: &'a Buffer,
     pub tokens: u32,
     /// Keys that one token sees at the most.
@@ -44,68 +41,80 @@ pub struct DecodeAttention<'a> {
     pub keys: u64,
 }
 
+/// Splits of a decode kernel where it `split`s, and the keys of each.
+pub(super) fn splits_of(split: bool, most_keys: u32, cache: &KeyValues) -> (u32, u32) {
+    match split {
+        true => (HeadLayout::splits(most_keys), super::DECODE_SPLIT_KEYS),
+        false => (1, cache.layout.capacity),
+    }
+}
+
 impl DecodeAttention<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
-        let shape = &self.shape;
-        let (splits, split_keys) = shape.split(self.split, self.most_keys);
-        let into = if splits == 1 { self.out } else { self.partial };
-        if let Some(tile) = self.tile(recorder) {
-            recorder.dispatch(
-                &shape.params(self.tokens, splits, split_keys, 0),
-                Dispatch {
-                    kernel: &BROADCAST,
-                    constants: &[
-                        tile.lanes(),
-                        tile.rows(),
-                        tile.columns(),
-                        shape.head_spans(),
-                        shape.cache_format(),
-                    ],
-                    buffers: &[self.spans, self.q, self.k_cache, self.v_cache, into, self.stats],
-                    groups: [tile.of_token(shape), self.tokens, splits],
-                    macs: shape.macs(self.keys),
-                    weight_bytes: 0,
-                    cache_bytes: shape.read_bytes(self.keys),
-                },
-            );
-        } else {
-            self.record_rows(recorder, splits, split_keys, into);
+        let Self { heads, cache, tokens, keys, .. } = *self;
+        let (splits, split_keys) = splits_of(self.split, self.most_keys, cache);
+        let into = if splits == 1 { self.out } else { self.scratch };
+        let tile = self.tile(recorder);
+        let first_route = self.routes.map_or(0, |routes| routes.first);
+        let clip = self.relative.map_or(0, |relative| relative.clip);
+        for Binding { window, buffer, share } in cache.bindings() {
+            let params = Params {
+                splits,
+                split_keys,
+                first_route,
+                clip,
+                ..heads.params(&cache.layout, window, tokens)
+            };
+            let constants = [heads.span_constant(), cache.layout.precision.constant()];
+            let shared = [self.spans, self.q, buffer];
+            let work = Dispatch {
+                macs: share.of(heads.macs(keys)),
+                cache_bytes: share.of(cache.layout.read_bytes(keys)),
+                ..Dispatch::new(&PLAIN, &[], [heads.used_heads(), tokens, splits])
+            };
+            match tile {
+                Some(tile) => recorder.dispatch(
+                    &params,
+                    Dispatch {
+                        kernel: &BROADCAST,
+                        constants: &[&constants[..], &tile.constants()].concat(),
+                        buffers: &[&shared[..], &[into]].concat(),
+                        groups: [tile.of_token(&heads, window.heads), tokens, splits],
+                        ..work
+                    },
+                ),
+                None => recorder.dispatch(
+                    &params,
+                    Dispatch {
+                        constants: &[&constants[..], &heads.expert_constants(), &[self.relative_constant()]]
+                            .concat(),
+                        buffers: &[&shared[..], &self.row_buffers(into)].concat(),
+                        ..work
+                    },
+                ),
+            }
         }
         if splits > 1 {
-            merge(recorder, shape, self.tokens, splits, [self.partial, self.stats, self.out]);
+            merge(recorder, &heads, tokens, splits, [self.scratch, self.out]);
         }
     }
 
     /// The tile of the subgroup kernel, where the device runs it and it can do this.
     fn tile(&self, recorder: &Recorder) -> Option<RowTile> {
-        let shape = &self.shape;
-        let plain = shape.queries == Queries::BySlot && !shape.head_spans && self.relative.is_none();
-        RowTile::choose(recorder.gpu(), shape, shape.rows_of_kv_head()).filter(|_| plain)
+        let heads = &self.heads;
+        let plain = heads.queries == Queries::BySlot && !heads.head_spans && self.relative.is_none();
+        RowTile::choose(recorder.gpu(), heads, heads.rows_of_kv_head()).filter(|_| plain)
     }
 
-    fn record_rows(&self, recorder: &mut Recorder, splits: u32, split_keys: u32, into: &Buffer) {
-        let shape = &self.shape;
-        let heads = shape.slots * shape.heads;
-        let (chosen, first) = self.routes.map_or((self.spans, 0), |routes| (routes.chosen, routes.first));
-        let [by_expert, dense, head_spans, cache] = shape.constants();
-        let (table, clip) = self.relative.map_or((self.q, 0), |relative| (relative.table, relative.clip));
-        recorder.dispatch(
-            &Params { clip, ..shape.params(self.tokens, splits, split_keys, first) },
-            Dispatch {
-                kernel: &PLAIN,
-                constants: &[
-                    by_expert,
-                    dense,
-                    head_spans,
-                    cache,
-                    ("RELATIVE", f64::from(u8::from(self.relative.is_some()))),
-                ],
-                buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, into, self.stats, table],
-                groups: [heads, self.tokens, splits],
-                macs: shape.macs(self.keys),
-                weight_bytes: 0,
-                cache_bytes: shape.read_bytes(self.keys),
-            },
-        );
+    /// What the kernel of single rows binds behind the cache: chosen experts, the output, learned vectors; something else where
+    /// there are none.
+    fn row_buffers<'b>(&'b self, into: &'b Buffer) -> [&'b Buffer; 3] {
+        let chosen = self.routes.map_or(self.spans, |routes| routes.chosen);
+        let table = self.relative.map_or(self.q, |relative| relative.table);
+        [chosen, into, table]
+    }
+
+    fn relative_constant(&self) -> (&'static str, f64) {
+        ("RELATIVE", f64::from(u8::from(self.relative.is_some())))
     }
 }

@@ -1,6 +1,6 @@
 //! Softmax attention of many query rows, in tiles.
 
-use super::{AttentionShape, Kernel, RowTile, attention_shape::Params, shaders};
+use super::{HeadLayout, Kernel, KeyValues, RowTile, head_layout::Params, key_values::Binding, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static PLAIN: Kernel = Kernel::new(&shaders::ROW_ATTENTION_PREFILL, Params::layout);
@@ -10,16 +10,16 @@ pub static BROADCAST: Kernel = Kernel::new(&shaders::ROW_ATTENTION_PREFILL_BROAD
 /// Query rows in a tile of the prefill kernel.
 const PLAIN_ROWS: u32 = 8;
 
-/// Softmax attention for many tokens, in tiles of query rows that count by slot.
+/// Softmax attention for many tokens, in tiles of query rows that count by slot. What later tokens of a sequence see neither
+/// starts nor ends before what earlier ones see.
 pub struct PrefillAttention<'a> {
-    pub shape: AttentionShape,
+    pub heads: HeadLayout,
     pub spans: &'a Buffer,
     /// `[sequences]` of (first token, tokens)
     pub ranges: &'a Buffer,
     pub q: &'a Buffer,
-    pub k_cache: &'a Buffer,
-    pub v_cache: &'a Buffer,
-    /// In the layout of `q`.
+    pub cache: &'a KeyValues,
+    /// `[tokens · slots, heads · value_dim]`
     pub out: &'a Buffer,
     pub tokens: u32,
     /// Tokens of the sequence that has most.
@@ -34,27 +34,27 @@ pub struct PrefillAttention<'a> {
 
 impl PrefillAttention<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
-        let shape = &self.shape;
-        let rows = self.longest * shape.rows_of_kv_head();
-        let plain = [shape.head_spans(), shape.cache_format()];
-        let (kernel, constants, tile_rows) = match RowTile::choose(recorder.gpu(), shape, rows) {
+        let Self { heads, cache, .. } = *self;
+        let rows = self.longest * heads.rows_of_kv_head();
+        let plain = [heads.span_constant(), cache.layout.precision.constant()];
+        let (kernel, constants, tile_rows) = match RowTile::choose(recorder.gpu(), &heads, rows) {
             None => (&PLAIN, plain.to_vec(), PLAIN_ROWS),
-            Some(tile) => {
-                let own = [tile.lanes(), tile.rows(), tile.columns()];
-                (&BROADCAST, [&plain[..], &own[..]].concat(), tile.rows)
-            }
+            Some(tile) => (&BROADCAST, [&plain[..], &tile.constants()].concat(), tile.rows),
         };
-        recorder.dispatch(
-            &shape.params(self.tokens, 1, shape.capacity, 0),
-            Dispatch {
-                kernel,
-                constants: &constants,
-                buffers: &[self.spans, self.q, self.k_cache, self.v_cache, self.ranges, self.out],
-                groups: [rows.div_ceil(tile_rows), shape.kv_heads, self.ranges_len],
-                macs: shape.macs(self.keys),
-                weight_bytes: 0,
-                cache_bytes: shape.read_bytes(u64::from(self.most_keys) * u64::from(self.ranges_len)),
-            },
-        );
+        let read = cache.layout.read_bytes(u64::from(self.most_keys) * u64::from(self.ranges_len));
+        for Binding { window, buffer, share } in cache.bindings() {
+            recorder.dispatch(
+                &heads.params(&cache.layout, window, self.tokens),
+                Dispatch {
+                    kernel,
+                    constants: &constants,
+                    buffers: &[self.spans, self.q, buffer, self.ranges, self.out],
+                    groups: [rows.div_ceil(tile_rows), window.heads, self.ranges_len],
+                    macs: share.of(heads.macs(self.keys)),
+                    weight_bytes: 0,
+                    cache_bytes: share.of(read),
+                },
+            );
+        }
     }
 }

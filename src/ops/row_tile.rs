@@ -1,6 +1,6 @@
 //! The tile of query rows that one subgroup takes, where attention runs by single subgroups.
 
-use super::{AttentionShape, Variant, Variants};
+use super::{HeadLayout, Variant, Variants};
 use crate::gpu::Gpu;
 
 /// Rows of a tile at the most.
@@ -21,9 +21,9 @@ pub(super) struct RowTile {
 
 impl RowTile {
     /// The tile for `rows` query rows that read one key/value head; none where the device runs the other kernels.
-    pub fn choose(gpu: &Gpu, shape: &AttentionShape, rows: u32) -> Option<Self> {
+    pub fn choose(gpu: &Gpu, heads: &HeadLayout, rows: u32) -> Option<Self> {
         let Variant::Broadcast { lanes } = Variants::of(gpu).attention else { return None };
-        let columns = (shape.head_stride() / 4).div_ceil(lanes).next_power_of_two();
+        let columns = (heads.value_stride() / 4).div_ceil(lanes).next_power_of_two();
         // Heads too large for subgroups of 4 take the other kernels.
         (columns <= MOST_COLUMNS).then_some(Self {
             lanes,
@@ -32,20 +32,14 @@ impl RowTile {
         })
     }
 
-    pub fn lanes(&self) -> (&'static str, f64) {
-        ("LANES", f64::from(self.lanes))
+    /// As the kernels take them.
+    pub fn constants(&self) -> [(&'static str, f64); 3] {
+        [("LANES", self.lanes), ("ROWS", self.rows), ("COLUMNS", self.columns)]
+            .map(|(name, value)| (name, f64::from(value)))
     }
 
-    pub fn rows(&self) -> (&'static str, f64) {
-        ("ROWS", f64::from(self.rows))
-    }
-
-    pub fn columns(&self) -> (&'static str, f64) {
-        ("COLUMNS", f64::from(self.columns))
-    }
-
-    /// Tiles of one token's rows, over all key/value heads.
-    pub fn of_token(&self, shape: &AttentionShape) -> u32 {
-        shape.rows_of_kv_head().div_ceil(self.rows) * shape.kv_heads
+    /// Tiles of one token's rows, over `kv_heads` key/value heads.
+    pub fn of_token(&self, heads: &HeadLayout, kv_heads: u32) -> u32 {
+        heads.rows_of_kv_head().div_ceil(self.rows) * kv_heads
     }
 }

@@ -1,20 +1,19 @@
 //! Stick-breaking attention: each key, from the newest back, takes its share of what the later ones left.
 
-use super::{AttentionShape, Kernel, Routes, attention_shape::Params, shaders};
+use super::{HeadLayout, Kernel, KeyValues, Routes, head_layout::Params, key_values::Binding, shaders};
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
 pub static KERNEL: Kernel = Kernel::new(&shaders::STICK_BREAKING, Params::layout);
 
 /// Stick-breaking attention, one workgroup for each query row.
 pub struct StickBreaking<'a> {
-    pub shape: AttentionShape,
+    pub heads: HeadLayout,
     pub spans: &'a Buffer,
     pub q: &'a Buffer,
-    pub k_cache: &'a Buffer,
-    pub v_cache: &'a Buffer,
+    pub cache: &'a KeyValues,
     /// As in [`DecodeAttention`](super::DecodeAttention).
     pub routes: Option<Routes<'a>>,
-    /// `[tokens · slots, heads · head_dim]`
+    /// `[tokens · slots, heads · value_dim]`
     pub out: &'a Buffer,
     pub tokens: u32,
     /// Keys that all tokens together see, for the counters.
@@ -23,19 +22,23 @@ pub struct StickBreaking<'a> {
 
 impl StickBreaking<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
-        let shape = &self.shape;
-        let (chosen, first) = self.routes.map_or((self.spans, 0), |routes| (routes.chosen, routes.first));
-        recorder.dispatch(
-            &shape.params(self.tokens, 1, shape.capacity, first),
-            Dispatch {
-                kernel: &KERNEL,
-                constants: &shape.constants(),
-                buffers: &[self.spans, self.q, self.k_cache, self.v_cache, chosen, self.out],
-                groups: [shape.slots * shape.heads, self.tokens, 1],
-                macs: shape.macs(self.keys),
-                weight_bytes: 0,
-                cache_bytes: shape.read_bytes(self.keys),
-            },
-        );
+        let Self { heads, cache, tokens, keys, .. } = *self;
+        let (chosen, first_route) =
+            self.routes.map_or((self.spans, 0), |routes| (routes.chosen, routes.first));
+        let constants = [heads.span_constant(), cache.layout.precision.constant()];
+        for Binding { window, buffer, share } in cache.bindings() {
+            recorder.dispatch(
+                &Params { first_route, ..heads.params(&cache.layout, window, tokens) },
+                Dispatch {
+                    kernel: &KERNEL,
+                    constants: &[&constants[..], &heads.expert_constants()].concat(),
+                    buffers: &[self.spans, self.q, buffer, chosen, self.out],
+                    groups: [heads.used_heads(), tokens, 1],
+                    macs: share.of(heads.macs(keys)),
+                    weight_bytes: 0,
+                    cache_bytes: share.of(cache.layout.read_bytes(keys)),
+                },
+            );
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     gpu::BufferCopy,
-    layers::{Step, Workspace},
+    layers::{Pass, Step, Workspace},
     models::InputSpec,
     ops::{Argmax, Sample, Span},
 };
@@ -67,7 +67,8 @@ impl Session {
         let step = Step { logit_rows, ..workspace.begin(&written.spans, &written.ranges) };
         workspace.logit_rows.write(0, &written.logit_rows);
         let ids = if from_tokens { &workspace.tokens } else { &workspace.ids };
-        self.transformer.record(&mut self.recorder, workspace, &self.cache, None, ids, &step);
+        let pass = Pass::new(&mut self.recorder, workspace, &step);
+        self.transformer.record(pass, &self.cache, None, ids);
         for run in runs {
             let sequence = &mut self.sequences[run.sequence as usize];
             *sequence = Sequence { position: sequence.position + run.tokens() as u32, sampled: None };
@@ -220,10 +221,7 @@ impl Session {
         let position = self.sequences[sequence as usize].position;
         let end = position + count;
         let whole = (!self.transformer.spec.stack.causal).then_some(end);
-        (position..end).map(move |position| {
-            let keys = whole.unwrap_or(position + 1);
-            Span { position, sequence, keys }
-        })
+        (position..end).map(move |position| Span::seeing(position, sequence, whole.unwrap_or(position + 1)))
     }
 
     /// Brings the input ids of a step together, what was sampled by a copy on the GPU. True where they are the tokens of the

@@ -25,10 +25,9 @@ impl Session {
         if positions > now {
             return Err(Error::argument("position", positions, format!("at most {now}, where it is")));
         }
-        let specs = self.transformer.spec.stack.blocks.iter().map(|block| &block.attention);
-        let need = self.cache.bytes_to_copy(specs.clone(), positions);
+        let need = self.cache.bytes_to_copy(positions);
         self.recorder.gpu().plan("copying a sequence", need)?;
-        self.cache.copy_sequence(&mut self.recorder, specs, [from, to], positions);
+        self.cache.copy_sequence(&mut self.recorder, [from, to], positions);
         self.submit_recorded();
         self.move_to(to, positions);
         self.recorder.gpu().check("copying a sequence")
@@ -45,9 +44,9 @@ impl Session {
         self.submit_recorded();
         let mut saved = self.origin().header(positions);
         // One layer after the other: buffers for readbacks stay small.
-        for ranges in self.cache.ranges(self.transformer.spec.stack.attentions(), sequence, positions) {
-            let read = self.recorder.submit_and_read(&ranges);
-            saved.extend(read.wait("saving a sequence").await?);
+        for layer in &self.cache.layers {
+            let read = self.recorder.submit_and_read(&layer.kv.ranges(sequence, positions));
+            saved.extend(layer.kv.in_order(positions, &read.wait("saving a sequence").await?));
         }
         seal(&mut saved);
         Ok(saved)
@@ -65,10 +64,14 @@ impl Session {
         let (positions, mut rest) = self.origin().check(saved, self.layout.capacity)?;
         self.reserve(positions)?;
         self.submit_recorded();
-        let ranges = self.cache.ranges(self.transformer.spec.stack.attentions(), sequence, positions);
-        for (buffer, offset, bytes) in ranges.into_iter().flatten() {
-            let (now, later) = rest.split_at(bytes as usize);
-            buffer.write(offset, now);
+        for layer in &self.cache.layers {
+            let (now, later) = rest.split_at(layer.kv.layout.sequence_bytes(positions) as usize);
+            let mut by_window = &layer.kv.by_window(positions, now)[..];
+            for (buffer, offset, bytes) in layer.kv.ranges(sequence, positions) {
+                let (now, later) = by_window.split_at(bytes as usize);
+                buffer.write(offset, now);
+                by_window = later;
+            }
             rest = later;
         }
         self.move_to(sequence, positions);
@@ -76,13 +79,11 @@ impl Session {
     }
 
     fn origin(&self) -> Origin {
-        let (stack, cache) = (&self.transformer.spec.stack, self.transformer.cache_precision);
-        let ranges = self.cache.ranges(stack.attentions(), 0, 1);
         Origin {
             model: self.model,
             weights: self.transformer.precision,
-            cache,
-            position_bytes: ranges.iter().flatten().map(|(_, _, bytes)| bytes).sum(),
+            cache: self.transformer.cache_precision,
+            position_bytes: self.cache.layers.iter().map(|layer| layer.kv.layout.sequence_bytes(1)).sum(),
         }
     }
 

@@ -11,7 +11,7 @@
 //! | 24 | u32: how its weights are stored, 0 f32, 1 f16, 2 q8, 3 q4 |
 //! | 28 | u32: how keys and values are stored, 0 f32, 1 f16 |
 //! | 32 | u64: FNV-1a of all other bytes |
-//! | 40 | keys and values, as `KvCache::ranges` orders them, wherever the cache keeps them |
+//! | 40 | keys and values, wherever the cache keeps them |
 //!
 //! That order is: layer by layer, the keys, then the values where these are others, each position by position, the heads of a
 //! position in order, a head's channels padded with zeros to whole eights.

@@ -115,10 +115,11 @@ impl Session {
         let spec = &transformer.spec;
         let layout = options.layout(gpu, spec.context)?;
         let Layout { sequences, capacity, step_tokens, logit_rows, .. } = layout;
-        check_cache(gpu, spec.stack.attentions(), transformer.cache_size(sequences, capacity))?;
+        let most = transformer.cache_size(sequences, capacity);
+        check_cache(gpu, spec.stack.attentions(), most)?;
         let dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
         dimensions.check(gpu)?;
-        let size = transformer.cache_size(sequences, layout.first_capacity());
+        let size = CacheSize { capacity: layout.first_capacity(), ..most };
         let (attentions, cache_use) = (|| spec.stack.attentions(), spec.stack.cache_use());
         let parked_bytes = 4 * u64::from(sequences);
         let fixed_bytes = dimensions.bytes(gpu) + parked_bytes;
@@ -246,12 +247,12 @@ pub(crate) fn check_cache<'a>(
     attentions: impl Iterator<Item = &'a HeadMixtureSpec>,
     size: CacheSize,
 ) -> Result<()> {
-    let CacheSize { sequences, capacity, .. } = size;
+    let capacity = size.capacity;
     if gpu.capabilities().software && capacity > SOFTWARE_POSITIONS {
         let expected = format!("at most {SOFTWARE_POSITIONS} on a software adapter");
         return Err(Error::argument("context", capacity, expected));
     }
-    let largest = attentions.map(|spec| size.shape(spec).cache_bytes()).max();
-    let what = format!("the key cache of one layer for {sequences} × {capacity} positions");
+    let largest = attentions.map(|spec| size.layout(spec).least_window_bytes()).max();
+    let what = format!("the keys and values of one head for {capacity} positions");
     gpu.fits(&what, largest.unwrap_or(0))
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, Result,
     gpu::{Counters, Gpu, Recorder},
-    layers::{CacheUse, KvCache, Step, Workspace},
+    layers::{CacheUse, KvCache, Pass, Step, Workspace},
     models::{StackSpec, Transformer},
     ops::{Span, Visible},
 };
@@ -134,7 +134,7 @@ impl TranslationSession {
         for (sequence, source) in (0..).zip(sources) {
             let keys = source.len() as u32;
             ranges.push([spans.len() as u32, keys]);
-            spans.extend((0..keys).map(|position| Span { position, sequence, keys }));
+            spans.extend((0..keys).map(|position| Span::seeing(position, sequence, keys)));
         }
         let workspace = &self.workspace;
         let step = workspace.begin(&spans, &ranges);
@@ -188,7 +188,7 @@ impl TranslationSession {
             .iter()
             .map(|&(row, position)| {
                 let keys = self.source_lengths[row.source as usize];
-                Span { position, sequence: row.source, keys }
+                Span::seeing(position, row.source, keys)
             })
             .collect();
         let runs = rows.chunk_by(|(a, _), (b, _)| a.sequence == b.sequence);
@@ -208,7 +208,7 @@ impl TranslationSession {
         workspace.logit_rows.write(0, &(0..count).collect::<Vec<_>>());
         let (recorder, transformer) = (&mut self.recorder, &self.transformer);
         let (cache, memory) = (&self.cache, Some(&self.memory));
-        transformer.record(recorder, workspace, cache, memory, &workspace.ids, &step);
+        transformer.record(Pass::new(recorder, workspace, &step), cache, memory, &workspace.ids);
         step
     }
 
@@ -219,8 +219,7 @@ impl TranslationSession {
             return;
         }
         self.workspace.parents.write(0, parents);
-        let specs = self.transformer.spec.stack.attentions();
-        self.cache.reorder(&mut self.recorder, specs, &self.workspace.parents, self.position, spare);
+        self.cache.reorder(&mut self.recorder, &self.workspace.parents, self.position, spare);
         // The next reordering writes other parents.
         self.recorder.submit();
     }

@@ -1,9 +1,9 @@
 //! Row attention: `row_attention_decode` with `attention_merge`, `row_attention_prefill`, and `stick_breaking`.
 
 use headwise::internal::{
-    AttentionShape, Buffer, CachePrecision, Counters, DECODE_SPLIT_KEYS, DecodeAttention, Gpu, KernelChoice,
+    Buffer, CachePrecision, Counters, DECODE_SPLIT_KEYS, DecodeAttention, Gpu, HeadLayout, KernelChoice,
     MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, PrefillAttention, Queries, RelativePositions, RopeAttentionDecode,
-    Routes, StickBreaking, head_stride, rope_angles,
+    Routes, Span, StickBreaking, head_stride, rope_angles,
 };
 use proptest::prelude::*;
 
@@ -16,8 +16,9 @@ use crate::{
         softmax,
     },
     support::{
-        Guarded, among, as_cached, assert_close, assert_close_in, assert_repeatable, cache_precision,
-        cache_words, cached, check, gpu, hash, noise, pad, run, size, upload,
+        Guarded, among, assert_close, assert_close_in, assert_repeatable,
+        cache::{AttentionShape, GuardedCache, Most, cache_precision, most},
+        check, gpu, hash, noise, pad, run, size, upload,
     },
 };
 
@@ -28,10 +29,14 @@ const ATTENTION_CHOICES: [KernelChoice; 2] = [KernelChoice::Plain, KernelChoice:
 #[derive(Clone, Debug)]
 struct Attention {
     shape: AttentionShape,
-    /// (position, sequence) of each token, sequence by sequence; with head spans of each key/value head of each.
+    /// (slot, sequence) of each token, sequence by sequence; with head spans of each key/value head of each.
     spans: Vec<[u32; 2]>,
-    /// Keys that each span sees; empty where attention is causal.
+    /// The end of what each span sees; empty where attention is causal.
     sees: Vec<u32>,
+    /// The first slot that each span sees; empty where that is the first of all.
+    from: Vec<u32>,
+    /// How far positions are ahead of slots. No kernel but those that turn asks for a position.
+    ahead: u32,
     /// The largest distance that learned vectors tell apart, where there are any.
     clip: Option<u32>,
     /// `[tokens, slots]`, of no matter where queries count by slot.
@@ -68,8 +73,10 @@ fn any_shape(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Atte
         1 => Just(max_head_dim),
     ];
     let capacity = prop_oneof![size(70), size(max_capacity)];
-    (size(4), size(3), size(3), any::<u32>(), head_dim, capacity, 1..=3u32, cache_precision()).prop_map(
-        |(kv_heads, group, repeats, split, head_dim, capacity, sequences, cache)| {
+    let heads = (size(4), size(3), size(3), any::<u32>());
+    let dims = (head_dim.clone(), prop_oneof![3 => Just(None), 1 => head_dim.prop_map(Some)]);
+    (heads, dims, capacity, 1..=3u32, cache_precision(), most()).prop_map(
+        |((kv_heads, group, repeats, split), (key_dim, value_dim), capacity, sequences, cache, most)| {
             let all = kv_heads * group * repeats;
             let divisors: Vec<u32> = (1..=all).filter(|&n| all.is_multiple_of(n)).collect();
             let heads = divisors[split as usize % divisors.len()];
@@ -79,11 +86,13 @@ fn any_shape(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Atte
                 heads,
                 kv_heads,
                 group,
-                head_dim,
+                key_dim,
+                value_dim: value_dim.unwrap_or(key_dim),
                 capacity,
                 sequences,
                 head_spans: false,
                 cache,
+                most,
             }
         },
     )
@@ -116,18 +125,14 @@ fn gather(values: &[f64], channels: u32) -> Vec<f64> {
     heads
 }
 
-/// Keys or values in the layout of the cache: heads padded with zeros to whole eights.
-fn cache(gpu: &Gpu, shape: &AttentionShape, values: &[f64]) -> Buffer {
-    let words = cache_words(shape, values);
-    Buffer::with_data(gpu, "test.cache", &words)
-}
-
 /// Tokens whose queries count by slot.
 fn by_slot(shape: AttentionShape, spans: Vec<[u32; 2]>, seed: u64) -> Attention {
     Attention {
         shape,
         spans,
         sees: Vec::new(),
+        from: Vec::new(),
+        ahead: 0,
         clip: None,
         chosen: vec![0],
         first: 0,
@@ -149,6 +154,8 @@ fn by_expert(shape: AttentionShape, experts: u32, spans: Vec<[u32; 2]>, seed: u6
         shape,
         spans,
         sees: Vec::new(),
+        from: Vec::new(),
+        ahead: 0,
         clip: None,
         chosen,
         first: (seed % 7) as u32,
@@ -171,7 +178,12 @@ impl Attention {
         self.spans.len() as u32 / if self.shape.head_spans { self.shape.kv_heads } else { 1 }
     }
 
-    /// Keys that a span sees.
+    /// The first slot that a span sees.
+    fn first(&self, span: usize) -> u32 {
+        self.from.get(span).copied().unwrap_or(0)
+    }
+
+    /// The slot after the last that a span sees.
     fn sees(&self, span: usize) -> u32 {
         self.sees.get(span).copied().unwrap_or(self.spans[span][0].saturating_add(1))
     }
@@ -191,14 +203,10 @@ impl Attention {
 
     /// Floats of an output row, one for each slot.
     fn out_width(&self) -> u32 {
-        self.shape.heads * self.shape.head_stride()
+        self.shape.heads * head_stride(self.shape.value_dim)
     }
 
-    fn kv_width(&self) -> u32 {
-        self.shape.kv_heads * self.shape.head_dim
-    }
-
-    /// The keys of a sequence that any token sees.
+    /// The first slots of a sequence, of which any token sees the last.
     fn written(&self, sequence: u32) -> u32 {
         let own = (0..self.spans.len()).filter(|&span| self.spans[span][1] == sequence);
         own.map(|span| self.sees(span)).max().unwrap_or(0)
@@ -206,37 +214,45 @@ impl Attention {
 
     /// Keys that all tokens together see.
     fn keys(&self) -> u64 {
-        (0..self.spans.len()).map(|span| u64::from(self.sees(span))).sum()
+        (0..self.spans.len()).map(|span| u64::from(self.sees(span) - self.first(span))).sum()
     }
 
     fn operands(&self) -> Operands {
-        let AttentionShape { capacity, sequences, .. } = self.shape;
-        let width = self.kv_width() as usize;
-        let q = noise(self.seed, (self.tokens() * self.q_heads() * self.shape.head_dim) as usize);
-        let [mut keys, mut values] =
-            [1, 2].map(|salt| noise(self.seed + salt, (sequences * capacity) as usize * width));
+        let AttentionShape { capacity, sequences, kv_heads, key_dim, value_dim, heads, .. } = self.shape;
+        let q = noise(self.seed, (self.tokens() * self.q_heads() * key_dim) as usize);
+        let [keys, values] = self.shape.cache_floats();
+        let (mut keys, mut values) = (noise(self.seed + 1, keys), noise(self.seed + 2, values));
         for sequence in 0..sequences {
-            let written = self.written(sequence);
-            let unwritten = (sequence * capacity + written) as usize * width
-                ..((sequence + 1) * capacity) as usize * width;
-            keys[unwritten.clone()].fill(f64::NAN);
-            values[unwritten].fill(f64::NAN);
+            let own = (0..self.spans.len()).filter(|&span| self.spans[span][1] == sequence);
+            let first = own.map(|span| self.first(span)).min().unwrap_or(0);
+            let start = sequence * capacity;
+            for unwritten in [start..start + first, start + self.written(sequence)..start + capacity] {
+                let place = |channels: u32| {
+                    [unwritten.start, unwritten.end].map(|slot| (slot * kv_heads * channels) as usize)
+                };
+                let ([from, to], [value_from, value_to]) = (place(key_dim), place(value_dim));
+                keys[from..to].fill(f64::NAN);
+                values[value_from..value_to].fill(f64::NAN);
+            }
         }
         let entries = self.clip.map_or(0, |clip| 2 * clip + 1);
-        let [keys, values] = [keys, values].map(|rows| as_cached(&self.shape, &rows));
-        let relative = noise(self.seed + 3, (self.shape.heads * entries * self.shape.head_dim) as usize);
+        let (keys, values) = (self.shape.cached_keys(&keys), self.shape.cached_values(&values));
+        let relative = noise(self.seed + 3, (heads * entries * key_dim) as usize);
         Operands { q, keys, values, relative }
     }
 
     fn oracle(&self, operands: &Operands) -> Vec<f64> {
         let shape = self.shape;
+        if shape.key_dim != shape.value_dim {
+            return self.oracle_by_head(Weigh::Softmax, operands);
+        }
         let [positions, sequences] =
             [0, 1].map(|i| self.spans.iter().map(|span| span[i]).collect::<Vec<_>>());
         let op = RowAttention {
             heads: (shape.slots * shape.heads) as usize,
             kv_heads: shape.kv_heads as usize,
             group: shape.group as usize,
-            head_dim: shape.head_dim as usize,
+            head_dim: shape.key_dim as usize,
             capacity: shape.capacity as usize,
             positions: &positions,
             sequences: &sequences,
@@ -247,8 +263,9 @@ impl Attention {
     /// Each chosen head by itself, in either way to weigh: its query, its key/value head, and the weights of
     /// the keys from the oldest to the newest.
     fn oracle_by_head(&self, weigh: Weigh, operands: &Operands) -> Vec<f64> {
-        let AttentionShape { queries, slots, heads, kv_heads, group, head_dim, capacity, .. } = self.shape;
-        let d = head_dim as usize;
+        let AttentionShape { queries, slots, heads, kv_heads, group, key_dim, value_dim, capacity, .. } =
+            self.shape;
+        let d = key_dim as usize;
         let mut out = Vec::new();
         for token in 0..self.tokens() as usize {
             for index in 0..slots * heads {
@@ -259,32 +276,32 @@ impl Attention {
                     Queries::ByExpert => (by_expert(), index),
                     Queries::Dense { .. } => (by_expert(), by_expert()),
                 };
-                let q = &operands.q[token * (self.q_heads() * head_dim) as usize + query as usize * d..][..d];
+                let q = &operands.q[token * (self.q_heads() * key_dim) as usize + query as usize * d..][..d];
                 let kv_head = head / group % kv_heads;
                 let span = self.span_of(token, kv_head);
-                let ([position, sequence], sees) = (self.spans[span], self.sees(span));
-                let of = |cache: &[f64]| -> Vec<f64> {
+                let ([own_slot, sequence], sees) = (self.spans[span], self.first(span)..self.sees(span));
+                let of = |cache: &[f64], channels: u32| -> Vec<f64> {
                     let place =
-                        |i: u32| (((sequence * capacity + i) * kv_heads + kv_head) * head_dim) as usize;
-                    (0..sees).flat_map(|i| cache[place(i)..][..d].to_vec()).collect()
+                        |i: u32| (((sequence * capacity + i) * kv_heads + kv_head) * channels) as usize;
+                    sees.clone().flat_map(|i| cache[place(i)..][..channels as usize].to_vec()).collect()
                 };
-                let (keys, values) = (of(&operands.keys), of(&operands.values));
-                let relative = |i: usize| {
+                let (keys, values) = (of(&operands.keys, key_dim), of(&operands.values, value_dim));
+                let relative = |i: u32| {
                     let clip = i64::from(self.clip?);
-                    let entry = clip + (i as i64 - i64::from(position)).clamp(-clip, clip);
+                    let entry = clip + (i64::from(i) - i64::from(own_slot)).clamp(-clip, clip);
                     Some(&operands.relative[(i64::from(j) * (2 * clip + 1) + entry) as usize * d..][..d])
                 };
-                let scale = 1.0 / f64::from(head_dim).sqrt();
-                let score = |(i, k): (usize, &[f64])| {
+                let scale = 1.0 / f64::from(key_dim).sqrt();
+                let score = |(i, k): (u32, &[f64])| {
                     scale * (dot(q, k) + relative(i).map_or(0.0, |relative| dot(q, relative)))
                 };
-                let scores: Vec<f64> = keys.chunks_exact(d).enumerate().map(score).collect();
+                let scores: Vec<f64> = sees.clone().zip(keys.chunks_exact(d)).map(score).collect();
                 let weights = match weigh {
                     Weigh::Softmax => softmax(&scores),
                     Weigh::StickBreaking => stick_breaking(&scores),
                 };
-                let mut sum = vec![0.0; d];
-                for (weight, v) in weights.iter().zip(values.chunks_exact(d)) {
+                let mut sum = vec![0.0; value_dim as usize];
+                for (weight, v) in weights.iter().zip(values.chunks_exact(value_dim as usize)) {
                     sum.iter_mut().zip(v).for_each(|(sum, v)| *sum += weight * v);
                 }
                 out.extend(sum);
@@ -300,24 +317,28 @@ impl Attention {
         Guarded::holding(self.gpu(), 0, &pad(&marked, self.out_width()))
     }
 
-    fn span_words(&self) -> Vec<[u32; 3]> {
-        let words = |(i, span): (usize, &[u32; 2])| [span[0], span[1], self.sees(i)];
-        self.spans.iter().enumerate().map(words).collect()
+    fn span_words(&self) -> Vec<[u32; 5]> {
+        let span = |(i, &[slot, sequence]): (usize, &[u32; 2])| {
+            let position = slot.saturating_add(self.ahead);
+            Span { position, sequence, slot, first: self.first(i), end: self.sees(i) }
+        };
+        Span::words(&self.spans.iter().enumerate().map(span).collect::<Vec<_>>())
     }
 
-    fn buffers(&self, operands: &Operands) -> [Buffer; 4] {
+    /// Spans, queries, and the cache.
+    fn buffers(&self, operands: &Operands) -> (Buffer, Buffer, GuardedCache) {
         let gpu = self.gpu();
-        let AttentionShape { queries, heads, head_dim, .. } = self.shape;
+        let AttentionShape { queries, heads, key_dim, .. } = self.shape;
         let q_row = if let Queries::Dense { .. } = queries { self.q_heads() } else { heads };
-        let rows = |values: &[f64], heads: u32| {
-            upload(gpu, &spread(values, head_dim), heads * head_stride(head_dim))
-        };
-        [
-            Buffer::with_data(gpu, "test.spans", &self.span_words()),
-            rows(&operands.q, q_row),
-            cache(gpu, &self.shape, &operands.keys),
-            cache(gpu, &self.shape, &operands.values),
-        ]
+        let q = upload(gpu, &spread(&operands.q, key_dim), q_row * head_stride(key_dim));
+        let spans = Buffer::with_data(gpu, "test.spans", &self.span_words());
+        (spans, q, GuardedCache::new(gpu, &self.shape, &operands.keys, &operands.values))
+    }
+
+    /// Scratch for `splits` splits, sums and statistics.
+    fn scratch(&self, splits: u32) -> Guarded {
+        let rows = self.tokens() * self.shape.slots * self.shape.heads * splits;
+        Guarded::new(self.gpu(), 0, (rows * (head_stride(self.shape.value_dim) + 4)) as usize)
     }
 
     /// Chosen experts on the GPU, among those of other routers.
@@ -332,19 +353,18 @@ impl Attention {
 
     /// The output rows, without any padding.
     fn read(&self, out: &Guarded) -> Vec<f64> {
-        gather(&out.read_rows(self.out_width()), self.shape.head_dim)
+        gather(&out.read_rows(self.out_width()), self.shape.value_dim)
     }
 
     fn stick_breaking(&self, operands: &Operands) -> (Vec<f64>, Counters) {
-        let [spans, q, k_cache, v_cache] = &self.buffers(operands);
+        let (spans, q, cache) = &self.buffers(operands);
         let (chosen, out) = (self.chosen(), self.output());
         let counters = run(self.gpu(), |recorder| {
             StickBreaking {
-                shape: self.shape,
+                heads: self.shape.head_layout(),
                 spans,
                 q,
-                k_cache,
-                v_cache,
+                cache: &cache.kv,
                 routes: self.routes(&chosen),
                 out: &out.buffer,
                 tokens: self.tokens(),
@@ -365,32 +385,29 @@ impl Attention {
 
     /// Keys that one token sees at the most.
     fn most_keys(&self) -> u32 {
-        let seen = (0..self.spans.len()).map(|span| self.sees(span).min(self.shape.capacity));
+        let seen =
+            (0..self.spans.len()).map(|span| self.sees(span).min(self.shape.capacity) - self.first(span));
         seen.max().expect("some token")
     }
 
     fn decode_in(&self, split: bool, operands: &Operands) -> (Vec<f64>, Counters) {
         let gpu = self.gpu();
-        let [spans, q, k_cache, v_cache] = &self.buffers(operands);
+        let (spans, q, cache) = &self.buffers(operands);
         let most_keys = self.most_keys();
-        let splits = if split { AttentionShape::splits(most_keys) } else { 1 };
-        let table = spread(&operands.relative, self.shape.head_dim);
+        let splits = if split { HeadLayout::splits(most_keys) } else { 1 };
+        let table = spread(&operands.relative, self.shape.key_dim);
         let table =
             Buffer::with_data(gpu, "test.relative", &table.iter().map(|&x| x as f32).collect::<Vec<_>>());
         let relative = self.clip.map(|clip| RelativePositions { table: &table, clip });
-        let partial_rows = (self.tokens() * self.shape.slots * self.shape.heads * splits) as usize;
-        let partial = Guarded::new(gpu, 0, partial_rows * self.shape.head_stride() as usize);
-        let stats = Guarded::new(gpu, 0, 2 * partial_rows);
+        let scratch = self.scratch(splits);
         let (chosen, out) = (self.chosen(), self.output());
         let counters = run(gpu, |recorder| {
             DecodeAttention {
-                shape: self.shape,
+                heads: self.shape.head_layout(),
                 spans,
                 q,
-                k_cache,
-                v_cache,
-                partial: &partial.buffer,
-                stats: &stats.buffer,
+                cache: &cache.kv,
+                scratch: &scratch.buffer,
                 routes: self.routes(&chosen),
                 out: &out.buffer,
                 tokens: self.tokens(),
@@ -402,8 +419,7 @@ impl Attention {
             .record(recorder);
         });
         // Scratch has guards, too.
-        partial.read::<f32>();
-        stats.read::<f32>();
+        scratch.read::<f32>();
         (self.read(&out), counters)
     }
 
@@ -419,17 +435,16 @@ impl Attention {
     }
 
     fn prefill(&self, operands: &Operands, ranges: &[[u32; 2]]) -> (Vec<f64>, Counters) {
-        let [spans, q, k_cache, v_cache] = &self.buffers(operands);
+        let (spans, q, cache) = &self.buffers(operands);
         let ranges_on_gpu = Buffer::with_data(self.gpu(), "test.ranges", ranges);
         let out = self.output();
         let counters = run(self.gpu(), |recorder| {
             PrefillAttention {
-                shape: self.shape,
+                heads: self.shape.head_layout(),
                 spans,
                 ranges: &ranges_on_gpu,
                 q,
-                k_cache,
-                v_cache,
+                cache: &cache.kv,
                 out: &out.buffer,
                 tokens: self.tokens(),
                 longest: ranges.iter().map(|range| range[1]).max().expect("some range"),
@@ -444,8 +459,8 @@ impl Attention {
 
     /// Multiply-accumulates, by the definition: q·k and weight·v for each head and key.
     fn macs(&self) -> u64 {
-        let AttentionShape { slots, heads, head_dim, .. } = self.shape;
-        2 * self.keys() * u64::from(slots * heads * head_dim)
+        let AttentionShape { slots, heads, key_dim, value_dim, .. } = self.shape;
+        self.keys() * u64::from(slots * heads) * u64::from(key_dim + value_dim)
     }
 }
 
@@ -459,8 +474,9 @@ fn any_spans(shape: &AttentionShape, tokens: u32, seed: u64) -> Vec<[u32; 2]> {
 }
 
 fn any_decode(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Attention> {
-    (any_shape(max_capacity, max_head_dim), size(5), any::<u64>())
-        .prop_map(|(shape, tokens, seed)| by_slot(shape, any_spans(&shape, tokens, seed), seed))
+    (any_shape(max_capacity, max_head_dim), size(5), any::<u64>()).prop_map(|(shape, tokens, seed)| {
+        by_slot(shape, any_spans(&shape, tokens, seed), seed).on(ATTENTION_CHOICES[seed as usize % 2])
+    })
 }
 
 fn any_expert_decode(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Attention> {
@@ -479,7 +495,7 @@ fn any_prefill() -> impl Strategy<Value = Attention> {
             let start = start % (shape.capacity - tokens + 1);
             spans.extend((start..start + tokens).map(|position| [position, sequence]));
         }
-        by_slot(shape, spans, seed)
+        by_slot(shape, spans, seed).on(ATTENTION_CHOICES[seed as usize % 2])
     })
 }
 
@@ -531,7 +547,7 @@ fn stick_breaking_holds_for_sharp_scores_and_large_heads() {
     check(48, any, |attention| {
         let mut operands = attention.operands();
         operands.q.iter_mut().chain(&mut operands.keys).for_each(|x| *x *= 10.0);
-        operands.keys = as_cached(&attention.shape, &operands.keys);
+        operands.keys = attention.shape.cached_keys(&operands.keys);
         let (got, _) = attention.stick_breaking(&operands);
         assert_close(&got, &attention.oracle_by_head(Weigh::StickBreaking, &operands), "out");
     });
@@ -553,11 +569,13 @@ const SHAPE: AttentionShape = AttentionShape {
     heads: 3,
     kv_heads: 3,
     group: 1,
-    head_dim: 20,
+    key_dim: 20,
+    value_dim: 20,
     capacity: 900,
     sequences: 2,
     head_spans: false,
     cache: CachePrecision::F32,
+    most: Most::Everything,
 };
 
 /// Positions on both sides of every boundary between splits.
@@ -611,7 +629,8 @@ fn attention_reads_a_long_context() {
             slots: 1,
             heads: 1,
             kv_heads: 1,
-            head_dim: MAX_HEAD_DIM,
+            key_dim: MAX_HEAD_DIM,
+            value_dim: MAX_HEAD_DIM,
             capacity: 12_000,
             ..SHAPE
         };
@@ -635,7 +654,7 @@ fn attention_holds_scores_of_any_size() {
                 let attention = by_slot(SHAPE, vec![[599, 0]], 10).on(choice);
                 let Operands { q, mut keys, values, relative } = attention.operands();
                 let ones = vec![1.0; q.len()];
-                let width = attention.kv_width() as usize;
+                let width = (SHAPE.kv_heads * SHAPE.key_dim) as usize;
                 keys[..600 * width].fill(sign * 1e4 - 1e4);
                 keys[best * width..(best + 1) * width].fill(sign * 1e4);
                 let expected = values[best * width..(best + 1) * width].repeat(2);
@@ -686,7 +705,8 @@ fn expert_shapes() -> [AttentionShape; 2] {
         queries,
         kv_heads: 4,
         group: 2,
-        head_dim: 18,
+        key_dim: 18,
+        value_dim: 18,
         ..SHAPE
     })
 }
@@ -712,7 +732,7 @@ fn a_token_attends_in_the_same_bits_alone_and_in_a_batch() {
             let batch = by_expert(shape, 5, spans.clone(), 15).on(choice);
             let operands = batch.operands();
             let [q_width, out_width, slots] =
-                [batch.q_heads() * shape.head_dim, shape.slots * shape.heads * shape.head_dim, shape.slots]
+                [batch.q_heads() * shape.key_dim, shape.slots * shape.heads * shape.value_dim, shape.slots]
                     .map(|n| n as usize);
             let (decode, stick) = (batch.decode_unsplit(&operands).0, batch.stick_breaking(&operands).0);
             for (token, span) in spans.into_iter().enumerate() {
@@ -738,7 +758,7 @@ fn an_expert_out_of_range_spoils_only_its_own_heads() {
             let operands = clean.operands();
             let mut spoiled = clean.clone();
             spoiled.chosen[3] = wild;
-            let slot = (shape.heads * shape.head_dim) as usize;
+            let slot = (shape.heads * shape.value_dim) as usize;
             for (weigh, got) in [
                 (Weigh::Softmax, spoiled.decode(&operands).0),
                 (Weigh::Softmax, spoiled.decode_unsplit(&operands).0),
@@ -768,6 +788,8 @@ fn queries_by_expert_are_queries_by_slot_when_experts_are_the_slots() {
             shape,
             spans: spans.clone(),
             sees: Vec::new(),
+            from: Vec::new(),
+            ahead: 0,
             clip: None,
             chosen: vec![0, 1, 0, 1],
             first: 0,
@@ -796,7 +818,13 @@ fn any_visible(max_capacity: u32) -> impl Strategy<Value = Attention> {
             _ => (hash(seed + 41, i) % u64::from(capacity + 1)) as u32,
         };
         attention.sees = (0..attention.spans.len()).map(sees).collect();
-        Attention { clip, ..attention }
+        // Half see nothing of the beginning.
+        let from = |(i, &end): (usize, &u32)| match hash(seed + 42, i) % 2 {
+            0 => 0,
+            _ => (hash(seed + 43, i) % u64::from(end + 1)) as u32,
+        };
+        attention.from = attention.sees.iter().enumerate().map(from).collect();
+        Attention { clip, ahead: seed as u32, ..attention }
     })
 }
 
@@ -841,6 +869,22 @@ fn prefill_sees_whole_sequences() {
     });
 }
 
+/// Every token sees the slots of a window that slides with it.
+#[test]
+fn prefill_sees_a_window_that_slides() {
+    for choice in ATTENTION_CHOICES {
+        check(64, (any_prefill(), size(90)), |(attention, window)| {
+            let mut attention = attention.on(choice);
+            attention.from =
+                attention.spans.iter().map(|span| (span[0] + 1).saturating_sub(window)).collect();
+            let operands = attention.operands();
+            let (got, counters) = attention.prefill(&operands, &attention.ranges());
+            assert_close(&got, &attention.oracle_by_head(Weigh::Softmax, &operands), "out");
+            assert_eq!(counters.macs, attention.macs());
+        });
+    }
+}
+
 /// Where every key/value head has spans of its own, as after a cut of whole sequences.
 #[test]
 fn every_head_has_spans_of_its_own() {
@@ -851,8 +895,10 @@ fn every_head_has_spans_of_its_own() {
                 slots: kv_heads,
                 heads: 1,
                 kv_heads,
-                head_dim,
+                key_dim: head_dim,
+                value_dim: head_dim,
                 capacity: 1 + (seed % 400) as u32,
+                most: [Most::Everything, Most::Half, Most::Least][seed as usize % 3],
                 head_spans: true,
                 ..SHAPE
             };
@@ -879,8 +925,16 @@ fn learned_distances_give_the_same_bits_every_time() {
     assert_repeatable(|| attention.decode(&operands).0);
 }
 
-const STICK: AttentionShape =
-    AttentionShape { slots: 1, heads: 1, kv_heads: 1, head_dim: 4, capacity: 10_000, sequences: 1, ..SHAPE };
+const STICK: AttentionShape = AttentionShape {
+    slots: 1,
+    heads: 1,
+    kv_heads: 1,
+    key_dim: 4,
+    value_dim: 4,
+    capacity: 10_000,
+    sequences: 1,
+    ..SHAPE
+};
 
 /// Small shares of many keys add up: what is left of the stick may not drift.
 #[test]
@@ -928,7 +982,12 @@ fn stick_breaking_holds_scores_of_any_size() {
 /// llvmpipe ends a shader after 65,535 turns of all its loops together, without a word.
 #[test]
 fn stick_breaking_reads_a_long_context_with_the_largest_heads() {
-    let shape = AttentionShape { head_dim: MAX_STICK_HEAD_DIM, capacity: 4096, ..STICK };
+    let shape = AttentionShape {
+        key_dim: MAX_STICK_HEAD_DIM,
+        value_dim: MAX_STICK_HEAD_DIM,
+        capacity: 4096,
+        ..STICK
+    };
     let attention = by_slot(shape, vec![[4095, 0]], 21);
     let mut operands = attention.operands();
     // Scores near −8, so that the oldest key still counts.
@@ -951,18 +1010,25 @@ struct RopeDecode {
 fn any_rope_decode() -> impl Strategy<Value = RopeDecode> {
     (any_shape(1100, MAX_HEAD_DIM), any::<[u32; 2]>(), any::<u64>()).prop_map(
         |(shape, [turned, tokens], seed)| {
-            let head_dim = shape.head_dim.next_multiple_of(4).max(8);
-            let shape = AttentionShape { head_dim, ..shape };
+            let key_dim = shape.key_dim.next_multiple_of(4).max(8);
+            // A query fits where its output goes.
+            let shape = AttentionShape { key_dim, value_dim: shape.value_dim.max(key_dim), ..shape };
             let tokens = 1 + tokens % shape.sequences;
             // Sequences in any order, each once.
             let spans = (0..tokens)
                 .map(|token| {
-                    let position = (hash(seed, token as usize) % u64::from(shape.capacity)) as u32;
-                    [position, (token + seed as u32 % 7) % shape.sequences]
+                    let slot = (hash(seed, token as usize) % u64::from(shape.capacity)) as u32;
+                    [slot, (token + seed as u32 % 7) % shape.sequences]
                 })
-                .collect();
-            let rotated = 8 * (1 + turned % (head_dim / 8));
-            RopeDecode { attention: by_slot(shape, spans, seed), rotated }
+                .collect::<Vec<_>>();
+            let rotated = 8 * (1 + turned % (key_dim / 8));
+            let from = (0..).zip(&spans).map(|(i, span)| match hash(seed + 42, i) % 2 {
+                0 => 0,
+                _ => (hash(seed + 43, i) % u64::from(span[0] + 1)) as u32,
+            });
+            let from = from.collect();
+            let ahead = (seed % 50) as u32;
+            RopeDecode { attention: Attention { from, ahead, ..by_slot(shape, spans, seed) }, rotated }
         },
     )
 }
@@ -974,45 +1040,45 @@ impl RopeDecode {
     fn run(&self) -> [[Vec<f64>; 3]; 2] {
         let attention = &self.attention;
         let (gpu, shape) = (attention.gpu(), attention.shape);
-        let AttentionShape { slots, heads, kv_heads, head_dim, capacity, sequences, .. } = shape;
-        let (tokens, width) = (attention.tokens(), kv_heads * head_dim);
-        let kv = noise(attention.seed + 5, (tokens * 2 * width) as usize);
-        let Operands { mut q, keys, values, .. } = attention.operands();
+        let AttentionShape { slots, heads, kv_heads, key_dim, value_dim, capacity, .. } = shape;
+        let (tokens, ahead) = (attention.tokens(), attention.ahead);
+        let [keys_row, values_row] = [key_dim, value_dim].map(|channels| (kv_heads * channels) as usize);
+        let new_keys = noise(attention.seed + 5, tokens as usize * keys_row);
+        let new_values = noise(attention.seed + 6, tokens as usize * values_row);
+        let Operands { mut q, mut keys, mut values, .. } = attention.operands();
         // Nobody reads the own place, whatever it holds; what stays unwritten must stay.
-        let place = |position: u32, sequence: u32| ((sequence * capacity + position) * width) as usize;
-        let (mut keys, mut values) = (keys, values);
+        let place = |slot: u32, sequence: u32| (sequence * capacity + slot) as usize;
         let unwritten = |x: &mut f64| *x = if x.is_nan() { 0.5 } else { *x };
         keys.iter_mut().chain(&mut values).for_each(unwritten);
         let (mut old_keys, mut old_values) = (keys.clone(), values.clone());
-        for &[position, sequence] in &attention.spans {
-            let own = place(position, sequence)..place(position, sequence) + width as usize;
-            old_keys[own.clone()].fill(f64::NAN);
-            old_values[own].fill(f64::NAN);
+        for &[slot, sequence] in &attention.spans {
+            old_keys[place(slot, sequence) * keys_row..][..keys_row].fill(f64::NAN);
+            old_values[place(slot, sequence) * values_row..][..values_row].fill(f64::NAN);
         }
 
-        let caches =
-            [&old_keys, &old_values].map(|rows| Guarded::holding(gpu, 0, &cache_words(&shape, rows)));
+        let cache = GuardedCache::new(gpu, &shape, &old_keys, &old_values);
         let spans = Buffer::with_data(gpu, "test.spans", &attention.span_words());
-        let q_on_gpu = upload(gpu, &q, heads * head_dim);
-        let kv_on_gpu = upload(gpu, &kv, 2 * width);
-        let angles = rope_angles(gpu, capacity, self.rotated, Self::THETA);
-        let most_keys = attention.spans.iter().map(|span| span[0] + 1).max().expect("some token");
-        let rows = (tokens * slots * heads * AttentionShape::splits(most_keys)) as usize;
-        let partial = Guarded::new(gpu, 0, rows * head_dim as usize);
-        let (stats, out) = (Guarded::new(gpu, 0, 2 * rows), attention.output());
-        assert!(RopeAttentionDecode::fits(&shape, self.rotated));
+        let q_on_gpu = upload(gpu, &q, heads * key_dim);
+        let padded_values = spread(&new_values, value_dim);
+        let stride = padded_values.len() / tokens as usize;
+        let rows = new_keys.chunks_exact(keys_row).zip(padded_values.chunks_exact(stride));
+        let kv: Vec<f64> = rows.flat_map(|(keys, values)| [keys, values].concat()).collect();
+        let kv_on_gpu = upload(gpu, &kv, (keys_row + stride) as u32);
+        let angles = rope_angles(gpu, capacity + ahead, self.rotated, Self::THETA);
+        let most_keys = attention.most_keys();
+        let (scratch, out) = (attention.scratch(HeadLayout::splits(most_keys)), attention.output());
+        let head_layout = shape.head_layout();
+        assert!(RopeAttentionDecode::fits(&head_layout, self.rotated));
         let counters = run(gpu, |recorder| {
             RopeAttentionDecode {
-                shape,
+                heads: head_layout,
                 spans: &spans,
                 q: &q_on_gpu,
                 kv: &kv_on_gpu,
                 angles: &angles,
                 rotated: self.rotated,
-                k_cache: &caches[0].buffer,
-                v_cache: &caches[1].buffer,
-                partial: &partial.buffer,
-                stats: &stats.buffer,
+                cache: &cache.kv,
+                scratch: &scratch.buffer,
                 out: &out.buffer,
                 tokens,
                 most_keys,
@@ -1022,30 +1088,30 @@ impl RopeDecode {
             .record(recorder);
         });
         assert_eq!(counters.macs, attention.macs());
-        partial.read::<f32>();
-        stats.read::<f32>();
-        let [got_keys, got_values] = caches.map(|words| cached(&shape, &words.read::<u32>()));
+        scratch.read::<f32>();
+        let [got_keys, got_values] = cache.read();
         let got = [attention.read(&out), got_keys, got_values];
 
-        let d = head_dim as usize;
-        for (token, &[position, sequence]) in attention.spans.iter().enumerate() {
-            let turn = |head: &mut [f64]| rope(&mut head[..self.rotated as usize], position, Self::THETA);
+        let d = key_dim as usize;
+        for (token, &[slot, sequence]) in attention.spans.iter().enumerate() {
+            let turn = |head: &mut [f64]| rope(&mut head[..self.rotated as usize], slot + ahead, Self::THETA);
             let heads = (slots * heads) as usize * d;
             q[token * heads..][..heads].chunks_exact_mut(d).for_each(turn);
-            let (key, value) =
-                kv[token * 2 * width as usize..][..2 * width as usize].split_at(width as usize);
-            let own = place(position, sequence)..place(position, sequence) + width as usize;
-            keys[own.clone()].copy_from_slice(key);
-            keys[own.clone()].chunks_exact_mut(d).for_each(turn);
-            values[own].copy_from_slice(value);
+            let own = &mut keys[place(slot, sequence) * keys_row..][..keys_row];
+            own.copy_from_slice(&new_keys[token * keys_row..][..keys_row]);
+            own.chunks_exact_mut(d).for_each(turn);
+            values[place(slot, sequence) * values_row..][..values_row]
+                .copy_from_slice(&new_values[token * values_row..][..values_row]);
         }
-        let out = attention.oracle(&Operands {
-            q,
-            keys: as_cached(&shape, &keys),
-            values: as_cached(&shape, &values),
-            relative: Vec::new(),
-        });
-        assert_eq!(sequences * capacity * width, keys.len() as u32);
+        let out = attention.oracle_by_head(
+            Weigh::Softmax,
+            &Operands {
+                q,
+                keys: shape.cached_keys(&keys),
+                values: shape.cached_values(&values),
+                relative: Vec::new(),
+            },
+        );
         [got, [out, keys, values]]
     }
 
@@ -1054,7 +1120,7 @@ impl RopeDecode {
         let cache = self.attention.shape.cache;
         assert_close_in(cache, &got[0], &expected[0], "out");
         assert_close_in(cache, &got[1], &expected[1], "keys");
-        assert_eq!(got[2], as_cached(&self.attention.shape, &expected[2]), "values are copied");
+        assert_eq!(got[2], self.attention.shape.cached_values(&expected[2]), "values are copied");
         got.concat()
     }
 }
@@ -1072,7 +1138,7 @@ fn rope_attention_rotates_appends_and_attends() {
 #[test]
 fn rope_attention_finds_its_own_split() {
     for choice in ATTENTION_CHOICES {
-        let shape = AttentionShape { head_dim: 24, sequences: 4, ..SHAPE };
+        let shape = AttentionShape { key_dim: 24, value_dim: 24, sequences: 4, ..SHAPE };
         for positions in [[0, 255, 256, 257], [511, 512, 63, 899], [31, 32, 33, 1]] {
             let spans = (0..4).map(|i| [positions[i as usize], 3 - i]).collect();
             RopeDecode { attention: by_slot(shape, spans, 30).on(choice), rotated: 16 }.check();
@@ -1083,7 +1149,7 @@ fn rope_attention_finds_its_own_split() {
 #[test]
 fn rope_attention_gives_the_same_bits_every_time() {
     for choice in ATTENTION_CHOICES {
-        let shape = AttentionShape { head_dim: 64, sequences: 3, ..SHAPE };
+        let shape = AttentionShape { key_dim: 64, value_dim: 64, sequences: 3, ..SHAPE };
         let attention = by_slot(shape, vec![[700, 2], [3, 0], [256, 1]], 31).on(choice);
         let decode = RopeDecode { attention, rotated: 64 };
         assert_repeatable(|| decode.check());

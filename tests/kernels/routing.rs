@@ -813,7 +813,7 @@ struct Cut {
 /// What a cut writes: the spans `[tokens, heads]`, the chosen heads, their gates.
 #[derive(Debug, PartialEq)]
 struct WasCut {
-    spans: Vec<[u32; 3]>,
+    spans: Vec<[u32; 5]>,
     chosen: Vec<u32>,
     gates: Vec<f32>,
 }
@@ -849,7 +849,7 @@ impl Cut {
         let ranges: Vec<[u32; 2]> = self.lengths.iter().map(range).collect();
         let kept = Buffer::with_data(gpu, "test.kept", kept);
         let ranges = Buffer::with_data(gpu, "test.ranges", &ranges);
-        let spans = Guarded::new(gpu, 0, 3 * slots);
+        let spans = Guarded::new(gpu, 0, 5 * slots);
         let [chosen, gates] = [0, 1].map(|_| Guarded::new(gpu, self.first as usize, slots));
         run(gpu, |recorder| {
             SequenceCut {
@@ -872,7 +872,7 @@ impl Cut {
             .record(recorder);
         });
         let spans: Vec<u32> = spans.read();
-        let spans = spans.chunks_exact(3).map(|span| [span[0], span[1], span[2]]).collect();
+        let spans = spans.as_chunks().0.to_vec();
         WasCut { spans, chosen: chosen.read(), gates: gates.read() }
     }
 
@@ -890,7 +890,7 @@ impl Cut {
         let count = |(b, h)| of_sequence(b).filter(|&token| keeps(token, h)).count();
         let longest = parts().map(count).max().unwrap_or(0);
         let mut cut =
-            WasCut { spans: vec![[0; 3]; slots], chosen: vec![NOBODY; slots], gates: vec![0.0; slots] };
+            WasCut { spans: vec![[0; 5]; slots], chosen: vec![NOBODY; slots], gates: vec![0.0; slots] };
         for (b, h) in parts() {
             let mut order: Vec<usize> = of_sequence(b).collect();
             // Stable, so the others stay in their order.
@@ -900,7 +900,7 @@ impl Cut {
             for (place, token) in order.iter().enumerate() {
                 let keys = if self.causal { place + 1 } else { order.len() };
                 let at = token * heads + h;
-                cut.spans[at] = [place as u32, b as u32, keys as u32];
+                cut.spans[at] = [place as u32, b as u32, place as u32, 0, keys as u32];
                 (cut.chosen[at], cut.gates[at]) = (h as u32, 1.0);
             }
         }
@@ -911,8 +911,8 @@ impl Cut {
         let kept = self.kept();
         let (mut got, expected) = (self.run(&kept), self.oracle(&kept));
         // Where a head leaves a token out, only that it sees no keys counts.
-        for span in got.spans.iter_mut().filter(|span| span[2] == 0) {
-            *span = [0; 3];
+        for span in got.spans.iter_mut().filter(|span| span[4] == 0) {
+            *span = [0; 5];
         }
         assert_eq!(got, expected, "{self:?}");
         got

@@ -2,17 +2,18 @@
 //! `cache_reorder`, `copy`.
 
 use headwise::internal::{
-    AddPositions, AttentionShape, Buffer, CacheAppend, CachePrecision, CacheReorder, Copy, Embedding, Gpu,
-    KernelChoice, MatrixShape, NormInput, NormKind, NormRows, Precision, Queries, QueryNorm, RopeCache,
-    head_stride, padded, rope_angles, sinusoidal_positions,
+    AddPositions, Buffer, CacheAppend, CachePrecision, CacheReorder, Copy, Embedding, Gpu, KernelChoice,
+    KeyOrValue, MatrixShape, NormInput, NormKind, NormRows, Precision, Queries, QueryNorm, Recorder,
+    RopeCache, Span, head_stride, padded, rope_angles, sinusoidal_positions,
 };
 use proptest::prelude::*;
 
 use crate::{
     reference::{embedding::embedding, layer_norm::layer_norm, rms_norm::rms_norm, rope_cache::rope},
     support::{
-        Guarded, as_cached, assert_close, assert_close_in, assert_repeatable, cache_precision, cache_words,
-        cached, check, gpu, hash, matrix, noise, pad, precision, read, run, size, stored, upload,
+        Guarded, assert_close, assert_close_in, assert_repeatable,
+        cache::{AttentionShape, GuardedCache, Most, cache_precision, most},
+        check, gpu, hash, matrix, noise, pad, precision, read, run, size, stored, upload,
     },
 };
 
@@ -98,8 +99,8 @@ impl Positions {
         let class = noise(seed + 2, width as usize);
         let on_gpu = Guarded::holding(gpu, 0, &pad(&x, width));
         let (table_on_gpu, class_on_gpu) = (upload(gpu, &table, width), upload(gpu, &class, width));
-        let words: Vec<[u32; 3]> =
-            self.spans.iter().map(|&[position, sequence]| [position, sequence, 1]).collect();
+        let span = |&[position, sequence]: &[u32; 2]| Span::seeing(position, sequence, 1);
+        let words = Span::words(&self.spans.iter().map(span).collect::<Vec<_>>());
         let spans = Buffer::with_data(gpu, "test.spans", &words);
         run(gpu, |recorder| {
             AddPositions {
@@ -338,7 +339,8 @@ fn query_norm_gives_the_same_bits_every_time() {
 #[derive(Clone, Debug)]
 struct Append {
     shape: AttentionShape,
-    /// (position, sequence) of each token.
+    half: KeyOrValue,
+    /// (slot, sequence) of each token.
     spans: Vec<[u32; 2]>,
     /// The first column of a source row, and columns after the last.
     first: u32,
@@ -347,17 +349,30 @@ struct Append {
 }
 
 fn any_append() -> impl Strategy<Value = Append> {
-    let sizes = (size(5), size(70), size(40), 1..=3u32);
-    (sizes, size(12), 0..9u32, 0..20u32, any::<u64>(), cache_precision()).prop_map(
-        |((kv_heads, head_dim, capacity, sequences), tokens, first_quads, more, seed, cache)| {
+    let sizes = (size(5), [size(70), size(70)], size(40), 1..=3u32);
+    let of_cache = (cache_precision(), most());
+    (sizes, size(12), 0..9u32, 0..20u32, any::<u64>(), of_cache).prop_map(
+        |((kv_heads, dims, capacity, sequences), tokens, first_quads, more, seed, (cache, most))| {
             let head_spans = seed % 3 == 0;
-            let shape = AttentionShape { kv_heads, head_dim, capacity, sequences, head_spans, cache, ..ROPE };
+            let [key_dim, value_dim] = dims;
+            let half = if seed % 2 == 0 { KeyOrValue::Key } else { KeyOrValue::Value };
+            let shape = AttentionShape {
+                kv_heads,
+                key_dim,
+                value_dim,
+                capacity,
+                sequences,
+                head_spans,
+                cache,
+                most,
+                ..ROPE
+            };
             // Different places: two tokens at one place would race.
             let places = capacity * sequences;
             let place = |i| (i + seed as u32 % places) % places;
             let spans =
                 (0..tokens.min(places)).map(|i| [place(i) / sequences, place(i) % sequences]).collect();
-            Append { shape, spans, first: 4 * first_quads, more, seed }
+            Append { shape, half, spans, first: 4 * first_quads, more, seed }
         },
     )
 }
@@ -366,7 +381,11 @@ impl Append {
     /// Appends; the values are copied, so the comparison is exact.
     fn check(&self) -> Vec<f64> {
         let gpu = device();
-        let AttentionShape { kv_heads, head_dim, capacity, sequences, .. } = self.shape;
+        let AttentionShape { kv_heads, key_dim, value_dim, capacity, sequences, .. } = self.shape;
+        let (head_dim, half) = match self.half {
+            KeyOrValue::Key => (key_dim, 0),
+            KeyOrValue::Value => (value_dim, 1),
+        };
         let width = kv_heads * head_stride(head_dim);
         let src_width = self.first + width + self.more;
         let tokens = self.spans.len() as u32;
@@ -378,39 +397,42 @@ impl Append {
                 head[head_dim as usize..].fill(0.0);
             }
         }
-        let mut expected = noise(self.seed + 1, (sequences * capacity * kv_heads * head_dim) as usize);
-        let cache = Guarded::holding(gpu, 0, &cache_words(&self.shape, &expected));
-        let words = span_words(&self.shape, &self.spans);
+        let [keys, values] = self.shape.cache_floats();
+        let mut expected = [noise(self.seed + 1, keys), noise(self.seed + 2, values)];
+        let cache = GuardedCache::new(gpu, &self.shape, &expected[0], &expected[1]);
+        let words = span_words(&self.shape, &self.spans, 3);
         let spans = Buffer::with_data(gpu, "test.spans", &words);
         let src_on_gpu = upload(gpu, &src, src_width);
         run(gpu, |recorder| {
             CacheAppend {
-                shape: self.shape,
+                heads: self.shape.head_layout(),
                 spans: &spans,
                 src: &src_on_gpu,
                 src_width,
                 first: self.first,
-                cache: &cache.buffer,
+                half: self.half,
+                cache: &cache.kv,
                 tokens,
             }
             .record(recorder);
         });
-        for (token, (row, &[position, sequence])) in
+        for (token, (row, &[slot, sequence])) in
             src.chunks_exact(src_width as usize).zip(&self.spans).enumerate()
         {
-            let place = sequence.min(sequences - 1) * capacity + position.min(capacity - 1);
+            let place = sequence.min(sequences - 1) * capacity + slot.min(capacity - 1);
             let (stride, d) = (head_stride(head_dim) as usize, head_dim as usize);
             for head in 0..kv_heads as usize {
-                if self.shape.head_spans && words[token * kv_heads as usize + head][2] == 0 {
+                if self.shape.head_spans && words[token * kv_heads as usize + head][4] == 0 {
                     continue;
                 }
                 let from = &row[self.first as usize + head * stride..][..d];
-                expected[(place as usize * kv_heads as usize + head) * d..][..d].copy_from_slice(from);
+                expected[half][(place as usize * kv_heads as usize + head) * d..][..d].copy_from_slice(from);
             }
         }
-        let got = cached(&self.shape, &cache.read::<u32>());
-        assert_eq!(got, as_cached(&self.shape, &expected));
-        got
+        let got = cache.read();
+        let expected = [self.shape.cached_keys(&expected[0]), self.shape.cached_values(&expected[1])];
+        assert_eq!(got, expected);
+        got.concat()
     }
 }
 
@@ -425,15 +447,15 @@ fn cache_append_copies_columns_to_their_places_and_nothing_else() {
 fn cache_append_takes_the_last_place_for_one_out_of_range() {
     let shape = AttentionShape { capacity: 9, ..ROPE };
     for spans in [vec![[9, 0], [u32::MAX, 7], [1, 0]], vec![[3, 2], [4, u32::MAX]]] {
-        Append { shape, spans, first: 8, more: 3, seed: 2 }.check();
+        Append { shape, half: KeyOrValue::Value, spans, first: 8, more: 3, seed: 2 }.check();
     }
 }
 
 #[test]
 fn cache_append_gives_the_same_bits_every_time() {
     let spans = (0..30).map(|i| [i / 2, i % 2]).collect();
-    let append =
-        Append { shape: AttentionShape { capacity: 20, ..ROPE }, spans, first: 60, more: 0, seed: 3 };
+    let shape = AttentionShape { capacity: 20, ..ROPE };
+    let append = Append { shape, half: KeyOrValue::Key, spans, first: 60, more: 0, seed: 3 };
     assert_repeatable(|| append.check());
 }
 
@@ -445,25 +467,30 @@ struct Rope {
     rotated: u32,
     /// Values come in a buffer of their own.
     apart: bool,
-    /// (position, sequence) of each token.
+    /// (slot, sequence) of each token.
     spans: Vec<[u32; 2]>,
+    /// How far positions are ahead of slots.
+    ahead: u32,
     seed: u64,
 }
 
 /// The words of a token's spans: with head spans one for each head, of which every third leaves the token out.
-fn span_words(shape: &AttentionShape, spans: &[[u32; 2]]) -> Vec<[u32; 3]> {
+fn span_words(shape: &AttentionShape, spans: &[[u32; 2]], ahead: u32) -> Vec<[u32; 5]> {
     let heads = if shape.head_spans { shape.kv_heads } else { 1 };
-    let words = |span: &[u32; 2], i: usize| [span[0], span[1], u32::from(i % 3 != 1)];
-    let all = spans.iter().flat_map(|span| (0..heads).map(move |head| (span, head)));
-    all.enumerate().map(|(i, (span, _))| words(span, i)).collect()
+    let all = spans.iter().flat_map(|span| (0..heads).map(move |_| span));
+    let span = |(i, &[slot, sequence]): (usize, &[u32; 2])| {
+        let position = slot.saturating_add(ahead);
+        Span { position, sequence, slot, first: 0, end: u32::from(i % 3 != 1) }
+    };
+    Span::words(&all.enumerate().map(span).collect::<Vec<_>>())
 }
 
 fn any_rope() -> impl Strategy<Value = Rope> {
     let sizes = (size(5), size(4), size(4), size(32), size(40), 1..=3u32);
     let theta = prop_oneof![Just(1e4), Just(5e5), Just(100.0)];
-    let parts = (any::<u32>(), any::<bool>(), cache_precision());
+    let parts = (any::<u32>(), any::<bool>(), cache_precision(), most(), prop_oneof![Just(0), size(70)]);
     (sizes, 0..4u32, theta, parts, size(12), any::<u64>()).prop_map(
-        |(sizes, queries, theta, (turned, apart, cache), tokens, seed)| {
+        |(sizes, queries, theta, (turned, apart, cache, most, more), tokens, seed)| {
             let (slots, heads, kv_heads, head_quads, capacity, sequences) = sizes;
             let shape = AttentionShape {
                 queries: match queries {
@@ -475,9 +502,11 @@ fn any_rope() -> impl Strategy<Value = Rope> {
                 heads,
                 kv_heads,
                 group: 1,
-                head_dim: 4 * head_quads,
+                key_dim: 4 * head_quads,
+                value_dim: if more == 0 { 4 * head_quads } else { more },
                 capacity,
                 sequences,
+                most,
                 // A span for each key/value head, and so for each query head.
                 head_spans: queries == 2 && head_quads > 1,
                 cache,
@@ -491,9 +520,10 @@ fn any_rope() -> impl Strategy<Value = Rope> {
             let place = |i| (i + seed as u32 % places) % places;
             let spans =
                 (0..tokens.min(places)).map(|i| [place(i) / sequences, place(i) % sequences]).collect();
-            let rotated = 2 * (1 + turned % (shape.head_dim / 2));
-            let rotated = if apart { rotated } else { shape.head_dim };
-            Rope { shape, theta, rotated, apart, spans, seed }
+            let rotated = 2 * (1 + turned % (shape.key_dim / 2));
+            let rotated = if apart { rotated } else { shape.key_dim };
+            let ahead = (seed % 30) as u32;
+            Rope { shape, theta, rotated, apart, spans, ahead, seed }
         },
     )
 }
@@ -502,66 +532,74 @@ impl Rope {
     /// q, keys and values after the kernel, and after the oracle.
     fn run(&self) -> [[Vec<f64>; 3]; 2] {
         let gpu = device();
-        let AttentionShape { slots, heads, kv_heads, head_dim, capacity, sequences, .. } = self.shape;
+        let AttentionShape { slots, heads, kv_heads, key_dim, value_dim, capacity, sequences, .. } =
+            self.shape;
         let (slots, heads) = match self.shape.queries {
             Queries::Dense { experts } => (1, experts * heads),
             Queries::BySlot | Queries::ByExpert => (slots, heads),
         };
-        let (q_width, kv_width, tokens) = (heads * head_dim, kv_heads * head_dim, self.spans.len() as u32);
+        let (q_width, tokens) = (heads * key_dim, self.spans.len() as u32);
+        let [key_width, value_stride] = [kv_heads * key_dim, kv_heads * head_stride(value_dim)];
         let q = noise(self.seed, (tokens * slots * q_width) as usize);
-        let new_keys = noise(self.seed + 1, (tokens * kv_width) as usize);
-        let new_values = noise(self.seed + 4, new_keys.len());
+        let new_keys = noise(self.seed + 1, (tokens * key_width) as usize);
+        let new_values = noise(self.seed + 4, (tokens * kv_heads * value_dim) as usize);
         // Places no token writes keep what they have.
-        let keys = noise(self.seed + 2, (sequences * capacity * kv_width) as usize);
-        let values = noise(self.seed + 3, keys.len());
+        let [keys, values] = self.shape.cache_floats();
+        let (keys, values) = (noise(self.seed + 2, keys), noise(self.seed + 3, values));
 
         let q_on_gpu = Guarded::holding(gpu, 0, &pad(&q, q_width));
-        let caches = [&keys, &values].map(|rows| Guarded::holding(gpu, 0, &cache_words(&self.shape, rows)));
-        let words = span_words(&self.shape, &self.spans);
+        let cache = GuardedCache::new(gpu, &self.shape, &keys, &values);
+        let words = span_words(&self.shape, &self.spans, self.ahead);
         let spans = Buffer::with_data(gpu, "test.spans", &words);
-        let angles = rope_angles(gpu, capacity, self.rotated, self.theta);
-        let width = kv_width as usize;
-        let rows = new_keys.chunks_exact(width).zip(new_values.chunks_exact(width));
+        let angles = rope_angles(gpu, capacity + self.ahead, self.rotated, self.theta);
+        // Heads come padded.
+        let value_heads = new_values.chunks_exact(value_dim as usize);
+        let padding = (head_stride(value_dim) - value_dim) as usize;
+        let padded_values: Vec<f64> =
+            value_heads.flat_map(|head| [head, &vec![0.0; padding]].concat()).collect();
+        let rows =
+            new_keys.chunks_exact(key_width as usize).zip(padded_values.chunks_exact(value_stride as usize));
         let kv: Vec<f64> = rows.flat_map(|(keys, values)| [keys, values].concat()).collect();
         let (keys_on_gpu, values_on_gpu) = match self.apart {
-            true => (upload(gpu, &new_keys, kv_width), Some(upload(gpu, &new_values, kv_width))),
-            false => (upload(gpu, &kv, 2 * kv_width), None),
+            true => (upload(gpu, &new_keys, key_width), Some(upload(gpu, &padded_values, value_stride))),
+            false => (upload(gpu, &kv, key_width + value_stride), None),
         };
         run(gpu, |recorder| {
             RopeCache {
-                shape: self.shape,
+                heads: self.shape.head_layout(),
                 spans: &spans,
                 angles: &angles,
                 rotated: self.rotated,
                 q: &q_on_gpu.buffer,
                 keys: &keys_on_gpu,
                 values: values_on_gpu.as_ref(),
-                k_cache: &caches[0].buffer,
-                v_cache: &caches[1].buffer,
+                cache: &cache.kv,
                 tokens,
             }
             .record(recorder);
         });
-        let [got_keys, got_values] = caches.map(|cache| cached(&self.shape, &cache.read::<u32>()));
+        let [got_keys, got_values] = cache.read();
         let got = [q_on_gpu.read_rows(q_width), got_keys, got_values];
 
         let (mut q, mut keys, mut values) = (q, keys, values);
-        let d = head_dim as usize;
-        for (token, &[position, sequence]) in self.spans.iter().enumerate() {
-            // The kernel takes the last place for one out of range.
-            let (position, sequence) = (position.min(capacity - 1), sequence.min(sequences - 1));
+        let (d, value_d) = (key_dim as usize, value_dim as usize);
+        for (token, &[slot, sequence]) in self.spans.iter().enumerate() {
+            // The kernel takes the last place for one out of range, and the last angles.
+            let position = slot.saturating_add(self.ahead).min(capacity + self.ahead - 1);
+            let (slot, sequence) = (slot.min(capacity - 1), sequence.min(sequences - 1));
             let used =
-                |head: u32| !self.shape.head_spans || words[(token as u32 * kv_heads + head) as usize][2] > 0;
+                |head: u32| !self.shape.head_spans || words[(token as u32 * kv_heads + head) as usize][4] > 0;
             for head in (0..slots * heads).filter(|&head| used(head)) {
                 let at = (token as u32 * slots * heads + head) as usize * d;
                 rope(&mut q[at..][..self.rotated as usize], position, self.theta);
             }
             for head in (0..kv_heads).filter(|&head| used(head)) {
-                let from = (token as u32 * kv_heads + head) as usize * d;
-                let to = ((sequence * capacity + position) * kv_heads + head) as usize * d;
-                keys[to..][..d].copy_from_slice(&new_keys[from..][..d]);
-                values[to..][..d].copy_from_slice(&new_values[from..][..d]);
-                rope(&mut keys[to..][..self.rotated as usize], position, self.theta);
+                let from = (token as u32 * kv_heads + head) as usize;
+                let to = ((sequence * capacity + slot) * kv_heads + head) as usize;
+                values[to * value_d..][..value_d].copy_from_slice(&new_values[from * value_d..][..value_d]);
+                let key = &mut keys[to * d..][..d];
+                key.copy_from_slice(&new_keys[from * d..][..d]);
+                rope(&mut key[..self.rotated as usize], position, self.theta);
             }
         }
         [got, [q, keys, values]]
@@ -571,7 +609,7 @@ impl Rope {
         let [[q, keys, values], [expected_q, expected_keys, expected_values]] = self.run();
         assert_close(&q, &expected_q, "q");
         assert_close_in(self.shape.cache, &keys, &expected_keys, "keys");
-        assert_eq!(values, as_cached(&self.shape, &expected_values), "values are copied");
+        assert_eq!(values, self.shape.cached_values(&expected_values), "values are copied");
         [q, keys, values].concat()
     }
 }
@@ -589,11 +627,13 @@ const ROPE: AttentionShape = AttentionShape {
     heads: 3,
     kv_heads: 3,
     group: 1,
-    head_dim: 20,
+    key_dim: 20,
+    value_dim: 20,
     capacity: 4000,
     sequences: 2,
     head_spans: false,
     cache: CachePrecision::F32,
+    most: Most::Everything,
 };
 
 /// Angles come from a table made in f64, so they do not lose precision far from position 0.
@@ -605,6 +645,7 @@ fn rope_cache_is_exact_at_large_positions() {
         rotated: 20,
         apart: false,
         spans: vec![[3999, 0], [3998, 1], [2047, 0]],
+        ahead: 0,
         seed: 1,
     }
     .check();
@@ -618,6 +659,7 @@ fn rope_cache_takes_the_last_place_for_one_out_of_range() {
         rotated: 20,
         apart: false,
         spans: vec![[4000, 0], [u32::MAX, 7], [1, 0]],
+        ahead: 0,
         seed: 2,
     }
     .check();
@@ -628,7 +670,7 @@ fn rope_cache_gives_the_same_bits_every_time() {
     let spans: Vec<[u32; 2]> = (0..30).map(|i| [i / 2, i % 2]).collect();
     let shape = AttentionShape { capacity: 20, ..ROPE };
     for (rotated, apart) in [(20, false), (12, true)] {
-        let rope = Rope { shape, theta: 1e4, rotated, apart, spans: spans.clone(), seed: 3 };
+        let rope = Rope { shape, theta: 1e4, rotated, apart, spans: spans.clone(), ahead: 5, seed: 3 };
         assert_repeatable(|| rope.check());
     }
 }
@@ -643,43 +685,80 @@ struct Reorder {
 
 impl Reorder {
     fn check(&self) -> Vec<f64> {
-        let gpu = device();
-        let AttentionShape { kv_heads, head_dim, capacity, sequences, .. } = self.shape;
-        let width = kv_heads * head_dim;
-        let count = (sequences * capacity * width) as usize;
-        let [from, mut expected] = [0, 1].map(|salt| as_cached(&self.shape, &noise(self.seed + salt, count)));
-        let to = Guarded::holding(gpu, 0, &cache_words(&self.shape, &expected));
-        let from_on_gpu = Buffer::with_data(gpu, "test.cache", &cache_words(&self.shape, &from));
+        let (gpu, shape) = (device(), &self.shape);
+        let floats = shape.cache_floats();
+        let noise = |salt: u64| {
+            let [keys, values] = floats;
+            let (keys, values) = (noise(self.seed + salt, keys), noise(self.seed + salt + 1, values));
+            [shape.cached_keys(&keys), shape.cached_values(&values)]
+        };
+        let (from, mut expected) = (noise(0), noise(2));
+        let to_on_gpu = GuardedCache::new(gpu, shape, &expected[0], &expected[1]);
+        let from_on_gpu = GuardedCache::new(gpu, shape, &from[0], &from[1]);
         let parents = Buffer::with_data(gpu, "test.parents", &self.parents);
+        let (from_kv, to_kv) = (&from_on_gpu.kv, &to_on_gpu.kv);
         run(gpu, |recorder| {
-            CacheReorder {
-                shape: self.shape,
-                parents: &parents,
-                from: &from_on_gpu,
-                to: &to.buffer,
-                positions: self.positions,
-            }
-            .record(recorder);
+            CacheReorder { parents: &parents, from: from_kv, to: to_kv, filled: self.positions }
+                .record(recorder);
         });
-        let (sequence, part) = ((capacity * width) as usize, (self.positions * width) as usize);
-        for (own, &parent) in expected.chunks_exact_mut(sequence).zip(&self.parents) {
-            let parent = parent.min(sequences - 1) as usize;
-            own[..part].copy_from_slice(&from[parent * sequence..][..part]);
+        for (expected, from) in expected.iter_mut().zip(&from) {
+            let sequence = expected.len() / shape.sequences as usize;
+            let part = sequence / shape.capacity as usize * self.positions as usize;
+            for (own, &parent) in expected.chunks_exact_mut(sequence).zip(&self.parents) {
+                let parent = parent.min(shape.sequences - 1) as usize;
+                own[..part].copy_from_slice(&from[parent * sequence..][..part]);
+            }
         }
-        let got = cached(&self.shape, &to.read::<u32>());
+        let got = to_on_gpu.read();
         assert_eq!(got, expected);
-        got
+        got.concat()
     }
 }
 
 #[test]
 fn cache_reorder_copies_the_parents_positions_and_nothing_else() {
-    let any = (size(5), size(70), size(40), size(7), any::<u32>(), any::<u64>(), cache_precision());
-    check(96, any, |(kv_heads, head_dim, capacity, sequences, positions, seed, cache)| {
-        let shape = AttentionShape { kv_heads, head_dim, capacity, sequences, cache, ..ROPE };
+    let sizes = (size(5), [size(70), size(70)], size(40), size(7));
+    let any = (sizes, any::<u32>(), any::<u64>(), cache_precision(), most());
+    check(96, any, |((kv_heads, dims, capacity, sequences), positions, seed, cache, most)| {
+        let [key_dim, value_dim] = dims;
+        let shape = AttentionShape { kv_heads, key_dim, value_dim, capacity, sequences, cache, most, ..ROPE };
         let parents = some_ids(seed, sequences, sequences);
         Reorder { shape, positions: positions % (capacity + 1), parents, seed }.check();
     });
+}
+
+/// A sequence's bytes are the same however its cache is cut, and find their places again.
+#[test]
+fn a_sequence_reads_alike_from_any_windows() {
+    let gpu = device();
+    for cache in [CachePrecision::F32, CachePrecision::F16] {
+        let of = |most| AttentionShape {
+            capacity: 9,
+            kv_heads: 5,
+            value_dim: 12,
+            sequences: 3,
+            cache,
+            most,
+            ..ROPE
+        };
+        let [keys, values] = of(Most::Everything).cache_floats();
+        let (keys, values) = (noise(1, keys), noise(2, values));
+        let read = |most| {
+            let shape = of(most);
+            let on_gpu = GuardedCache::new(gpu, &shape, &keys, &values);
+            let ranges = on_gpu.kv.ranges(2, 4);
+            let bytes =
+                pollster::block_on(Recorder::new(gpu).submit_and_read(&ranges).wait("reading")).unwrap();
+            let in_order = on_gpu.kv.in_order(4, &bytes);
+            assert_eq!(on_gpu.kv.by_window(4, &in_order), bytes);
+            assert_eq!(on_gpu.kv.layout.sequence_bytes(4), bytes.len() as u64);
+            in_order
+        };
+        // Of one window the order is its own.
+        let whole = read(Most::Everything);
+        assert_eq!(read(Most::Half), whole);
+        assert_eq!(read(Most::Least), whole);
+    }
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 
-use headwise::internal::{Argmax, Buffer, Gpu, KernelChoice, MAX_TOP_LOGITS, NOT_FINITE, Sample, TopLogits};
+use headwise::internal::{
+    Argmax, Buffer, Gpu, KernelChoice, MAX_TOP_LOGITS, NOT_FINITE, Sample, Span, TopLogits,
+};
 use proptest::prelude::*;
 
 use crate::{
@@ -110,8 +112,8 @@ impl Draw {
     fn run(&self, logits: &[f64]) -> Vec<u32> {
         let gpu = device();
         let logits = upload(gpu, logits, self.vocab);
-        let words: Vec<[u32; 3]> =
-            self.spans.iter().map(|&[position, sequence]| [position, sequence, 1]).collect();
+        let span = |&[position, sequence]: &[u32; 2]| Span::seeing(position, sequence, 1);
+        let words = Span::words(&self.spans.iter().map(span).collect::<Vec<_>>());
         let spans = Buffer::with_data(gpu, "test.spans", &words);
         let rows_of = Buffer::with_data(gpu, "test.rows", &self.rows);
         let tokens = Guarded::new(gpu, 0, self.rows.len());

@@ -2,9 +2,10 @@
 
 use headwise::internal::{
     Activation, AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, Counters, Dimensions,
-    ExpertChoice, Gpu, HeadMixture, HeadMixtureSpec, HeadMixtureWeights, KvCache, KvProjection, Matrix,
-    MatrixShape, Norm, NormKind, NormPlacement, OutputBias, PositionEncoding, Precision, Router, RouterNet,
-    RouterSpec, RouterWeights, Scope, Span, Step, Visible, Weighting, Workspace, head_stride, padded,
+    ExpertChoice, Gpu, HeadMixture, HeadMixtureSpec, HeadMixtureWeights, Hook, KvCache, KvProjection, Matrix,
+    MatrixShape, Norm, NormKind, NormPlacement, OutputBias, Pass, PositionEncoding, Precision, Router,
+    RouterNet, RouterSpec, RouterWeights, Scope, Span, Step, Visible, Weighting, Workspace, head_stride,
+    padded,
 };
 
 use super::drawn::{Drawn, OutputBiased, Use};
@@ -253,7 +254,7 @@ impl Use {
     }
 
     /// The residual stream of a sequence, `[length, width]`.
-    fn x(&self, sequence: u32, width: u32) -> Vec<f64> {
+    pub fn x(&self, sequence: u32, width: u32) -> Vec<f64> {
         noise(self.seed ^ (u64::from(sequence) << 32) ^ 0x5eed, (self.length(sequence) * width) as usize)
     }
 
@@ -284,13 +285,22 @@ fn workspace(gpu: &Gpu, spec: &HeadMixtureSpec, use_: &Use) -> Workspace {
 }
 
 /// The spans of tokens that are not in a step.
-fn remembered(lengths: &[u32]) -> Vec<[u32; 3]> {
+fn remembered(lengths: &[u32]) -> Vec<[u32; 5]> {
     let of = |(sequence, &length): (u32, &u32)| (0..length).map(move |i| Span::causal(i, sequence));
     Span::words(&(0..).zip(lengths).flat_map(of).collect::<Vec<_>>())
 }
 
 /// Runs the layer step by step. Returns what it did to each sequence, and the counters of each step.
 pub fn run_layer(drawn: &Drawn, tensors: &Tensors) -> (Vec<Ran>, Vec<Counters>) {
+    run_layer_with(drawn, tensors, None)
+}
+
+/// As [`run_layer`], with someone who looks on, or edits.
+pub fn run_layer_with(
+    drawn: &Drawn,
+    tensors: &Tensors,
+    mut hook: Option<&mut dyn Hook>,
+) -> (Vec<Ran>, Vec<Counters>) {
     let Drawn { spec, use_ } = drawn;
     let gpu = gpu(use_.kernels);
     let layer = layer(gpu, spec, use_, tensors);
@@ -302,12 +312,13 @@ pub fn run_layer(drawn: &Drawn, tensors: &Tensors) -> (Vec<Ran>, Vec<Counters>) 
         }
         false => (use_.sequences(), use_.capacity()),
     };
-    let size = CacheSize { sequences, capacity: capacity.max(1), precision: CachePrecision::F32 };
+    let capacity = capacity.max(1);
+    let size = CacheSize { sequences, capacity, most: capacity, precision: CachePrecision::F32 };
     let cache = KvCache::new(gpu, [spec].into_iter(), size, CacheUse::Kept);
     let cache = &cache.layers[0];
     // Nobody may look where nothing was written.
-    for buffer in [&cache.k, &cache.v] {
-        buffer.write(0, &vec![f32::NAN; buffer.bytes() as usize / 4]);
+    for window in &cache.kv.windows {
+        window.buffer.write(0, &vec![f32::NAN; window.buffer.bytes() as usize / 4]);
     }
 
     let width = spec.norm.width;
@@ -334,12 +345,12 @@ pub fn run_layer(drawn: &Drawn, tensors: &Tensors) -> (Vec<Ran>, Vec<Counters>) 
             let places = *position..length;
             spans.extend(places.clone().map(|position| match use_.causal {
                 true => Span::causal(position, sequence),
-                false => Span { position, sequence, keys: length },
+                false => Span::seeing(position, sequence, length),
             }));
             if remembers {
                 let memory = use_.memory_of(sequence);
                 let keys = use_.memory[memory as usize];
-                memory_spans.extend(places.clone().map(|position| Span { position, sequence: memory, keys }));
+                memory_spans.extend(places.clone().map(|position| Span::seeing(position, memory, keys)));
             }
             let rows = *position as usize * row..length as usize * row;
             x.extend(&streams[sequence as usize][rows.clone()]);
@@ -355,9 +366,12 @@ pub fn run_layer(drawn: &Drawn, tensors: &Tensors) -> (Vec<Ran>, Vec<Counters>) 
         if remembers {
             workspace.memory_spans.write(0, &Span::words(&memory_spans));
         }
-        let mut routes = workspace.routes(step.tokens);
-        routes.skip(use_.routes_before, use_.scores_before);
-        counters.push(run(gpu, |recorder| layer.record(recorder, &workspace, cache, &step, &mut routes)));
+        counters.push(run(gpu, |recorder| {
+            let hook = hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
+            let mut pass = Pass::new(recorder, &workspace, &step).with_hook(hook);
+            pass.routes.skip(use_.routes_before, use_.scores_before);
+            layer.record(&mut pass, cache);
+        }));
 
         let after: Vec<f32> = read(gpu, &workspace.x, tokens * stride);
         for (after, span) in after.chunks_exact(stride).zip(&spans) {

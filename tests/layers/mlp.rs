@@ -2,7 +2,7 @@
 
 use headwise::internal::{
     Activation, Buffer, Dimensions, ExpertChoice, ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, KernelChoice,
-    MatrixShape, MlpActivation, Norm, NormKind, NormPlacement, NormSpec, Precision, Router, RouterNet,
+    MatrixShape, MlpActivation, Norm, NormKind, NormPlacement, NormSpec, Pass, Precision, Router, RouterNet,
     RouterSpec, RouterWeights, Step, Weighting, Workspace, padded,
 };
 use proptest::prelude::*;
@@ -124,7 +124,7 @@ impl DrawnMlp {
         workspace.xn.write(0, &pad(&other, width));
         let step = Step { tokens: self.tokens, ranges: 1, longest: self.tokens, ..Step::default() };
         run(gpu, |recorder| {
-            layer.record(recorder, &workspace, &step, &mut workspace.routes(self.tokens));
+            layer.record(&mut Pass::new(recorder, &workspace, &step));
         });
         let after: Vec<f32> = read(gpu, &workspace.x, (self.tokens * padded(width)) as usize);
         let after = after.chunks_exact(padded(width) as usize);

@@ -1,6 +1,8 @@
 //! What tests on a GPU share: devices, guarded buffers, matrices, seeded numbers, tolerances, property runs.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod cache;
+
 use std::{
     fmt::Debug,
     io::Write,
@@ -10,8 +12,8 @@ use std::{
 use bytemuck::{NoUninit, Pod};
 use half::f16;
 use headwise::internal::{
-    AttentionShape, Buffer, CachePrecision, Counters, Gpu, GpuOptions, KernelChoice, Matrix, MatrixShape,
-    Precision, Recorder, pack_rows, padded,
+    Buffer, CachePrecision, Counters, Gpu, GpuOptions, KernelChoice, Matrix, MatrixShape, Precision,
+    Recorder, pack_rows, padded,
 };
 use proptest::{
     prelude::*,
@@ -151,44 +153,6 @@ pub fn unpad(values: &[f32], width: u32) -> Vec<f64> {
         rows.extend(row.iter().copied().map(f64::from));
     }
     rows
-}
-
-/// Keys or values `[.., kv_heads, head_dim]` as words of the cache: heads padded with zeros to whole eights.
-pub fn cache_words(shape: &AttentionShape, values: &[f64]) -> Vec<u32> {
-    let floats = pad(values, shape.head_dim);
-    match shape.cache {
-        CachePrecision::F32 => floats.iter().map(|value| value.to_bits()).collect(),
-        CachePrecision::F16 => {
-            let word = |pair: &[f32]| {
-                let [low, high] = [pair[0], pair[1]].map(|value| u32::from(f16::from_f32(value).to_bits()));
-                low | high << 16
-            };
-            floats.chunks_exact(2).map(word).collect()
-        }
-    }
-}
-
-/// The reverse of [`cache_words`]; panics if the padding is not zero.
-pub fn cached(shape: &AttentionShape, words: &[u32]) -> Vec<f64> {
-    let floats: Vec<f32> = match shape.cache {
-        CachePrecision::F32 => words.iter().map(|&word| f32::from_bits(word)).collect(),
-        CachePrecision::F16 => {
-            let halves =
-                |&word: &u32| [word as u16, (word >> 16) as u16].map(|bits| f16::from_bits(bits).to_f32());
-            words.iter().flat_map(halves).collect()
-        }
-    };
-    unpad(&floats, shape.head_dim)
-}
-
-/// Keys or values as they are after storage in the cache.
-pub fn as_cached(shape: &AttentionShape, values: &[f64]) -> Vec<f64> {
-    cached(shape, &cache_words(shape, values))
-}
-
-/// How a cache holds its numbers.
-pub fn cache_precision() -> impl Strategy<Value = CachePrecision> {
-    prop_oneof![Just(CachePrecision::F32), Just(CachePrecision::F16)]
 }
 
 /// A buffer of rows of `width` floats.

@@ -24,8 +24,8 @@ impl HeadMixture {
             ..RoutedLinear::dense(tokens, memory, matrix, &workspace.kv)
         }
         .record(recorder);
-        let shape = cache.size.shape(&self.spec);
-        remember(recorder, shape, &workspace.spans, &workspace.kv, [&cache.k, &cache.v], tokens);
+        let heads = self.spec.head_layout();
+        remember(recorder, heads, &workspace.spans, &workspace.kv, &cache.kv, tokens);
     }
 
     /// The values of each head from its value experts (SwitchHead, arXiv 2312.07987):
