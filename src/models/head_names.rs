@@ -3,10 +3,10 @@
 //! One rule for all families, that of transformers 5: of a tied pair either name will do where the files have one of the
 //! two; where they have both, values that are equal are one table, and values that differ are two.
 
-use super::{Blueprint, InputNames, TransformerNames};
+use super::{InputNames, TransformerNames};
 use crate::{
     Result,
-    weights::{Checkpoint, Source},
+    weights::{Checkpoint, Pieces, Source},
 };
 
 /// The names of an output head.
@@ -14,7 +14,7 @@ use crate::{
 pub(crate) struct HeadNames {
     /// The tensor of a head of its own.
     pub weight: String,
-    pub bias: Option<String>,
+    pub bias: Pieces,
     /// Whether the config ties the head to the embedding table.
     pub tied: bool,
     /// Whether it is that table.
@@ -24,7 +24,7 @@ pub(crate) struct HeadNames {
 impl HeadNames {
     /// Without a bias, as the config has it.
     pub fn new(weight: &str, tied: bool) -> Self {
-        Self { weight: weight.to_owned(), bias: None, tied, shared: tied }
+        Self { weight: weight.to_owned(), bias: Pieces::default(), tied, shared: tied }
     }
 
     /// The tensor of a head of its own, if it is one.
@@ -59,23 +59,21 @@ impl TransformerNames {
         }
         pair
     }
-}
 
-impl Blueprint {
-    /// Makes one table of a tied pair of which the files have both, if the values are the same. Where it would take a
-    /// second download to know, they stay two.
+    /// Makes one table of a tied pair of which the files have both, if the values are the same; says whether it has. Where
+    /// it would take a second download to know, they stay two.
     ///
     /// # Errors
     /// What the checkpoint's reader finds.
-    pub(super) async fn join_equal(&mut self, source: &Source, checkpoint: &Checkpoint) -> Result<()> {
-        let TransformerNames { input, head, .. } = &mut self.names;
-        let InputNames::Tokens(table) = input else { return Ok(()) };
+    pub(super) async fn join_equal(&mut self, source: &Source, checkpoint: &Checkpoint) -> Result<bool> {
+        let Self { input, head, .. } = self;
+        let InputNames::Tokens(table) = input else { return Ok(false) };
         if head.shared || !head.tied || !source.is_at_hand() {
-            return Ok(());
+            return Ok(false);
         }
         if let (Some(own), Some(table)) = (checkpoint.tensor(&head.weight), checkpoint.tensor(table)) {
             head.shared = checkpoint.alike(source, own, table).await?;
         }
-        Ok(())
+        Ok(head.shared)
     }
 }
