@@ -10,12 +10,12 @@ mod decoder;
 mod description;
 mod ends;
 mod families;
-mod head_names;
 mod llama_layout;
 mod names;
 mod plain_layout;
 mod rope;
 mod spec;
+mod tied;
 mod transformer;
 mod walk;
 
@@ -27,10 +27,9 @@ use decoder::{Decoder, DecoderNames};
 pub(crate) use description::Task;
 use description::{Describe, Description};
 use ends::Ends;
-use head_names::HeadNames;
 use llama_layout::LlamaLayout;
 use names::{
-    AttentionNames, BlockNames, InputNames, MlpNames, PatchNames, Prefix, RouterNames, StackNames,
+    AttentionNames, BlockNames, HeadNames, InputNames, MlpNames, PatchNames, Prefix, RouterNames, StackNames,
     TransformerNames,
 };
 use plain_layout::PlainLayout;

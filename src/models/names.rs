@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 
-use super::HeadNames;
 use crate::weights::Pieces;
 
 /// What the names of some tensors begin with.
@@ -81,6 +80,40 @@ pub(crate) struct PatchNames {
     pub bias: Pieces,
     pub class_token: Pieces,
     pub positions: Pieces,
+}
+
+/// The names of an output head.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadNames {
+    /// The tensor of a head of its own.
+    pub weight: String,
+    pub bias: Pieces,
+    /// Whether the config ties the head to the embedding table.
+    pub tied: bool,
+    /// Whether it is that table.
+    pub shared: bool,
+}
+
+impl HeadNames {
+    /// Without a bias, as the config has it.
+    pub fn new(weight: &str, tied: bool) -> Self {
+        Self { weight: weight.to_owned(), bias: Pieces::default(), tied, shared: tied }
+    }
+
+    /// The tensor of a head of its own, if it is one.
+    pub fn own(&self) -> Option<&str> {
+        (!self.shared).then_some(self.weight.as_str())
+    }
+
+    /// What a user should know: the files have their way.
+    pub fn note(&self, config: &str) -> Option<String> {
+        (self.tied && !self.shared).then(|| {
+            format!(
+                "the output head is {}, as transformers has it, though {config} ties it to the embeddings",
+                self.weight
+            )
+        })
+    }
 }
 
 /// The names of a stack's tensors.

@@ -16,7 +16,7 @@ use crate::{Result, weights::Fields};
 type Read = fn(&Fields<'_>) -> Result<Describe>;
 
 /// The families by their `model_type`.
-pub(super) const FAMILIES: [(&str, Read); 9] = [
+pub(super) const FAMILIES: &[(&str, Read)] = &[
     ("jetmoe", jetmoe::read),
     ("llama", llama::read),
     ("moa", moa::read),
@@ -30,5 +30,5 @@ pub(super) const FAMILIES: [(&str, Read); 9] = [
 
 /// All of them, for a message.
 pub(super) fn list() -> String {
-    FAMILIES.map(|(name, _)| name).join(", ")
+    FAMILIES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }

@@ -24,7 +24,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Describe> {
     let choice = ExpertChoice::top_k(heads.query, kept, Weighting::Constant);
     let scope = Scope::Sequence { causal: true };
     let attention = HeadMixtureSpec {
-        router: RouterSpec { net: RouterNet::Linear, choice, scope },
+        router: RouterSpec { scope, ..RouterSpec::new(RouterNet::Linear, choice) },
         heads_per_expert: 1,
         ..HeadMixtureSpec::dense(norm, heads, position)
     };
