@@ -32,8 +32,7 @@ pub fn check_source(source: &Source) -> Result<()> {
 }
 
 async fn check(source: &Source) -> Result<()> {
-    let (Blueprint { spec, names, .. }, checkpoint) = Blueprint::read(source).await?;
-    let requests = spec.requests(&names);
+    let (Blueprint { requests, .. }, checkpoint) = Blueprint::read(source).await?;
     let plain = requests.iter().flat_map(|request| &request.pieces);
     let plain = plain.filter_map(|piece| checkpoint.tensor(&piece.name)).filter(|tensor| !tensor.quantized);
     let packed: Vec<_> = requests

@@ -171,6 +171,7 @@ fn configs_that_contradict_themselves_or_the_tensors_are_refused() {
         ("tie_word_embeddings", json!(false), [WEIGHTS.trim_end(), "lm_head.weight\": found none"]),
         ("quantization_config", json!({"bits": 4}), [CONFIG, "quantization_config is not supported"]),
         ("model_type", json!("gpt2"), [CONFIG, "model_type = \"gpt2\" is not supported"]),
+        ("model_type", json!(null), [CONFIG, "model_type: found no such field"]),
         ("hidden_act", json!("relu"), [CONFIG, "hidden_act = \"relu\" is not supported"]),
         ("rope_theta", json!(-1), [CONFIG, "rope_theta: found -1"]),
         ("rms_norm_eps", json!("1e-5"), [CONFIG, "rms_norm_eps: found \"1e-5\""]),

@@ -77,10 +77,10 @@ async fn write(input: &Path, out: &Path, options: QuantizeOptions<'_>) -> Result
         let file = source.path_of(CONFIG_FILE);
         return Err(Error::Unsupported { file, field: QUANTIZATION_FIELD.to_owned(), why });
     }
-    let requests = blueprint.spec.requests(&blueprint.names);
+    let requests = &blueprint.requests;
     let info = ModelInfo::new(&blueprint, &checkpoint);
-    let config = config(&source, &checkpoint, &requests, scheme).await?;
-    let mut jobs = jobs(&checkpoint, &requests, scheme);
+    let config = config(&source, &checkpoint, requests, scheme).await?;
+    let mut jobs = jobs(&checkpoint, requests, scheme);
     // Larger types first, so that all values are aligned.
     jobs.sort_by_key(|(plan, _)| std::cmp::Reverse(plan.stored.bitsize()));
 

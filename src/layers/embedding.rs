@@ -9,12 +9,12 @@ use crate::{
 };
 
 /// The table of token embeddings, `[vocabulary, width]`, and positions where the model adds them here.
-pub struct TokenEmbedding {
-    pub table: Arc<Matrix>,
+pub struct TokenEmbedding<M = Matrix, B = Buffer> {
+    pub table: Arc<M>,
     /// Multiplies the table's rows.
     pub scale: f32,
     /// `[positions, width]` f32
-    pub positions: Option<Buffer>,
+    pub positions: Option<B>,
 }
 
 impl TokenEmbedding {
@@ -28,14 +28,14 @@ impl TokenEmbedding {
 }
 
 /// The projection of an image's patches, `[width, patch values]`, behind a class token at position 0.
-pub struct PatchEmbedding {
-    pub projection: Matrix,
+pub struct PatchEmbedding<M = Matrix, B = Buffer> {
+    pub projection: M,
     /// `[width]`
-    pub bias: Buffer,
+    pub bias: B,
     /// `[width]`
-    pub class_token: Buffer,
+    pub class_token: B,
     /// `[1 + patches, width]` f32
-    pub positions: Buffer,
+    pub positions: B,
 }
 
 impl PatchEmbedding {

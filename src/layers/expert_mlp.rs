@@ -31,18 +31,23 @@ pub struct ExpertMlpSpec {
 }
 
 /// The tensors of an expert MLP.
-pub struct ExpertMlpWeights {
+pub struct ExpertMlpWeights<M = Matrix, B = Buffer> {
     /// `[experts, halves · hidden, width]`, with SwiGLU the gate rows first
-    pub up: Matrix,
+    pub up: M,
     /// `[experts, hidden]`
-    pub up_bias: Option<Buffer>,
+    pub up_bias: Option<B>,
     /// `[experts, width, hidden]`
-    pub down: Matrix,
+    pub down: M,
     /// `[width]`
-    pub output_bias: Option<Buffer>,
+    pub output_bias: Option<B>,
 }
 
 impl ExpertMlpSpec {
+    /// An MLP that every token uses.
+    pub fn dense(norm: NormSpec, hidden: u32, activation: MlpActivation) -> Self {
+        Self { norm, router: RouterSpec::none(), hidden, activation }
+    }
+
     /// # Errors
     /// As [`RouterSpec::check`], and when the router asks for queries or whole sequences.
     pub fn check(&self) -> Result<()> {
@@ -78,11 +83,11 @@ impl ExpertMlpSpec {
 }
 
 /// An expert MLP ready to run.
-pub struct ExpertMlp {
+pub struct ExpertMlp<M = Matrix, B = Buffer> {
     pub spec: ExpertMlpSpec,
-    pub norm: Norm,
-    pub router: Option<Router>,
-    pub weights: ExpertMlpWeights,
+    pub norm: Norm<B>,
+    pub router: Option<Router<M, B>>,
+    pub weights: ExpertMlpWeights<M, B>,
 }
 
 impl ExpertMlp {

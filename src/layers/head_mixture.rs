@@ -28,37 +28,37 @@ use crate::{
 };
 
 /// The tensors of a head mixture.
-pub struct HeadMixtureWeights {
+pub struct HeadMixtureWeights<M = Matrix, B = Buffer> {
     /// `[experts, heads · head_dim, width]`; one dense matrix of all heads where every token has all queries
-    pub query: Matrix,
+    pub query: M,
     /// `[experts, heads · head_dim]`, or the heads of the dense matrix
-    pub query_bias: Option<Buffer>,
+    pub query_bias: Option<B>,
     /// `[2 · kv_heads · head_dim, width]` (half as many with value experts) and its bias
-    pub kv: Option<(Matrix, Option<Buffer>)>,
+    pub kv: Option<(M, Option<B>)>,
     /// The value experts, `[experts, head_dim, width]`, and their router
-    pub values: Option<(Matrix, Router)>,
+    pub values: Option<(M, Router<M, B>)>,
     /// `[experts, width, heads · head_dim]`
-    pub output: Matrix,
-    pub output_bias: OutputBias,
+    pub output: M,
+    pub output_bias: OutputBias<B>,
     /// `[heads_per_expert, 2 · clip + 1, head_dim]`
-    pub relative: Option<Buffer>,
+    pub relative: Option<B>,
 }
 
 /// What is added to the output.
-pub enum OutputBias {
+pub enum OutputBias<B = Buffer> {
     None,
     /// `[width]`, once, after the gated sum
-    Once(Buffer),
+    Once(B),
     /// `[experts, width]`: with each expert a token uses (only where whole sequences are cut)
-    OfExpert(Buffer),
+    OfExpert(B),
 }
 
 /// A head mixture ready to run.
-pub struct HeadMixture {
+pub struct HeadMixture<M = Matrix, B = Buffer> {
     pub spec: HeadMixtureSpec,
-    pub norm: Norm,
-    pub router: Option<Router>,
-    pub weights: HeadMixtureWeights,
+    pub norm: Norm<B>,
+    pub router: Option<Router<M, B>>,
+    pub weights: HeadMixtureWeights<M, B>,
 }
 
 /// What the stages of one call share.

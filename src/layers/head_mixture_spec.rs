@@ -41,6 +41,15 @@ pub enum PositionEncoding {
     None,
 }
 
+/// Query heads, the key/value heads that they share, and the channels of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub query: u32,
+    /// A divisor of `query`.
+    pub kv: u32,
+    pub dim: u32,
+}
+
 /// Everything that distinguishes one head mixture from another. Biases are not here: a layer has those that its tensors
 /// give it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,6 +70,24 @@ pub struct HeadMixtureSpec {
 }
 
 impl HeadMixtureSpec {
+    /// Ordinary attention: one expert that every token uses, consecutive queries in equal groups over the key/value
+    /// heads, softmax. What a mixture does otherwise is the difference from it.
+    pub fn dense(norm: NormSpec, heads: Heads, position: PositionEncoding) -> Self {
+        let Heads { query, kv, dim } = heads;
+        Self {
+            norm,
+            router: RouterSpec::none(),
+            query_share: 1,
+            heads_per_expert: query,
+            kv_heads: kv,
+            group: query.checked_div(kv).unwrap_or(0),
+            head_dim: dim,
+            kv: KvProjection::Projected,
+            position,
+            kernel: AttentionKernel::Softmax,
+        }
+    }
+
     /// # Errors
     /// When parameters contradict each other or exceed what the kernels hold.
     pub fn check(&self) -> Result<()> {

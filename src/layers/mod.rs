@@ -1,4 +1,7 @@
 //! The layers: parameters and the order of ops. No family names, no direct talk to the GPU.
+//!
+//! A layer is generic over what holds its numbers, `M` a matrix and `B` rows of f32, so that whoever makes layers can plan
+//! them first, of nothing; those that run are of [`Matrix`](crate::ops::Matrix) and [`Buffer`](crate::gpu::Buffer).
 
 mod embedding;
 mod expert_mlp;
@@ -14,7 +17,7 @@ mod workspace;
 pub use embedding::{PatchEmbedding, TokenEmbedding};
 pub use expert_mlp::{ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, MlpActivation};
 pub use head_mixture::{HeadMixture, HeadMixtureWeights, OutputBias};
-pub use head_mixture_spec::{HeadMixtureSpec, KvProjection, PositionEncoding};
+pub use head_mixture_spec::{HeadMixtureSpec, Heads, KvProjection, PositionEncoding};
 pub use kv_cache::{CacheSize, CacheUse, KvCache, LayerCache};
 pub use norm::{Norm, NormPlacement, NormSpec};
 pub use output_head::OutputHead;

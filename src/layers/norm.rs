@@ -46,10 +46,10 @@ impl NormSpec {
 }
 
 /// A norm with its weights.
-pub struct Norm {
+pub struct Norm<B = Buffer> {
     pub spec: NormSpec,
     /// `[rows, width]` f32; `None` where the norm is another layer's
-    pub weights: Option<Buffer>,
+    pub weights: Option<B>,
 }
 
 impl Norm {

@@ -9,10 +9,10 @@ use crate::{
 };
 
 /// `logits = W · x (+ b)`, `W` `[vocabulary, width]`, often the embedding table itself.
-pub struct OutputHead {
-    pub matrix: Arc<Matrix>,
+pub struct OutputHead<M = Matrix, B = Buffer> {
+    pub matrix: Arc<M>,
     /// `[vocabulary]`
-    pub bias: Option<Buffer>,
+    pub bias: Option<B>,
 }
 
 impl OutputHead {

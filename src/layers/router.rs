@@ -159,21 +159,21 @@ impl RouterSpec {
 }
 
 /// The tensors of a router.
-pub enum RouterWeights {
+pub enum RouterWeights<M = Matrix, B = Buffer> {
     /// `[score rows, width]` and `[score rows]` f32
-    Linear { weight: Buffer, bias: Option<Buffer> },
+    Linear { weight: B, bias: Option<B> },
     /// The two layers: `[hidden, width]` with `[hidden]` f32, and `[score rows, hidden]` with `[score rows]` f32.
-    Mlp { first: Matrix, first_bias: Option<Buffer>, second: Matrix, second_bias: Option<Buffer> },
+    Mlp { first: M, first_bias: Option<B>, second: M, second_bias: Option<B> },
     /// `[hidden, width]`, `[score rows, hidden]` f32 and `[1]` f32
-    Cosine { projection: Matrix, centroids: Buffer, temperature: Buffer },
+    Cosine { projection: M, centroids: B, temperature: B },
     /// Nothing: the queries are the scores.
     QueryNorm,
 }
 
 /// A router ready to run.
-pub struct Router {
+pub struct Router<M = Matrix, B = Buffer> {
     pub spec: RouterSpec,
-    pub weights: RouterWeights,
+    pub weights: RouterWeights<M, B>,
 }
 
 impl Router {

@@ -108,11 +108,12 @@ impl ModelInfo {
     }
 
     pub(crate) fn new(blueprint: &Blueprint, checkpoint: &Checkpoint) -> Self {
-        let Blueprint { family, task, spec, names, ends } = blueprint;
-        let requests = spec.requests(names);
+        let Blueprint { family, task, spec, names, requests, ends } = blueprint;
         let quantization = checkpoint.quantization();
         // A spec has at least one block: the config reader refuses zero layers.
         let block = &spec.stack.blocks[0];
+        let parameters = requests.iter().map(|request| request.form.parameters()).sum();
+        let idle: u64 = requests.iter().map(Request::idle_parameters).sum();
         let all_f32 = requests
             .iter()
             .flat_map(|request| &request.pieces)
@@ -139,8 +140,8 @@ impl ModelInfo {
                 active: block.mlp.active(),
                 hidden: block.mlp.hidden,
             },
-            parameters: requests.iter().map(|request| request.form.parameters()).sum(),
-            active_parameters: spec.active_parameters(names),
+            parameters,
+            active_parameters: parameters - idle,
             memory: quantization
                 .map_or(PRECISIONS.to_vec(), |only| vec![only])
                 .into_iter()

@@ -35,6 +35,8 @@ pub use fill::{Candidate, Filled, FilledMask};
 pub use generation::{Generate, Generation, StopReason, Token};
 pub use info::{AttentionInfo, MlpInfo, ModelInfo, PrecisionMemory};
 pub use logits::Logits;
+#[cfg(all(test, not(target_arch = "wasm32")))]
+pub(crate) use model::Files;
 pub use model::{LoadOptions, Model};
 #[cfg(feature = "tokenizer")]
 pub use text::{TextStream, Tokenizer};

@@ -66,11 +66,11 @@ pub struct Model {
 }
 
 /// All of a model but its weights.
-struct Files {
-    blueprint: Blueprint,
-    checkpoint: Checkpoint,
+pub(crate) struct Files {
+    pub blueprint: Blueprint,
+    pub checkpoint: Checkpoint,
     #[cfg(feature = "tokenizer")]
-    tokenizer: Option<super::Tokenizer>,
+    pub tokenizer: Option<super::Tokenizer>,
 }
 
 impl Files {
@@ -113,27 +113,39 @@ impl Model {
     pub async fn load(gpu: &Gpu, source: &Source, options: LoadOptions<'_>) -> Result<Self> {
         let steady = source.steady();
         let source = steady.as_ref().unwrap_or(source);
+        let files = Files::read(source).await?;
+        Self::load_weights(gpu, source, files, options).await
+    }
+
+    /// Loads the weights of files that have been read.
+    pub(crate) async fn load_weights(
+        gpu: &Gpu,
+        source: &Source,
+        files: Files,
+        options: LoadOptions<'_>,
+    ) -> Result<Self> {
         let Files {
             blueprint,
             checkpoint,
             #[cfg(feature = "tokenizer")]
             tokenizer,
-        } = Files::read(source).await?;
+        } = files;
         let info = ModelInfo::new(&blueprint, &checkpoint);
         info.notes.iter().for_each(|note| tracing::warn!("{note}"));
         let precision = info.precision(options.precision)?;
         gpu.plan("the model", info.weight_bytes(precision))?;
         gpu.fits("the table of positions", blueprint.spec.position_bytes())?;
         choose_kernels(gpu).await;
-        let requests = blueprint.spec.requests(&blueprint.names);
         let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
-        let upload = Upload::new(gpu, &checkpoint, &requests, precision)?;
         let Blueprint { spec, names, task, .. } = blueprint;
-        let precisions = (precision, options.cache_precision);
         let mut fingerprint = Fingerprint::new().with(format!("{spec:?}").as_bytes()).value();
+        let mut upload = Upload::new(gpu, &checkpoint, precision);
+        let layers = spec.layers(&names, &mut upload)?;
+        gpu.check("allocating the model")?;
+        let transformer = Transformer::new(spec, layers, (precision, options.cache_precision));
         let mut model = Self {
             gpu: gpu.clone(),
-            transformer: Arc::new(Transformer::new(gpu, spec, &names, precisions, upload.store())?),
+            transformer: Arc::new(transformer),
             task,
             fingerprint,
             info,

@@ -6,6 +6,7 @@
 mod checkpoint;
 mod dtype;
 mod fields;
+mod filling;
 mod fingerprint;
 #[cfg(not(target_arch = "wasm32"))]
 mod folder;
@@ -19,6 +20,7 @@ mod json;
 pub(crate) mod limits;
 mod loss;
 mod names;
+mod pieces;
 mod place;
 mod quantize;
 mod quantized;
@@ -30,6 +32,7 @@ mod stream;
 mod surplus;
 #[cfg(not(target_arch = "wasm32"))]
 mod target;
+mod tensors;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 pub(crate) mod testing;
 mod upload;
@@ -41,6 +44,8 @@ mod write;
 pub(crate) use checkpoint::Checkpoint;
 pub(crate) use dtype::Dtype;
 pub(crate) use fields::{Fields, shown};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use filling::pack_matrix;
 pub(crate) use fingerprint::Fingerprint;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use folder::NewFolder;
@@ -52,6 +57,7 @@ pub(crate) use loss::Loss;
 pub(crate) use names::WEIGHTS_FILE;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 use names::check_name;
+pub(crate) use pieces::{Piece, Pieces};
 pub(crate) use place::{Layout, Order};
 use quantize::pack_counted;
 pub use quantize::pack_rows;
@@ -59,16 +65,15 @@ pub(crate) use quantized::check_scales;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use quantized::{FIELD as QUANTIZATION_FIELD, VERSION as QUANTIZATION_VERSION, packed_plan};
 use reader::Reader;
-pub(crate) use request::{Form, Piece, Request, check_shapes};
+pub(crate) use request::{Form, Request, check_shapes};
 pub use source::Source;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use stand_in::text as plain_text;
 pub(crate) use stream::Chunk;
 #[cfg(not(target_arch = "wasm32"))]
 pub use target::{NewFile, remove_unfinished};
-#[cfg(not(target_arch = "wasm32"))]
-pub(crate) use upload::pack_matrix;
-pub(crate) use upload::{Store, Upload};
+pub(crate) use tensors::Tensors;
+pub(crate) use upload::Upload;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use write::{SafetensorsWriter, TensorData, TensorPlan, write_safetensors};
 

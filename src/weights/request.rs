@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use super::{
-    Checkpoint,
+    Checkpoint, Piece, Pieces,
     place::{Layout, Order, file_length},
 };
 use crate::{
-    Result,
+    Error, Result,
     ops::{MatrixShape, Precision, padded},
 };
 
@@ -27,11 +27,6 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// An output-major matrix without heads that need padding.
-    pub fn matrix(shape: MatrixShape) -> Self {
-        Self::Matrix(shape, Layout::default())
-    }
-
     /// One vector.
     pub fn vector(width: u32) -> Self {
         Self::Vectors { rows: 1, width }
@@ -54,7 +49,8 @@ impl Form {
         }
     }
 
-    /// The shape in the file, of each of `parts` tensors of one size that are stacked.
+    /// The shape in the file, of each of `parts` tensors of one size that are stacked: rows of the dense matrix, or an
+    /// expert each where the file is input-major.
     fn file_shape(&self, parts: usize) -> Vec<usize> {
         let part = |n: u32| n as usize / parts.max(1);
         match *self {
@@ -62,9 +58,14 @@ impl Form {
                 let outputs = halves * file_length(outputs, layout.output_heads);
                 let inputs = file_length(inputs, layout.input_heads);
                 match layout.order {
-                    Order::Dense => vec![part(experts * outputs), inputs as usize],
-                    Order::OutputMajor => vec![experts as usize, part(outputs), inputs as usize],
-                    Order::InputMajor => vec![experts as usize, inputs as usize, part(outputs)],
+                    Order::OutputMajor if parts == 1 => {
+                        vec![experts as usize, outputs as usize, inputs as usize]
+                    }
+                    Order::Dense | Order::OutputMajor => vec![part(experts * outputs), inputs as usize],
+                    Order::InputMajor if parts == 1 => {
+                        vec![experts as usize, inputs as usize, outputs as usize]
+                    }
+                    Order::InputMajor => vec![inputs as usize, outputs as usize],
                     Order::Columns => vec![part(outputs), (experts * inputs) as usize],
                 }
             }
@@ -91,65 +92,52 @@ impl Form {
     }
 }
 
-/// A tensor of the file, or some of its rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Piece {
-    pub name: String,
-    /// The tensor's shape, where it is not what the form implies.
-    pub shape: Option<Vec<usize>>,
-    /// The first row along the first dimension, and how many.
-    pub rows: Option<(usize, usize)>,
-}
-
-impl From<String> for Piece {
-    fn from(name: String) -> Self {
-        Self { name, shape: None, rows: None }
-    }
-}
-
-impl Piece {
-    /// A tensor with a shape of its own.
-    pub fn shaped(name: String, shape: &[usize]) -> Self {
-        Self { name, shape: Some(shape.to_vec()), rows: None }
-    }
-
-    /// `count` rows of a tensor of `shape`, from row `first` on.
-    pub fn rows_of(name: String, shape: &[usize], first: usize, count: usize) -> Self {
-        Self { name, shape: Some(shape.to_vec()), rows: Some((first, count)) }
-    }
-
-    /// What the loaded thing goes by.
-    pub fn key(&self) -> String {
-        match self.rows {
-            None => self.name.clone(),
-            Some((first, count)) => format!("{}[{first}..{}]", self.name, first + count),
-        }
-    }
-}
-
-/// Something that a model wants from the file: one tensor, or several stacked along their first dimension.
+/// Something that a model wants from the file.
+#[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub pieces: Vec<Piece>,
     pub form: Form,
     /// Whether a matrix may be quantised.
     quantize: bool,
-    /// The key of another matrix, in whose buffer this one is to lie behind it.
-    pub behind: Option<String>,
+    /// How many of a matrix's experts a token uses, if not all.
+    used: Option<u32>,
 }
 
 impl Request {
-    pub fn new(piece: impl Into<Piece>, form: Form) -> Self {
-        Self { pieces: vec![piece.into()], form, quantize: true, behind: None }
+    pub fn new(pieces: &Pieces, form: Form) -> Self {
+        Self { pieces: pieces.list.clone(), form, quantize: true, used: None }
     }
 
-    /// One thing of several tensors, the first on top.
-    pub fn stacked(pieces: &[Piece], form: Form) -> Self {
-        Self { pieces: pieces.to_vec(), form, quantize: true, behind: None }
+    /// A stack of matrices, without heads that need padding.
+    pub fn matrix(pieces: &Pieces, shape: MatrixShape) -> Self {
+        Self::new(pieces, Form::Matrix(shape, Layout { order: pieces.order, ..Layout::default() }))
     }
 
-    /// Lies behind the matrix that goes by `key`, where [`Matrix::pair`](crate::ops::Matrix::pair) can do it.
-    pub fn behind(self, key: String) -> Self {
-        Self { behind: Some(key), ..self }
+    /// Rows of f32, as columns in a file that is input-major.
+    pub fn rows(pieces: &Pieces, rows: u32, width: u32) -> Self {
+        Self::new(pieces, Form::Rows { rows, width, transposed: pieces.order == Order::InputMajor })
+    }
+
+    /// The matrix's outputs are heads of so many channels.
+    pub fn output_heads(self, head_dim: u32) -> Self {
+        self.layout(|layout| Layout { output_heads: Some(head_dim), ..layout })
+    }
+
+    /// The matrix's inputs are heads of so many channels.
+    pub fn input_heads(self, head_dim: u32) -> Self {
+        self.layout(|layout| Layout { input_heads: Some(head_dim), ..layout })
+    }
+
+    fn layout(self, edit: impl FnOnce(Layout) -> Layout) -> Self {
+        match self.form {
+            Form::Matrix(shape, layout) => Self { form: Form::Matrix(shape, edit(layout)), ..self },
+            _ => self,
+        }
+    }
+
+    /// A token uses so many of the matrix's experts.
+    pub fn used(self, experts: u32) -> Self {
+        Self { used: Some(experts), ..self }
     }
 
     /// Stays f16 when matrices are quantised: embeddings, which are often the output head too, and routers, which are
@@ -166,6 +154,56 @@ impl Request {
             _ if precision.is_quantized() => Precision::F16,
             _ => precision,
         }
+    }
+
+    /// Parameters of experts that a token does not use, as the files count them: heads without their padding.
+    pub fn idle_parameters(&self) -> u64 {
+        match (self.form, self.used) {
+            (Form::Matrix(shape, _), Some(used)) => {
+                let each = self.form.parameters() / u64::from(shape.experts.max(1));
+                u64::from(shape.experts.saturating_sub(used)) * each
+            }
+            _ => 0,
+        }
+    }
+
+    /// A matrix's shape.
+    ///
+    /// # Errors
+    /// When this is no matrix.
+    pub fn shape(&self) -> Result<MatrixShape> {
+        match self.form {
+            Form::Matrix(shape, _) => Ok(shape),
+            form => Err(Error::bad_file(
+                "model",
+                format!("tensor {}", self.key()),
+                format!("{form:?}"),
+                "a matrix",
+            )),
+        }
+    }
+
+    /// This request, if its tensors can make the whole thing.
+    ///
+    /// # Errors
+    /// When there are none, or too many or too few: a family has left a name out.
+    pub fn whole(self) -> Result<Self> {
+        let parts = self.pieces.len();
+        let divides = match self.form {
+            Form::Matrix(shape, Layout { order: Order::InputMajor, .. }) => {
+                parts == 1 || parts == shape.experts as usize
+            }
+            Form::Matrix(shape, Layout { order: Order::Columns, .. }) => {
+                (shape.outputs as usize).is_multiple_of(parts)
+            }
+            Form::Matrix(shape, _) => (shape.rows() as usize).is_multiple_of(parts),
+            _ => true,
+        };
+        if parts > 0 && divides {
+            return Ok(self);
+        }
+        let field = format!("the tensors of {:?}", self.form);
+        Err(Error::bad_file("model", field, format!("{parts} names"), "a name for each"))
     }
 
     /// Bytes on the GPU when a model is loaded in `precision`.
