@@ -90,14 +90,14 @@ async function compile({ name, code, features, entries, sets }) {
     }
     const invalid = await device.popErrorScope();
     if (invalid && errors.length === 0) errors.push(`${name}: ${invalid.message}`);
-    for (const entryPoint of errors.length ? [] : entries) {
-      for (const constants of sets) {
-        const compute = { module, entryPoint, constants };
-        await device.createComputePipelineAsync({ layout: 'auto', compute }).catch((error) => {
-          errors.push(`${name}: ${entryPoint} with ${JSON.stringify(constants)}: ${error.message}`);
-        });
-      }
-    }
+    // All at once, so that the browser's threads share them.
+    const pipelines = (errors.length ? [] : entries).flatMap((entryPoint) => sets.map(async (constants) => {
+      const compute = { module, entryPoint, constants };
+      await device.createComputePipelineAsync({ layout: 'auto', compute }).catch((error) => {
+        errors.push(`${name}: ${entryPoint} with ${JSON.stringify(constants)}: ${error.message}`);
+      });
+    }));
+    await Promise.all(pipelines);
   } finally {
     device.destroy();
   }
