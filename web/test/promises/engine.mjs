@@ -45,9 +45,9 @@ async function write([base, options, prompt, count]) {
 }
 
 /** The attention experts of each token, `[token][layer]`, as sorted lists: what the native engine chooses. */
-function nativeHeads(ids, layers) {
+function nativeHeads(ids, layers, browser) {
   const binary = required('HEADWISE_BIN', 'the native headwise binary');
-  const file = artefact('engine.safetensors');
+  const file = artefact(`${browser}-engine.safetensors`);
   execFileSync(binary, ['logits', '--quiet', '--ids', ids.join(), '--out', file], { timeout: RUN_MS });
   const bytes = readFileSync(file);
   const experts = Array.from({ length: layers }, (_, layer) => tensor(bytes, `layers.${layer}.attention.experts`));
@@ -110,7 +110,7 @@ export function runs(open, browser) {
       const text = fresh.map(({ text }) => text).join('');
       assert.ok(greedy.startsWith(text), `${JSON.stringify(text)} is no start of the reference's`);
       const heads = tokens.map(({ heads }) => heads.map((slots) => slots.toSorted((a, b) => a - b)));
-      assert.deepEqual(heads, nativeHeads(tokens.map(({ id }) => id), info.layers));
+      assert.deepEqual(heads, nativeHeads(tokens.map(({ id }) => id), info.layers, browser));
 
       const readBuffers = fresh.slice(UNDER_WAY).map(({ readBuffers }) => readBuffers);
       assert.equal(new Set(readBuffers).size, 1, `buffers for readbacks, token by token: ${readBuffers}`);
