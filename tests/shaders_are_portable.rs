@@ -2,7 +2,13 @@
 //! it: naga reads the WGSL, so what it says is what a driver is given. Browsers are stricter still: they compile
 //! the same files in `web/test/shaders.test.mjs`.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    thread,
+};
 
 use headwise::internal::{Access, KERNELS, Kernel};
 use naga::{
@@ -115,48 +121,58 @@ fn every_kernel_validates_without_optional_features() {
     }
 }
 
+/// One kernel at a time by every core, as this takes longest.
 #[test]
 fn every_permutation_translates_to_spirv_msl_and_hlsl() {
-    let entry = (ShaderStage::Compute, "main");
-    for kernel in KERNELS {
-        let (module, _) = validate(kernel);
-        let specialise = kernel.specialiser();
-        for constants in permutations(&module) {
-            let fail = |backend: &str, error: &dyn std::fmt::Display| -> ! {
-                panic!("{} as {backend} with {constants:?}: {error}", kernel.name)
-            };
-            let module = specialise(&constants).unwrap_or_else(|| fail("a module", &"refused"));
-            let info = validator(kernel)
-                .validate(&module)
-                .unwrap_or_else(|error| fail("a specialised module", &error));
-
-            let spirv = spv::Options {
-                lang_version: if is_subgroup(kernel) { (1, 3) } else { (1, 0) },
-                ..Default::default()
-            };
-            let point = spv::PipelineOptions { shader_stage: entry.0, entry_point: entry.1.into() };
-            let words = spv::write_vec(&module, &info, &spirv, Some(&point))
-                .unwrap_or_else(|error| fail("SPIR-V", &error));
-            assert!(words.len() > 100, "{}: SPIR-V", kernel.name);
-
-            let metal = msl::Options { lang_version: (2, 1), ..Default::default() };
-            let point = msl::PipelineOptions {
-                entry_point: Some((entry.0, entry.1.to_owned())),
-                ..Default::default()
-            };
-            let (text, _) =
-                msl::write_string(&module, &info, &metal, &point).unwrap_or_else(|error| fail("MSL", &error));
-            assert!(text.contains("kernel void"), "{}: MSL", kernel.name);
-
-            let directx = hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, ..Default::default() };
-            let point = hlsl::PipelineOptions { entry_point: Some((entry.0, entry.1.to_owned())) };
-            let mut text = String::new();
-            let written = hlsl::Writer::new(&mut text, &directx, &point).write(&module, &info, None);
-            if let Err(error) = written {
-                fail("HLSL", &error);
-            }
-            assert!(text.contains("[numthreads("), "{}: HLSL", kernel.name);
+    let next = AtomicUsize::new(0);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some(kernel) = KERNELS.get(next.fetch_add(1, Relaxed)) {
+                    translate(kernel);
+                }
+            });
         }
+    });
+}
+
+fn translate(kernel: &Kernel) {
+    let entry = (ShaderStage::Compute, "main");
+    let (module, _) = validate(kernel);
+    let specialise = kernel.specialiser();
+    for constants in permutations(&module) {
+        let fail = |backend: &str, error: &dyn std::fmt::Display| -> ! {
+            panic!("{} as {backend} with {constants:?}: {error}", kernel.name)
+        };
+        let module = specialise(&constants).unwrap_or_else(|| fail("a module", &"refused"));
+        let info =
+            validator(kernel).validate(&module).unwrap_or_else(|error| fail("a specialised module", &error));
+
+        let spirv = spv::Options {
+            lang_version: if is_subgroup(kernel) { (1, 3) } else { (1, 0) },
+            ..Default::default()
+        };
+        let point = spv::PipelineOptions { shader_stage: entry.0, entry_point: entry.1.into() };
+        let words = spv::write_vec(&module, &info, &spirv, Some(&point))
+            .unwrap_or_else(|error| fail("SPIR-V", &error));
+        assert!(words.len() > 100, "{}: SPIR-V", kernel.name);
+
+        let metal = msl::Options { lang_version: (2, 1), ..Default::default() };
+        let point =
+            msl::PipelineOptions { entry_point: Some((entry.0, entry.1.to_owned())), ..Default::default() };
+        let (text, _) =
+            msl::write_string(&module, &info, &metal, &point).unwrap_or_else(|error| fail("MSL", &error));
+        assert!(text.contains("kernel void"), "{}: MSL", kernel.name);
+
+        let directx = hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, ..Default::default() };
+        let point = hlsl::PipelineOptions { entry_point: Some((entry.0, entry.1.to_owned())) };
+        let mut text = String::new();
+        let written = hlsl::Writer::new(&mut text, &directx, &point).write(&module, &info, None);
+        if let Err(error) = written {
+            fail("HLSL", &error);
+        }
+        assert!(text.contains("[numthreads("), "{}: HLSL", kernel.name);
     }
 }
 
