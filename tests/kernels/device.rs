@@ -1,6 +1,8 @@
 //! What the tests run on.
 
-use headwise::internal::KernelChoice;
+use std::collections::BTreeSet;
+
+use headwise::internal::{KERNELS, KernelChoice};
 
 use crate::support::{CHOICES, ROUNDING, gpu};
 
@@ -35,4 +37,20 @@ fn subgroups_have_the_size_the_environment_asks_for() {
 fn sixteen_bit_floats_are_there_where_tests_run_on_mesas_software_driver() {
     let capabilities = gpu(KernelChoice::F16).capabilities();
     assert!(capabilities.shader_f16 || !capabilities.name.starts_with("llvmpipe"));
+}
+
+/// `scripts/test subgroups` runs `attention` and `linear` alone, and of the variants these: the text of all other kernels
+/// names no subgroup (naga refuses it there, see `shaders_are_portable.rs`), so another size of subgroups leaves them as
+/// they are.
+#[test]
+fn kernels_with_subgroups_have_their_tests_where_other_sizes_are_tried() {
+    let with_subgroups = KERNELS.iter().filter(|kernel| kernel.source.contains("subgroup"));
+    let found: BTreeSet<&str> = with_subgroups.map(|kernel| kernel.name).collect();
+    let in_attention = [
+        "rope_attention_decode.broadcast",
+        "row_attention_decode.broadcast",
+        "row_attention_prefill.broadcast",
+    ];
+    let in_linear = ["routed_matmul.broadcast", "routed_matvec.broadcast", "routed_matvec.subgroup"];
+    assert_eq!(found, in_attention.into_iter().chain(in_linear).collect());
 }

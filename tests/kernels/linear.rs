@@ -13,7 +13,7 @@ use crate::{
         routed_linear::{RoutedLinear, routed_linear},
     },
     support::{
-        CHOICES, Guarded, among, any_precision, assert_close, assert_repeatable, check, gpu, hash, matrix,
+        Guarded, among, any_precision, assert_close, assert_repeatable, check, choices, gpu, hash, matrix,
         matrix_of_rows, noise, pad, quantized, rows_as_stored, run, size, stored, upload,
     },
 };
@@ -339,7 +339,7 @@ fn a_dense_product_beside_a_routed_one_is_the_same_in_one_dispatch() {
         let (ours, theirs) = (routed.operands(), dense.operands());
         let theirs = Operands { src: ours.src.clone(), ..theirs };
         let expected = [routed.oracle(&ours), dense.oracle(&theirs)];
-        for choice in CHOICES {
+        for choice in choices() {
             let gpu = gpu(choice);
             let pair =
                 Matrix::pair(gpu, ["routed", "dense"], [shape, dense.shape], routed.precision).unwrap();
@@ -385,7 +385,7 @@ fn routed_matvec_sums_the_gated_experts_of_each_row() {
     check(64, any_linear(7, 6), |linear| {
         let operands = linear.operands();
         let expected = linear.oracle(&operands);
-        for choice in CHOICES {
+        for choice in choices() {
             let (got, counters) = linear.matvec(gpu(choice), &operands);
             assert_close(&got, &expected, choice);
             assert_eq!(counters.macs, linear.macs());
@@ -402,7 +402,7 @@ fn routed_matmul_multiplies_each_assignment_by_its_expert() {
         let linear = Linear { slots: 1, gated: false, residual: false, ..linear };
         let operands = linear.operands();
         let expected = linear.oracle(&operands);
-        for choice in CHOICES {
+        for choice in choices() {
             let (got, counters) = linear.matmul(gpu(choice), &operands);
             assert_close(&got, &expected, choice);
             assert_eq!(counters.macs, linear.macs());
@@ -451,7 +451,7 @@ fn activations_hold_inputs_of_any_size() {
                 ..linear.operands()
             };
             let expected = activate(activation, &xs);
-            for choice in CHOICES {
+            for choice in choices() {
                 let gpu = gpu(choice);
                 for got in [linear.matvec(gpu, &operands).0, linear.matmul(gpu, &operands).0] {
                     for ((x, got), expected) in xs.iter().zip(&got).zip(&expected) {
@@ -489,7 +489,7 @@ fn activations_come_after_the_bias_and_before_the_residual() {
                 let matmul_operands = matmul.operands();
                 let matvec_expected = matvec.oracle(&matvec_operands);
                 let matmul_expected = matmul.oracle(&matmul_operands);
-                for choice in CHOICES {
+                for choice in choices() {
                     let gpu = gpu(choice);
                     let what = (choice, activation, bias, residual);
                     assert_close(&matvec.matvec(gpu, &matvec_operands).0, &matvec_expected, what);
@@ -505,7 +505,7 @@ fn routed_linear_gives_the_same_bits_every_time() {
     let operands = TYPICAL.operands();
     let gated = Linear { rows: 30, slots: 4, gated: true, residual: true, ..TYPICAL };
     let gated_operands = gated.operands();
-    for choice in CHOICES {
+    for choice in choices() {
         let gpu = gpu(choice);
         assert_repeatable(|| TYPICAL.matmul(gpu, &operands).0);
         assert_repeatable(|| TYPICAL.matvec(gpu, &operands).0);
@@ -523,7 +523,7 @@ fn a_row_gives_the_same_bits_alone_and_in_a_batch() {
     let operands = TYPICAL.operands();
     let outputs = TYPICAL.shape.outputs as usize;
     let inputs = TYPICAL.shape.inputs as usize;
-    for choice in CHOICES {
+    for choice in choices() {
         let gpu = gpu(choice);
         let batches = [TYPICAL.matmul(gpu, &operands).0, TYPICAL.matvec(gpu, &operands).0];
         for row in [0, 50, 119] {
@@ -588,7 +588,7 @@ fn an_expert_out_of_range_spoils_only_its_own_row() {
         operands.chosen[row] = TYPICAL.shape.experts - 1;
         let expected = TYPICAL.oracle(&operands);
         operands.chosen[row] = wild;
-        for choice in CHOICES {
+        for choice in choices() {
             let (got, _) = TYPICAL.matvec(gpu(choice), &operands);
             assert_close(&got, &expected, (choice, wild));
 
@@ -613,7 +613,7 @@ fn routed_matmul_survives_a_garbage_tile_table() {
         let value = |i| hash(seed, i) % [near, 1 << 32][hash(seed + 100, i) as usize % 2];
         (0..count as usize).map(|i| value(i) as u32).collect()
     };
-    for choice in CHOICES {
+    for choice in choices() {
         let gpu = gpu(choice);
         let groups = GroupBuffers::new(gpu, TYPICAL.rows, experts, tile_rows(gpu, TYPICAL.rows, experts));
         let src = upload(gpu, &operands.src, inputs);

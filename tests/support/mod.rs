@@ -22,6 +22,16 @@ use proptest::{
 pub const CHOICES: [KernelChoice; 4] =
     [KernelChoice::Plain, KernelChoice::Broadcast, KernelChoice::Workgroup, KernelChoice::Subgroup];
 
+/// The [`CHOICES`] that this run is for: those that `HEADWISE_TEST_CHOICES` names, as in `broadcast,subgroup`, or all.
+pub fn choices() -> Vec<KernelChoice> {
+    let Ok(names) = std::env::var("HEADWISE_TEST_CHOICES") else { return CHOICES.to_vec() };
+    let named = |name: &str| {
+        let found = CHOICES.into_iter().find(|choice| format!("{choice:?}").eq_ignore_ascii_case(name));
+        found.unwrap_or_else(|| panic!("HEADWISE_TEST_CHOICES: found {name}, expected some of {CHOICES:?}"))
+    };
+    names.split(',').map(named).collect()
+}
+
 /// Those that round inputs to fewer bits.
 pub const ROUNDING: [KernelChoice; 2] = [KernelChoice::F16, KernelChoice::Packed];
 
