@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     gpu::BufferCopy,
-    layers::{Pass, Step, Workspace},
+    layers::{Hook, Pass, Step, Workspace},
     models::InputSpec,
     ops::{Argmax, Sample, Span},
 };
@@ -67,7 +67,8 @@ impl Session {
         let step = Step { logit_rows, ..workspace.begin(&written.spans, &written.ranges) };
         workspace.logit_rows.write(0, &written.logit_rows);
         let ids = if from_tokens { &workspace.tokens } else { &workspace.ids };
-        let pass = Pass::new(&mut self.recorder, workspace, &step);
+        let hook = self.hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
+        let pass = Pass::new(&mut self.recorder, workspace, &step).with_hook(hook);
         self.transformer.record(pass, &self.cache, None, ids);
         for run in runs {
             let sequence = &mut self.sequences[run.sequence as usize];

@@ -1,11 +1,12 @@
 //! A session that an app holds: runs of several sequences in one step, going back, forks, sequences as bytes, and errors that
 //! leave it as it was.
 
-use std::{ops::ControlFlow, path::Path};
+use std::{ops::ControlFlow, path::Path, sync::mpsc};
 
 use headwise::{
     CachePrecision, Cancel, Error, Generate, GpuOptions, KernelChoice, LoadOptions, LogitRows, Model,
     Precision, Run, Sampling, Session, SessionOptions, Source, block_on,
+    internal::{Hook, Place, Recorder, Site, Sublayer},
 };
 
 #[allow(dead_code)] // its `main` runs elsewhere
@@ -581,6 +582,37 @@ fn five_sequences_that_decode_split_their_keys() {
     assert_eq!(split, whole + 2);
     assert_eq!(dispatches(300), split);
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Says where it was called.
+struct Told(mpsc::Sender<(u32, Sublayer, Place)>);
+
+impl Hook for Told {
+    fn reach(&mut self, _: &mut Recorder, site: &Site<'_>) {
+        self.0.send((site.layer.layer, site.sublayer, site.place)).unwrap();
+    }
+}
+
+#[test]
+fn a_hook_in_a_session_stands_in_every_layer_of_every_step_and_changes_nothing() {
+    let model = fixture("jetmoe_tiny", LoadOptions::new());
+    let layers = model.info().layers;
+    let [mut plain, mut told] = [session(&model, 1), session(&model, 1)];
+    let (sender, places) = mpsc::channel();
+    told.set_hook(Some(Box::new(Told(sender))));
+    for step in [&ids(9, 0)[..], &ids(1, 9)] {
+        assert_eq!(read(&mut told, 0, step), read(&mut plain, 0, step));
+        let attention = [Place::Routes, Place::Queries, Place::Attended, Place::Output];
+        let mlp = [Place::Routes, Place::Hidden, Place::Output];
+        let expected: Vec<_> = (0..layers)
+            .flat_map(|layer| {
+                let attention = attention.map(|place| (layer, Sublayer::Attention, place));
+                attention.into_iter().chain(mlp.map(|place| (layer, Sublayer::Mlp, place)))
+            })
+            .collect();
+        assert_eq!(places.try_iter().collect::<Vec<_>>(), expected);
+    }
+    assert_eq!(told.counters(), plain.counters());
 }
 
 #[test]
