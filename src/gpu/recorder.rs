@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::{
     Access, Buffer, Constants, Gpu, Kernel,
-    pace::Queue,
     pipelines::{Interface, Pipeline, compile},
     staging::StagingPool,
+    under_way::Queue,
 };
 use crate::Result;
 

@@ -47,7 +47,7 @@ pub use cache_append::{CacheAppend, KeyOrValue};
 pub use cache_layout::{CacheLayout, CachePrecision, Run, Window};
 pub use cache_reorder::CacheReorder;
 pub use chooser::{
-    AdapterReport, Candidate, Family, MARGIN, Measured, Notes, candidates, choose, choose_kernels, pick,
+    AdapterReport, Candidate, Family, MARGIN, Notes, candidates, choose, choose_kernels, pick,
 };
 pub use combine::Combine;
 pub use copy::Copy;
@@ -77,7 +77,7 @@ pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
 pub use stick_breaking::StickBreaking;
 pub use top_logits::{MAX_TOP_LOGITS, TopLogits};
-pub use variant::{Packed, Variant, Variants};
+pub use variant::{Measured, Packed, Variant, Variants};
 
 /// The WGSL files with their bindings, as `build.rs` lists them.
 mod shaders {

@@ -6,7 +6,7 @@ use crate::{
     models::Task,
     sessions::{
         LayerUse, LogitRows, Routes, Run, SessionOptions, TokenRoutes,
-        routes::{layer_use, tallies},
+        router_use::{layer_use, tallies},
         steps,
     },
 };
