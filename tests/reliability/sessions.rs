@@ -521,6 +521,29 @@ fn a_model_of_whole_sequences_reads_each_in_one_step_and_keeps_nothing() {
     assert_eq!(read(&mut session, 0, &text), last);
 }
 
+/// Layers whose keys live for one step share one memory, after it grew, too.
+#[test]
+fn what_lives_for_one_step_grows_by_what_the_session_says() {
+    let gpu = plain_gpu();
+    let model = block_on(Model::load(&gpu, &Source::demo_fill(), LoadOptions::new())).unwrap();
+    let mut session = session(&model, 2);
+    let text = ids(100, 0);
+    let short = read(&mut session, 0, &text[..9]);
+    let (said, held) = (session.bytes(), gpu.allocated_bytes());
+    session.rewind(0, 0).unwrap();
+    let long = read(&mut session, 0, &text);
+    // From one page of 64 positions to two, of both sequences, once for all layers.
+    let page = 2 * 64 * model.info().cache_bytes(CachePrecision::F32);
+    assert_eq!((session.bytes() - said, gpu.allocated_bytes() - held), (page, page));
+    let alone = Alone { model: &model, read: vec![text.clone()] };
+    let chosen = choose(&mut session)[0];
+    alone.check(&mut session, 0, chosen);
+    for (expected, length) in [(short, 9), (long, 100)] {
+        session.rewind(0, 0).unwrap();
+        assert_eq!(read(&mut session, 0, &text[..length]), expected);
+    }
+}
+
 #[test]
 fn a_session_says_what_it_holds_and_leaves_nothing_behind() {
     let folder = tiny_with_a_long_context("memory-of-a-session");
