@@ -161,9 +161,8 @@ impl KvCache {
         let kept = if self.use_ == CacheUse::Kept { self.size.sequences } else { 0 };
         for (layer, spec) in self.layers.iter_mut().zip(layers) {
             let kv = memory.of(spec);
-            let copies: Vec<_> = (0..kept)
-                .flat_map(|sequence| layer.kv.copies(sequence, &kv, sequence, filled))
-                .collect();
+            let copies: Vec<_> =
+                (0..kept).flat_map(|sequence| layer.kv.copies(sequence, &kv, sequence, filled)).collect();
             recorder.copy(&copies);
             // The old memory goes with the old value.
             *layer = LayerCache { kv, angles: tables.of(&gpu, spec, capacity) };

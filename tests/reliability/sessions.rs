@@ -203,6 +203,16 @@ fn a_prompt_is_cut_into_steps_of_the_session_and_all_last_logits_come_together()
     let alone = Alone { model: &model, read: prompts.to_vec() };
     alone.check(&mut session, 0, chosen[0]);
     alone.check(&mut session, 1, chosen[1]);
+
+    // More sequences than a step has room for, and more rows of logits.
+    let mut narrow = model.session(SessionOptions::new().sequences(3).step_tokens(2).logit_rows(1)).unwrap();
+    let every = Run::ids(2, &prompts[1]).logits(LogitRows::All);
+    for step in narrow.steps(&[runs[0], runs[1], every]) {
+        narrow.forward(&step).unwrap();
+    }
+    assert_eq!([0, 1, 2].map(|sequence| narrow.position(sequence).unwrap()), [30, 13, 13]);
+    let chosen = choose(&mut narrow);
+    alone.check(&mut narrow, 1, chosen[0]);
 }
 
 #[test]
