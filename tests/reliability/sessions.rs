@@ -658,6 +658,33 @@ fn a_step_that_is_cancelled_leaves_the_sequences_as_they_were() {
     }
 }
 
+/// Who waits for a step may go away between two of its parts, as a future that is dropped does; what is recorded then works as
+/// ever.
+#[test]
+fn a_step_that_was_left_half_way_goes_on() {
+    let gpu = gpu(GpuOptions::new().kernels(KernelChoice::Tuned).default_limits(true).submission_macs(0));
+    let model = load(&gpu, &tiny()).unwrap();
+    let sampling = Sampling::new().temperature(1.5).seed(5);
+    let choose = |session: &mut Session| {
+        session.sample(&sampling).unwrap();
+        block_on(async { session.tokens().await?.wait().await }).unwrap()
+    };
+    let mut free = session(&model, 1);
+    read(&mut free, 0, &ids(9, 0));
+    let expected = choose(&mut free);
+
+    let mut session = session(&model, 1);
+    session.forward(&[Run::ids(0, &ids(9, 0))]).unwrap();
+    let left = std::panic::AssertUnwindSafe(|| {
+        block_on(session.submit(|submitted, _| {
+            assert_eq!(submitted, 0, "left on purpose");
+            ControlFlow::Continue(())
+        }))
+    });
+    assert!(std::panic::catch_unwind(left).is_err());
+    assert_eq!(choose(&mut session), expected);
+}
+
 #[test]
 fn the_example_writes_what_a_generation_writes_and_goes_on_where_it_was() {
     let model = block_on(Model::load(&plain_gpu(), &Source::demo(), LoadOptions::new())).unwrap();
