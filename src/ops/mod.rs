@@ -71,7 +71,7 @@ pub use row_attention::{
     AttentionKernel, NewKeys, Positions, QueryRows, RowAttention, Visible, remember, split_tokens,
 };
 pub use row_attention_decode::{DecodeAttention, RelativePositions};
-pub use row_attention_prefill::PrefillAttention;
+pub use row_attention_prefill::{PrefillAttention, most_tiles};
 pub use sample::{Argmax, NOT_FINITE, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
@@ -136,11 +136,11 @@ pub fn padded(width: u32) -> u32 {
 /// row sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The angle it turns by, distances, and what sampling counts by.
+    /// The angle it turns by, and what sampling counts by.
     pub position: u32,
     /// Whose cache the row reads and writes.
     pub sequence: u32,
-    /// Where that cache keeps the row's own key.
+    /// Where that cache keeps the row's own key. Learned distances are counted from here, for no key says its position.
     pub slot: u32,
     /// The first slot it sees.
     pub first: u32,

@@ -1,9 +1,10 @@
 //! Row attention: `row_attention_decode` with `attention_merge`, `row_attention_prefill`, and `stick_breaking`.
 
 use headwise::internal::{
-    Buffer, CachePrecision, Counters, DECODE_SPLIT_KEYS, DecodeAttention, Gpu, HeadLayout, KernelChoice,
-    MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, PrefillAttention, Queries, RelativePositions, RopeAttentionDecode,
-    Routes, Span, StickBreaking, head_stride, rope_angles,
+    Buffer, CachePrecision, Counters, DECODE_SPLIT_KEYS, DecodeAttention, Dimensions, Gpu, HeadLayout,
+    HeadMixtureSpec, Heads, KernelChoice, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, NormKind, NormSpec,
+    PositionEncoding, PrefillAttention, Queries, RelativePositions, RopeAttentionDecode, Routes, Span,
+    StickBreaking, head_stride, rope_angles,
 };
 use proptest::prelude::*;
 
@@ -1163,5 +1164,29 @@ fn rope_attention_gives_the_same_bits_every_time() {
         let attention = by_slot(shape, vec![[700, 2], [3, 0], [256, 1]], 31).on(choice);
         let decode = RopeDecode { attention, rotated: 64 };
         assert_repeatable(|| decode.check());
+    }
+}
+
+/// 64 query heads of one key/value head are 8 tiles a token, or 16 where subgroups have 4 lanes: a step of more than a dispatch
+/// counts is refused before it is made.
+#[test]
+fn a_prompt_of_more_tiles_than_a_dispatch_counts_is_refused() {
+    let heads = Heads { query: 64, kv: 1, dim: 8 };
+    let spec = HeadMixtureSpec::dense(
+        NormSpec::before(NormKind::Rms, 16, 1e-5),
+        heads,
+        PositionEncoding::Rope { theta: 1e4, channels: 8 },
+    );
+    for choice in ATTENTION_CHOICES {
+        let check = |tokens, keys| {
+            let mut dimensions = Dimensions::new(tokens, 16, keys, 1);
+            dimensions.attention(&spec);
+            dimensions.check(&gpu(choice)).map_err(|error| error.to_string())
+        };
+        check(4_000, 4_000).unwrap();
+        // Of several sequences.
+        check(40_000, 4_000).unwrap();
+        let refused = check(8_192, 8_192).unwrap_err();
+        assert!(refused.starts_with("tokens of a step: found 8192 tokens, for which "), "{refused}");
     }
 }
