@@ -51,6 +51,19 @@ pub enum CacheUse {
 struct Tables(Vec<(u32, f64, Buffer)>);
 
 impl Tables {
+    /// Bytes of the tables of `layers`, each of so many positions.
+    fn bytes<'a>(layers: impl Iterator<Item = &'a HeadMixtureSpec>, positions: u32) -> u64 {
+        let mut seen: Vec<(u32, f64)> = Vec::new();
+        for spec in layers {
+            if let PositionEncoding::Rope { theta, channels } = spec.position
+                && !seen.contains(&(channels, theta))
+            {
+                seen.push((channels, theta));
+            }
+        }
+        seen.iter().map(|(channels, _)| 8 * u64::from(positions) * u64::from(channels / 2)).sum()
+    }
+
     fn of(&mut self, gpu: &Gpu, spec: &HeadMixtureSpec, positions: u32) -> Buffer {
         let PositionEncoding::Rope { theta, channels } = spec.position else {
             return Buffer::new(gpu, "no angles", 0);
@@ -112,6 +125,15 @@ impl KvCache {
                 shared.iter().map(CacheLayout::bytes).sum()
             }
         }
+    }
+
+    /// Bytes for `layers` with this room, and for the angles by which they turn.
+    pub fn all_bytes<'a>(
+        layers: impl Iterator<Item = &'a HeadMixtureSpec> + Clone,
+        size: CacheSize,
+        use_: CacheUse,
+    ) -> u64 {
+        Self::bytes(layers.clone(), size, use_) + Tables::bytes(layers, size.capacity)
     }
 
     /// Allocates an empty cache.

@@ -86,7 +86,7 @@ impl BlockSpec {
     }
 
     /// The attentions in the order in which they run.
-    pub fn attentions(&self) -> impl Iterator<Item = &HeadMixtureSpec> {
+    pub fn attentions(&self) -> impl Iterator<Item = &HeadMixtureSpec> + Clone {
         std::iter::once(&self.attention).chain(&self.cross)
     }
 
@@ -106,7 +106,7 @@ impl StackSpec {
     }
 
     /// The attentions to the stack's own tokens.
-    pub fn attentions(&self) -> impl Iterator<Item = &HeadMixtureSpec> {
+    pub fn attentions(&self) -> impl Iterator<Item = &HeadMixtureSpec> + Clone {
         self.blocks.iter().map(|block| &block.attention)
     }
 

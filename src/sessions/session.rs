@@ -125,7 +125,7 @@ impl Session {
         let (attentions, cache_use) = (|| spec.stack.attentions(), spec.stack.cache_use());
         let parked_bytes = 4 * u64::from(sequences);
         let fixed_bytes = dimensions.bytes(gpu) + parked_bytes;
-        let need = fixed_bytes + KvCache::bytes(attentions(), size, cache_use);
+        let need = fixed_bytes + KvCache::all_bytes(attentions(), size, cache_use);
         gpu.plan(&format!("a session of {sequences} × {} positions", size.capacity), need)?;
 
         let session = Self {
@@ -154,12 +154,33 @@ impl Session {
         Ok(self.sequence(sequence)?.position)
     }
 
-    /// Bytes of GPU memory that it holds: activations, keys and values. These grow with the longest sequence.
+    /// Bytes of GPU memory that it holds: activations, keys, values and the angles they turn by. All but the first grow with
+    /// the longest sequence.
     pub fn bytes(&self) -> u64 {
         let stack = &self.transformer.spec.stack;
         let sequences = self.layout.sequences;
         let size = self.transformer.cache_size(sequences, self.cache.capacity());
-        self.fixed_bytes + KvCache::bytes(stack.attentions(), size, stack.cache_use())
+        self.fixed_bytes + KvCache::all_bytes(stack.attentions(), size, stack.cache_use())
+    }
+
+    /// How many sequences it has.
+    pub fn sequences(&self) -> u32 {
+        self.layout.sequences
+    }
+
+    /// Positions that each sequence may have.
+    pub fn positions(&self) -> u32 {
+        self.layout.capacity
+    }
+
+    /// Tokens that one step may have, over all sequences.
+    pub fn step_tokens(&self) -> u32 {
+        self.layout.step_tokens
+    }
+
+    /// Rows of logits that one step may have.
+    pub fn logit_rows(&self) -> u32 {
+        self.layout.logit_rows
     }
 
     /// Exact counts of everything recorded so far.
@@ -247,6 +268,16 @@ impl Session {
         gpu.plan(&format!("growing the cache from {now} to {capacity} positions"), need)?;
         self.cache.grow(&mut self.recorder, attentions(), capacity);
         self.recorder.gpu().check("growing the cache")
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let positions: Vec<u32> = self.sequences.iter().map(|sequence| sequence.position).collect();
+        f.debug_struct("Session")
+            .field("layout", &self.layout)
+            .field("at", &positions)
+            .finish_non_exhaustive()
     }
 }
 

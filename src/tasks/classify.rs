@@ -145,7 +145,7 @@ impl Model {
                 .positions(each)
                 .reserve(each)
                 .step_tokens(count * each);
-            let mut session = self.session(layout)?;
+            let mut session = self.any_session(layout)?;
             let mut patches = Vec::new();
             images.iter().for_each(|image| image.patches(classes, &mut patches));
             session.forward_images(count, each, &patches)?;

@@ -182,18 +182,21 @@ impl Model {
     }
 
     /// Makes a session: sequences on the GPU, to be worked on one step at a time. It owns what it needs, so it may outlive the
-    /// model. A model that translates has [`Model::translate`] instead.
+    /// model. A model that translates has [`Model::translate`] instead, one that looks at images [`Model::classify`].
     ///
     /// # Errors
-    /// A model that translates, an option out of range, and [`Error::TooLarge`](crate::Error::TooLarge) before anything is
+    /// A model that translates or classifies, an option out of range, and [`Error::TooLarge`](crate::Error::TooLarge) before anything is
     /// allocated.
     pub fn session(&self, options: SessionOptions) -> Result<Session> {
         match self.task {
-            Task::Translate { .. } => Err(self.wrong_task("generate, fill or classify")),
-            Task::Generate | Task::FillMask { .. } | Task::Classify(_) => {
-                Session::new(&self.gpu, &self.transformer, self.fingerprint, options)
-            }
+            Task::Translate { .. } | Task::Classify(_) => Err(self.wrong_task("generate or fill")),
+            Task::Generate | Task::FillMask { .. } => self.any_session(options),
         }
+    }
+
+    /// A session of any model of one stack.
+    pub(crate) fn any_session(&self, options: SessionOptions) -> Result<Session> {
+        Session::new(&self.gpu, &self.transformer, self.fingerprint, options)
     }
 
     /// What the model is.

@@ -1177,7 +1177,7 @@ fn a_prompt_of_more_tiles_than_a_dispatch_counts_is_refused() {
         heads,
         PositionEncoding::Rope { theta: 1e4, channels: 8 },
     );
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         let check = |tokens, keys| {
             let mut dimensions = Dimensions::new(tokens, 16, keys, 1);
             dimensions.attention(&spec);

@@ -485,6 +485,13 @@ fn what_a_session_refuses_it_names_and_nothing_of_it_changes() {
 }
 
 #[test]
+fn a_model_of_images_has_no_session_and_says_what_has() {
+    let model = load(&plain_gpu(), &Source::demo_classify()).unwrap();
+    let refused = model.session(SessionOptions::new()).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("classify"), "{refused}");
+}
+
+#[test]
 fn options_out_of_range_are_named() {
     let model = load(&plain_gpu(), &tiny()).unwrap();
     for (options, expected) in [
@@ -563,12 +570,13 @@ fn a_session_says_what_it_holds_and_leaves_nothing_behind() {
     let weights = free.allocated_bytes();
     let mut session = model.session(SessionOptions::new().sequences(2)).unwrap();
     let planned = session.bytes();
-    // On top there are the parameters of dispatches, tables of angles and what holds the place of no buffer.
+    // On top there are the parameters of dispatches and what holds the place of no buffer.
     assert!(free.allocated_bytes() - weights >= planned);
     let prompt = ids(100, 0);
     session.forward(&[Run::ids(1, &prompt)]).unwrap();
-    // Two sequences grow from one page of 64 positions to two.
-    assert_eq!(session.bytes() - planned, 2 * 64 * model.info().cache_bytes(CachePrecision::F32));
+    // Two sequences grow from one page of 64 positions to two, and the cosine and sine of four angles for each.
+    let keys_and_values = 2 * 64 * model.info().cache_bytes(CachePrecision::F32);
+    assert_eq!(session.bytes() - planned, keys_and_values + 64 * 4 * 8);
     let saved = block_on(session.save(1)).unwrap();
     session.restore(0, &saved).unwrap();
     session.fork(0, 1, 40).unwrap();
