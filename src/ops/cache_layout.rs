@@ -98,7 +98,12 @@ impl CacheLayout {
 
     /// Bytes of a window of `heads` heads of `sequences` sequences.
     fn window_bytes(&self, sequences: u32, heads: u32) -> u64 {
-        [sequences, self.capacity, heads].iter().map(|&n| u64::from(n)).product::<u64>() * self.slot_bytes()
+        self.slots(sequences, heads) * self.slot_bytes()
+    }
+
+    /// Slots of `heads` heads of `sequences` sequences.
+    fn slots(&self, sequences: u32, heads: u32) -> u64 {
+        [sequences, self.capacity, heads].iter().map(|&n| u64::from(n)).product()
     }
 
     /// Bytes of the whole cache.
@@ -153,11 +158,6 @@ impl CacheLayout {
     /// Bytes before a window's values.
     fn values_offset(&self, window: &Window) -> u64 {
         if self.keys_are_values { 0 } else { self.slots(window.sequences, window.heads) * self.key_bytes() }
-    }
-
-    /// Keys of all slots of `sequences` sequences.
-    fn slots(&self, sequences: u32, heads: u32) -> u64 {
-        [sequences, self.capacity, heads].iter().map(|&n| u64::from(n)).product()
     }
 
     /// Where `window` has the keys, then (unless these are the keys) the values of slots `first` to `first + count` of a sequence

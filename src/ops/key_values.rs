@@ -26,53 +26,42 @@ impl KeyValues {
         let capabilities = gpu.capabilities();
         let most_bytes = capabilities.max_binding.min(capabilities.max_buffer);
         let grown = CacheLayout { capacity: most.max(layout.capacity), ..layout };
-        Self::in_windows(gpu, layout, &grown.windows(most_bytes))
-    }
-
-    /// Empty, in these windows.
-    pub fn in_windows(gpu: &Gpu, layout: CacheLayout, windows: &[Window]) -> Self {
-        let cached = |window: &Window| CachedWindow {
-            window: *window,
-            buffer: Buffer::new(gpu, "cache", layout.bytes_of(window)),
+        let cached = |window: Window| CachedWindow {
+            window,
+            buffer: Buffer::new(gpu, "cache", layout.bytes_of(&window)),
         };
-        Self { layout, windows: windows.iter().map(cached).collect() }
+        Self { layout, windows: grown.windows(most_bytes).into_iter().map(cached).collect() }
     }
 
-    /// Copies of the first `count` slots of sequence `from` into those of `to`'s sequence `into`, where `to` has the same windows
-    /// by heads, and both sequences stand in windows of the same heads.
+    /// Copies of the first `count` slots of sequence `from` into those of `to`'s sequence `into`, where `to` is cut alike by heads.
     pub fn copies<'a>(&'a self, from: u32, to: &'a Self, into: u32, count: u32) -> Vec<BufferCopy<'a>> {
-        let mut copies = Vec::new();
-        for (source, target) in self.of_sequence(from).zip(to.of_sequence(into)) {
-            let runs = |layout: &CacheLayout, cached: &CachedWindow, sequence| {
-                layout.runs(&cached.window, sequence, 0, count)
-            };
-            let pairs = runs(&self.layout, source, from).into_iter().zip(runs(&to.layout, target, into));
-            copies.extend(pairs.map(|(old, new)| BufferCopy {
-                from: &source.buffer,
-                from_offset: old.offset,
-                to: &target.buffer,
-                to_offset: new.offset,
-                bytes: old.bytes,
-            }));
-        }
-        copies
+        let pairs = self.ranges(from, count).into_iter().zip(to.ranges(into, count));
+        pairs
+            .map(|((from, from_offset, bytes), (to, to_offset, _))| BufferCopy {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                bytes,
+            })
+            .collect()
     }
 
     /// Where a sequence's first `count` slots lie: a buffer, the first byte, how many, window after window.
     pub fn ranges(&self, sequence: u32, count: u32) -> Vec<(&Buffer, u64, u64)> {
-        let of_window = |cached: &'_ CachedWindow| {
-            let runs = self.layout.runs(&cached.window, sequence, 0, count);
-            runs.into_iter().map(|run| (run.offset, run.bytes)).collect::<Vec<_>>()
-        };
-        let windows = self.of_sequence(sequence).map(|cached| (&cached.buffer, of_window(cached)));
-        let ranges =
-            windows.flat_map(|(buffer, runs)| runs.into_iter().map(move |(at, bytes)| (buffer, at, bytes)));
-        ranges.collect()
+        let mut ranges = Vec::new();
+        for CachedWindow { window, buffer } in self.of_sequence(sequence) {
+            let runs = self.layout.runs(window, sequence, 0, count);
+            ranges.extend(runs.into_iter().map(|Run { offset, bytes }| (buffer, offset, bytes)));
+        }
+        ranges
     }
 
     /// What [`ranges`](Self::ranges) of `count` slots hold, in the order of one window: keys, then values, slot by slot.
     pub fn in_order(&self, count: u32, by_window: &[u8]) -> Vec<u8> {
-        self.pieces(count).into_iter().flat_map(|piece| by_window[piece].to_vec()).collect()
+        let mut in_order = Vec::with_capacity(by_window.len());
+        self.pieces(count).into_iter().for_each(|piece| in_order.extend_from_slice(&by_window[piece]));
+        in_order
     }
 
     /// The reverse of [`in_order`](Self::in_order).
@@ -113,7 +102,7 @@ impl KeyValues {
     }
 
     /// The windows that hold a sequence, by heads.
-    pub fn of_sequence(&self, sequence: u32) -> impl Iterator<Item = &CachedWindow> {
+    fn of_sequence(&self, sequence: u32) -> impl Iterator<Item = &CachedWindow> {
         self.windows.iter().filter(move |cached| {
             let Window { first_sequence, sequences, .. } = cached.window;
             (first_sequence..first_sequence + sequences).contains(&sequence)

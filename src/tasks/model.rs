@@ -185,8 +185,8 @@ impl Model {
     /// model. A model that translates has [`Model::translate`] instead, one that looks at images [`Model::classify`].
     ///
     /// # Errors
-    /// A model that translates or classifies, an option out of range, and [`Error::TooLarge`](crate::Error::TooLarge) before anything is
-    /// allocated.
+    /// A model that translates or classifies, an option out of range, and [`Error::TooLarge`](crate::Error::TooLarge) before
+    /// anything is allocated.
     pub fn session(&self, options: SessionOptions) -> Result<Session> {
         match self.task {
             Task::Translate { .. } | Task::Classify(_) => Err(self.wrong_task("generate or fill")),
