@@ -156,16 +156,21 @@ impl KvCache {
     }
 
     /// Bytes that [`KvCache::grow`] takes on top of what there is: layers grow one after the other, so the last one has
-    /// both its memories at once; what layers share is there until then.
-    pub fn bytes_to_grow<'a>(&self, layers: impl Iterator<Item = &'a HeadMixtureSpec>, capacity: u32) -> u64 {
+    /// both its memories at once; what layers share, tables of angles too, is there until then.
+    pub fn bytes_to_grow<'a>(
+        &self,
+        layers: impl Iterator<Item = &'a HeadMixtureSpec> + Clone,
+        capacity: u32,
+    ) -> u64 {
         let grown = CacheSize { capacity, ..self.size };
         if self.use_ == CacheUse::OneStep {
-            return Self::bytes(layers, grown, self.use_);
+            return Self::all_bytes(layers, grown, self.use_);
         }
+        let tables = Tables::bytes(layers.clone(), capacity);
         let sizes = layers.map(|spec| (self.size.bytes(spec), grown.bytes(spec)));
         let (more, largest) = sizes
             .fold((0, 0), |(more, largest), (now, then)| (more + then.saturating_sub(now), now.max(largest)));
-        more + largest
+        more + largest + tables
     }
 
     /// Makes room for `capacity` positions, at least as many as there are: larger buffers with what the present ones hold
