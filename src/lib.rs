@@ -22,6 +22,7 @@
 //!
 //! # What to read next
 //! - [`Gpu`] opens a device, [`Model`] loads a folder in Hugging Face layout (or the demo model) on it.
+//! - [`Model::stream`] is the same as a `Stream` of tokens, from a thread of its own; [`Cancel`] ends any work.
 //! - [`Model::generate`] streams text, [`Model::generate_ids`] continues a batch of token sequences,
 //!   [`Model::logits`] returns logits and the experts each token chose.
 //! - [`Model::session`] makes a [`Session`], what all of these are built on: sequences that read and write side by side, one
@@ -41,6 +42,7 @@
 // In a browser everything lives on one thread, and wgpu's handles say so.
 #![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
+mod cancel;
 #[cfg(not(target_arch = "wasm32"))]
 mod checkpoints;
 mod error;
@@ -67,6 +69,7 @@ mod tasks;
 pub mod web;
 mod weights;
 
+pub use cancel::Cancel;
 #[cfg(not(target_arch = "wasm32"))]
 pub use checkpoints::*;
 pub use error::{Error, Result};
@@ -75,8 +78,8 @@ pub use gpu::{AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelC
 pub use measure::*;
 pub use ops::{AdapterReport, CachePrecision, Precision};
 pub use sessions::{
-    Cancel, Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, RouterShape, RouterUse,
-    Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
+    Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, RouterShape, RouterUse, Routes, Run,
+    Sampling, Session, SessionOptions, TokenRoutes,
 };
 pub use tasks::*;
 pub use weights::Source;
@@ -87,14 +90,18 @@ pub use weights::{Hub, HubModel, HubRepo};
 #[doc(hidden)]
 pub use guard::panic_is_caught;
 
-/// Runs one of the async functions to its end, for programs without an async runtime.
 #[cfg(not(target_arch = "wasm32"))]
-pub use pollster::block_on;
+pub use gpu::block_on;
 
 /// The README's code runs as a test.
 #[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// So does that of the page for apps.
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("../docs/embed.md")]
+pub struct Embed;
 
 /// The rooms below the public ones, open to this crate's own command, tests and benches. Not a stable interface.
 #[doc(hidden)]

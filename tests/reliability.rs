@@ -6,6 +6,8 @@ mod broken_numbers;
 mod long_prompts;
 #[path = "reliability/sessions.rs"]
 mod sessions;
+#[path = "reliability/streams.rs"]
+mod streams;
 
 use std::{ops::ControlFlow, path::Path};
 

@@ -152,6 +152,8 @@ struct Inner {
     memory_limit: Option<u64>,
     pipelines: PipelineCache,
     pace: Pace,
+    #[cfg(not(target_arch = "wasm32"))]
+    waiter: super::waiting::Waiter,
     /// Bytes of live buffers, those of readbacks included.
     allocated: AtomicU64,
     next_buffer_id: AtomicU64,
@@ -206,6 +208,8 @@ impl Gpu {
         Ok(Self(Arc::new(Inner {
             pipelines: PipelineCache::default(),
             pace: Pace::new(options.submission_macs),
+            #[cfg(not(target_arch = "wasm32"))]
+            waiter: Default::default(),
             kernels: options.kernels,
             memory: options.memory,
             kept: OnceLock::new(),
@@ -309,8 +313,8 @@ impl Gpu {
 
     /// Hands what was written so far to the device and lets it finish, so that staging memory is freed.
     pub async fn flush(&self) -> Result<()> {
-        super::Recorder::new(self).submit();
-        self.settle()
+        let submission = super::Recorder::new(self).submit_with(|_| {});
+        super::waiting::done(self, submission, "waiting for the GPU").await
     }
 
     /// How many buffers headwise has made on this device, for tests that count them.
@@ -378,6 +382,11 @@ impl Gpu {
 
     pub(super) fn pipelines(&self) -> &PipelineCache {
         &self.0.pipelines
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn waiter(&self) -> &super::waiting::Waiter {
+        &self.0.waiter
     }
 
     pub(super) fn pace(&self) -> &Pace {

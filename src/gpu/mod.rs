@@ -18,6 +18,7 @@ mod recorder;
 #[cfg(not(target_arch = "wasm32"))]
 mod specialise;
 mod staging;
+mod waiting;
 #[cfg(target_arch = "wasm32")]
 mod web_nudge;
 #[cfg(target_arch = "wasm32")]
@@ -33,3 +34,10 @@ pub use params::ParamsLayout;
 pub(crate) use params::UniformField;
 pub use readback::Pending;
 pub use recorder::{BufferCopy, Counters, Dispatch, Recorder};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use waiting::aside;
+#[cfg(not(target_arch = "wasm32"))]
+pub use waiting::block_on;
+pub(crate) use waiting::breathe;
+/// `Send` natively; in a browser everything is on one thread.
+pub(crate) use wgpu::WasmNotSend;

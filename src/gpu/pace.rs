@@ -9,8 +9,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{Clock, Gpu};
-use crate::{Error, Result};
+use super::{Clock, Gpu, waiting::done};
+use crate::Result;
 
 /// Seconds that a submission should take at the most.
 const SECONDS: f64 = 0.2;
@@ -125,15 +125,10 @@ impl Queue {
 impl UnderWay {
     async fn wait(self, gpu: &Gpu) -> Result<()> {
         const DURING: &str = "waiting for the GPU";
-        // Natively somebody has to drive the device; in a browser this does nothing.
-        let wait = wgpu::PollType::Wait { submission_index: Some(self.submission), timeout: None };
-        let polled = gpu.device().poll(wait);
+        done(gpu, self.submission, DURING).await?;
         #[cfg(target_arch = "wasm32")]
         super::web_nudge::nudging(gpu.queue(), self.done.receive()).await;
-        gpu.check(DURING)?;
-        polled
-            .map(|_| ())
-            .map_err(|error| Error::Gpu { during: DURING.to_owned(), message: error.to_string() })
+        gpu.check(DURING)
     }
 }
 

@@ -5,6 +5,7 @@ use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use super::{
     Buffer, Gpu, Recorder,
     staging::{Staging, StagingPool},
+    waiting::done,
 };
 use crate::{Error, Result};
 
@@ -54,12 +55,8 @@ impl Pending {
     /// # Errors
     /// [`Error::DeviceLost`] or [`Error::Gpu`] when the work before the read failed.
     pub async fn wait(self, during: &str) -> Result<Vec<u8>> {
-        // Natively somebody has to drive the device; in a browser this does nothing.
-        let submission_index = Some(self.submission.clone());
-        let polled = self.gpu.device().poll(wgpu::PollType::Wait { submission_index, timeout: None });
-        self.gpu.check(during)?;
+        done(&self.gpu, self.submission.clone(), during).await?;
         let failed = |message: String| Error::Gpu { during: during.to_owned(), message };
-        polled.map_err(|error| failed(error.to_string()))?;
         let mapped = self.mapped.receive();
         #[cfg(target_arch = "wasm32")]
         let mapped = super::web_nudge::nudging(self.gpu.queue(), mapped);

@@ -7,7 +7,7 @@ use super::{
     options::{Layout, PAGE, SOFTWARE_POSITIONS},
 };
 use crate::{
-    Error, Result,
+    Cancel, Error, Result,
     gpu::{Buffer, Counters, Gpu, Recorder},
     layers::{CacheSize, HeadMixtureSpec, KvCache, Step, Workspace},
     models::Transformer,
@@ -63,6 +63,8 @@ pub struct Session {
     /// Bytes of everything but the cache.
     fixed_bytes: u64,
     pub(super) last: LastStep,
+    /// Ends every step.
+    pub(super) cancel: Cancel,
 }
 
 /// How far a sequence is.
@@ -102,7 +104,8 @@ pub(super) struct LogitRow {
 }
 
 impl Session {
-    /// Plans the memory, then allocates it. `model` is a number that tells the transformer's model from others.
+    /// Plans the memory, then allocates it. `model` is a number that tells the transformer's model from others; `cancel` ends
+    /// every step.
     ///
     /// # Errors
     /// An option out of range, [`Error::TooLarge`] before anything is allocated, [`Error::Gpu`] when the device refuses.
@@ -110,6 +113,7 @@ impl Session {
         gpu: &Gpu,
         transformer: &Arc<Transformer>,
         model: u64,
+        cancel: &Cancel,
         options: SessionOptions,
     ) -> Result<Self> {
         let spec = &transformer.spec;
@@ -138,6 +142,7 @@ impl Session {
             parked: Buffer::new(gpu, "parked", parked_bytes),
             fixed_bytes,
             last: LastStep::default(),
+            cancel: cancel.clone(),
         };
         gpu.check("allocating a session")?;
         Ok(session)
