@@ -154,7 +154,7 @@ pub(super) struct Running<E> {
     cancel: CancelOnDrop,
 }
 
-impl<E: WasmNotSend + 'static> Running<E> {
+impl<E: WasmNotSend + Unpin + 'static> Running<E> {
     /// Starts `work`, with the options and with whom it shows its tokens to.
     pub fn start<F: Future<Output = E> + 'static>(
         options: &Generate,

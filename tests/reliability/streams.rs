@@ -222,7 +222,7 @@ async fn a_timeout_and_an_abort_end_a_generation_between_tokens() {
     assert!(seen.swap(0, Ordering::SeqCst) < 500);
     assert_eq!(gpu.allocated_bytes(), before);
 
-    let (other, mut counting) = (model.clone(), count(&seen));
+    let (other, counting) = (model.clone(), count(&seen));
     let handle = Arc::new(OnceLock::<tokio::task::AbortHandle>::new());
     let (own, tokens) = (handle.clone(), seen.clone());
     let abort_at_third = move |token: &headwise::Token| {
