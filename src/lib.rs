@@ -21,7 +21,8 @@
 //! ```
 //!
 //! # What to read next
-//! - [`Gpu`] opens a device, [`Model`] loads a folder in Hugging Face layout (or the demo model) on it.
+//! - [`Gpu`] opens a device, or works on one of yours ([`Gpu::from_wgpu`]); [`Model`] loads a folder in Hugging Face layout
+//!   (or the demo model) on it.
 //! - [`Model::generate`] streams text, [`Model::generate_ids`] continues a batch of token sequences,
 //!   [`Model::logits`] returns logits and the experts each token chose.
 //! - [`Model::session`] makes a [`Session`], what all of these are built on: sequences that read and write side by side, one
@@ -82,6 +83,8 @@ pub use tasks::*;
 pub use weights::Source;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub use weights::{Hub, HubModel, HubRepo};
+/// The wgpu that headwise is built on: an app that shares its device with headwise needs the same version.
+pub use wgpu;
 
 #[cfg(all(feature = "tokenizer", not(target_arch = "wasm32")))]
 #[doc(hidden)]
@@ -95,6 +98,11 @@ pub use pollster::block_on;
 #[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// So does that of the guide for apps.
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("../docs/embed.md")]
+pub struct Embed;
 
 /// The rooms below the public ones, open to this crate's own command, tests and benches. Not a stable interface.
 #[doc(hidden)]

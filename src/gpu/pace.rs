@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Clock, Gpu};
-use crate::{Error, Result};
+use crate::Result;
 
 /// Seconds that a submission should take at the most.
 const SECONDS: f64 = 0.2;
@@ -127,13 +127,11 @@ impl UnderWay {
         const DURING: &str = "waiting for the GPU";
         // Natively somebody has to drive the device; in a browser this does nothing.
         let wait = wgpu::PollType::Wait { submission_index: Some(self.submission), timeout: None };
-        let polled = gpu.device().poll(wait);
+        let polled = gpu.loss().poll(gpu.device(), wait);
         #[cfg(target_arch = "wasm32")]
         super::web_nudge::nudging(gpu.queue(), self.done.receive()).await;
         gpu.check(DURING)?;
-        polled
-            .map(|_| ())
-            .map_err(|error| Error::Gpu { during: DURING.to_owned(), message: error.to_string() })
+        polled.map_err(|error| gpu.refused(DURING, &error))
     }
 }
 

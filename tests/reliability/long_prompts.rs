@@ -11,7 +11,7 @@ use std::{
 
 use headwise::{
     Cancel, Error, Generate, Generation, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source,
-    StopReason, Translate, block_on,
+    StopReason, Translate, block_on, internal::OptionsForTests,
 };
 
 use super::{gpu, load, tiny, tiny_with_a_long_context};
