@@ -21,10 +21,11 @@
 //! ```
 //!
 //! # What to read next
-//! - [`Gpu`] opens a device, [`Model`] loads a folder in Hugging Face layout (or the demo model) on it.
-//! - [`Model::stream`] is the same as a `Stream` of tokens, from a thread of its own; [`Cancel`] ends any work.
+//! - [`Gpu`] opens a device, or works on one of yours ([`Gpu::from_wgpu`]); [`Model`] loads a folder in Hugging Face layout
+//!   (or the demo model) on it.
 //! - [`Model::generate`] streams text, [`Model::generate_ids`] continues a batch of token sequences,
-//!   [`Model::logits`] returns logits and the experts each token chose.
+//!   [`Model::logits`] returns logits and the experts each token chose. [`Model::stream`] is a `Stream` of tokens, from a thread
+//!   of its own; [`Cancel`] ends any work.
 //! - [`Model::session`] makes a [`Session`], what all of these are built on: sequences that read and write side by side, one
 //!   step at a time, go back, fork, and become bytes.
 //! - [`Model::translate`], [`Model::fill`] and [`Model::classify`] are for models of other tasks; each has a model to try
@@ -85,6 +86,8 @@ pub use tasks::*;
 pub use weights::Source;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub use weights::{Hub, HubModel, HubRepo};
+/// The wgpu that headwise is built on: an app that shares its device with headwise needs the same version.
+pub use wgpu;
 
 #[cfg(all(feature = "tokenizer", not(target_arch = "wasm32")))]
 #[doc(hidden)]
@@ -98,7 +101,7 @@ pub use gpu::block_on;
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
-/// So does that of the page for apps.
+/// So does that of the guide for apps.
 #[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../docs/embed.md")]
 pub struct Embed;

@@ -24,7 +24,7 @@ use std::{
 
 use headwise::{
     Cancel, Chat, ChatMessage, ChatTemplate, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions,
-    Model, Reply, Source, StopReason, block_on,
+    Model, Reply, Source, StopReason, block_on, internal::OptionsForTests,
 };
 use serde_json::json;
 

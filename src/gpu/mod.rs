@@ -9,8 +9,13 @@ mod adapter;
 mod buffer;
 mod clock;
 mod device;
+mod errors;
+#[cfg(not(target_arch = "wasm32"))]
+mod for_tests;
 mod kernel;
+mod lent;
 mod lock;
+mod loss;
 mod pace;
 mod pipelines;
 mod readback;
@@ -29,6 +34,8 @@ pub use clock::Clock;
 pub use device::{Gpu, GpuOptions, KernelChoice, KernelMemory, NotePlace};
 
 pub use buffer::{Buffer, PART_ALIGNMENT};
+#[cfg(not(target_arch = "wasm32"))]
+pub use for_tests::{ForTests, OptionsForTests};
 pub use kernel::{Access, Constants, Kernel, Shader};
 pub use params::ParamsLayout;
 pub(crate) use params::UniformField;

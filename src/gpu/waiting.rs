@@ -46,7 +46,6 @@ mod native {
     use futures_intrusive::channel::shared::{OneshotSender, oneshot_channel};
 
     use super::{Gpu, Result, breathe};
-    use crate::Error;
 
     /// wgpu keeps buffers from being destroyed while a thread waits: so whoever drops some waits this long at the most.
     const SLICE: Duration = Duration::from_millis(4);
@@ -89,7 +88,7 @@ mod native {
 
     /// What a thread that waits is asked for.
     struct Question {
-        device: wgpu::Device,
+        gpu: Gpu,
         submission: wgpu::SubmissionIndex,
         answer: OneshotSender<Answer>,
     }
@@ -104,10 +103,10 @@ mod native {
             let start = || {
                 let (sender, questions) = mpsc::channel::<Question>();
                 let work = move || {
-                    for Question { device, submission, answer } in questions {
-                        let done = wait(&device, &submission);
+                    for Question { gpu, submission, answer } in questions {
+                        let done = wait(&gpu, &submission);
                         // Whoever has the last handle closes the device, never this thread: the program may be at its end.
-                        drop(device);
+                        drop(gpu);
                         // Whoever asked may have gone away.
                         let _ = answer.send(done);
                     }
@@ -120,12 +119,12 @@ mod native {
     }
 
     /// Blocks until the device has done all up to `submission`, and tells those whose buffers are mapped then.
-    fn wait(device: &wgpu::Device, submission: &wgpu::SubmissionIndex) -> Answer {
+    fn wait(gpu: &Gpu, submission: &wgpu::SubmissionIndex) -> Answer {
         loop {
             let (submission_index, timeout) = (Some(submission.clone()), Some(SLICE));
-            match device.poll(wgpu::PollType::Wait { submission_index, timeout }) {
+            match gpu.loss().poll(gpu.device(), wgpu::PollType::Wait { submission_index, timeout }) {
                 Err(wgpu::PollError::Timeout) => {}
-                other => return other.map(|_| ()),
+                other => return other,
             }
         }
     }
@@ -136,17 +135,16 @@ mod native {
     /// What the device reports.
     pub async fn done(gpu: &Gpu, submission: wgpu::SubmissionIndex, during: &str) -> Result<()> {
         let (sender, answer) = oneshot_channel();
-        let question =
-            Question { device: gpu.device().clone(), submission: submission.clone(), answer: sender };
+        let question = Question { gpu: gpu.clone(), submission: submission.clone(), answer: sender };
         let asked = if IDLE.get() { None } else { gpu.waiter().ask(question) };
         breathe().await;
         let done = match asked {
             Some(()) => answer.receive().await,
-            None => Some(wait(gpu.device(), &submission)),
+            None => Some(wait(gpu, &submission)),
         };
         gpu.check(during)?;
-        let failed = |message: String| Error::Gpu { during: during.to_owned(), message };
-        let done = done.ok_or_else(|| failed("the thread that waits for the device has ended".to_owned()))?;
-        done.map_err(|error| failed(error.to_string()))
+        let done =
+            done.ok_or_else(|| gpu.refused(during, &"the thread that waits for the device has ended"))?;
+        done.map_err(|error| gpu.refused(during, &error))
     }
 }

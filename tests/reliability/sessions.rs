@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, path::Path};
 
 use headwise::{
     CachePrecision, Cancel, Error, Generate, GpuOptions, KernelChoice, LoadOptions, LogitRows, Model,
-    Precision, Run, Sampling, Session, SessionOptions, Source, block_on,
+    Precision, Run, Sampling, Session, SessionOptions, Source, block_on, internal::OptionsForTests,
 };
 
 #[allow(dead_code)] // its `main` runs elsewhere

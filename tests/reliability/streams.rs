@@ -15,7 +15,7 @@ use std::{
 use headwise::{
     Bench, Cancel, Chat, ChatTemplate, Error, Generate, Generation, Gpu, GpuOptions, Image, KernelChoice,
     LoadOptions, Model, ModelInfo, PendingTokens, ReplyStream, Session, Source, StopReason, TokenStream,
-    Translate, block_on,
+    Translate, block_on, internal::OptionsForTests,
 };
 
 #[allow(dead_code)] // its `main` runs elsewhere
@@ -45,7 +45,6 @@ fn every_public_future_can_change_threads(
     owned::<(Session, Chat, TokenStream, ReplyStream, PendingTokens)>();
     is_send(Gpu::new(GpuOptions::new()));
     is_send(Gpu::adapters());
-    is_send(gpu.flush());
     is_send(ModelInfo::read(source));
     is_send(ChatTemplate::read(source));
     is_send(Model::check(source));
