@@ -10,8 +10,8 @@ use std::{
 };
 
 use headwise::{
-    Cancel, Generate, Generation, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source,
-    StopReason, Translate, block_on,
+    Cancel, Generate, Generation, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source, StopReason,
+    Translate, block_on,
 };
 
 use super::{gpu, load, tiny, tiny_with_a_long_context};
