@@ -313,7 +313,7 @@ fn a_download_that_ended_goes_on_in_another_process() {
     let cancel = Cancel::new();
     let cancelled = other.look(&repo("tiny/jetmoe")).unwrap().cancel(&cancel);
     assert!(matches!(cancelled.download(|_, _| cancel.cancel()), Err(Error::Cancelled)));
-    assert!(!hub.requests().iter().any(|request| request.starts_with("GET model")));
+    assert!(!hub.requests().iter().any(|request| request.contains("bytes=70001-")));
     assert_eq!(incomplete(&cache), [70_001]);
     let model = other.look(&repo("tiny/jetmoe")).unwrap();
     assert_eq!(model.missing_bytes(), size - 70_001);

@@ -18,7 +18,6 @@ use crate::{
 
 /// Logits and routes of one sequence.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Logits {
     /// Size of the vocabulary.
     pub vocab: usize,
