@@ -1,6 +1,5 @@
 //! Sessions: sequences on the GPU, one step at a time, and what their routers chose.
 
-mod cancel;
 mod forward;
 mod keeping;
 mod options;
@@ -14,7 +13,6 @@ pub(crate) mod saved;
 mod session;
 mod translation;
 
-pub use cancel::Cancel;
 pub(crate) use forward::check_ids;
 pub(crate) use options::STEP_TOKENS;
 pub use options::SessionOptions;

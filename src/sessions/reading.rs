@@ -16,7 +16,8 @@ impl Session {
     /// [`Cancel`](super::Cancel) do so.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] where `watch` ends the step: the sequences are as before it. What the GPU reports.
+    /// [`Error::Cancelled`] where `watch` ends the step, or the handle of the model
+    /// ([`Model::cancelled_by`](crate::Model::cancelled_by)): the sequences are as before it. What the GPU reports.
     pub async fn submit(&mut self, watch: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
         self.submit_ahead(watch).await?;
         self.submit_recorded();
@@ -24,7 +25,12 @@ impl Session {
     }
 
     /// As [`submit`](Self::submit), and leaves the last part for a readback to submit.
-    async fn submit_ahead(&mut self, watch: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
+    async fn submit_ahead(&mut self, mut watch: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
+        let cancel = self.cancel.clone();
+        let watch = |submitted, of| match cancel.flow() {
+            ControlFlow::Continue(()) => watch(submitted, of),
+            stop => stop,
+        };
         if !self.recorder.is_empty() && self.recorder.submit_ahead(watch).await?.is_break() {
             self.undo();
             return Err(Error::Cancelled);

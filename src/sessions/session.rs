@@ -7,7 +7,7 @@ use super::{
     options::{Layout, PAGE, SOFTWARE_POSITIONS},
 };
 use crate::{
-    Error, Result,
+    Cancel, Error, Result,
     gpu::{Buffer, Counters, Gpu, Recorder},
     layers::{CacheSize, HeadMixtureSpec, Hook, KvCache, Step, Workspace},
     models::Transformer,
@@ -65,6 +65,8 @@ pub struct Session {
     pub(super) last: LastStep,
     /// Who stands in the steps to come.
     pub(super) hook: Option<Box<dyn Hook + Send>>,
+    /// Ends every step.
+    pub(super) cancel: Cancel,
 }
 
 /// How far a sequence is.
@@ -104,7 +106,8 @@ pub(super) struct LogitRow {
 }
 
 impl Session {
-    /// Plans the memory, then allocates it. `model` is a number that tells the transformer's model from others.
+    /// Plans the memory, then allocates it. `model` is a number that tells the transformer's model from others; `cancel` ends
+    /// every step.
     ///
     /// # Errors
     /// An option out of range, [`Error::TooLarge`] before anything is allocated, [`Error::Gpu`] when the device refuses.
@@ -112,6 +115,7 @@ impl Session {
         gpu: &Gpu,
         transformer: &Arc<Transformer>,
         model: u64,
+        cancel: &Cancel,
         options: SessionOptions,
     ) -> Result<Self> {
         let spec = &transformer.spec;
@@ -141,6 +145,7 @@ impl Session {
             fixed_bytes,
             last: LastStep::default(),
             hook: None,
+            cancel: cancel.clone(),
         };
         gpu.check("allocating a session")?;
         Ok(session)

@@ -12,6 +12,9 @@ mod generation;
 mod info;
 mod logits;
 mod model;
+#[cfg(feature = "chat")]
+mod reply_stream;
+mod stream;
 #[cfg(feature = "tokenizer")]
 mod text;
 #[cfg(feature = "chat")]
@@ -38,6 +41,9 @@ pub use logits::Logits;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 pub(crate) use model::Files;
 pub use model::{LoadOptions, Model};
+#[cfg(feature = "chat")]
+pub use reply_stream::ReplyStream;
+pub use stream::TokenStream;
 #[cfg(feature = "tokenizer")]
 pub use text::{TextStream, Tokenizer};
 pub use translate::{Translate, Translation, TranslationLogits};
