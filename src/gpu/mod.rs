@@ -10,7 +10,6 @@ mod buffer;
 mod clock;
 mod device;
 mod errors;
-#[cfg(not(target_arch = "wasm32"))]
 mod for_tests;
 mod kernel;
 mod lent;
@@ -35,7 +34,6 @@ pub use clock::Clock;
 pub use device::{Gpu, GpuOptions, KernelChoice, KernelMemory, NotePlace};
 
 pub use buffer::{Buffer, PART_ALIGNMENT};
-#[cfg(not(target_arch = "wasm32"))]
 pub use for_tests::{ForTests, OptionsForTests};
 pub use kernel::{Access, Constants, Kernel, Shader};
 pub use params::ParamsLayout;
