@@ -12,6 +12,7 @@ mod runs;
 mod sampling;
 pub(crate) mod saved;
 mod session;
+mod states;
 mod translation;
 
 pub use cancel::Cancel;
@@ -27,4 +28,5 @@ pub(crate) use runs::steps;
 pub use runs::{LogitRows, Run};
 pub use sampling::Sampling;
 pub use session::Session;
+pub use states::PendingValues;
 pub(crate) use translation::{Row, TargetLayout, TranslationSession};
