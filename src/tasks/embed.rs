@@ -4,9 +4,10 @@ use super::{
     Model,
     packing::{Ask, Packing, Piece},
 };
+#[cfg(feature = "tokenizer")]
+use crate::models::Task;
 use crate::{
     Error, Result,
-    models::Task,
     sessions::{Cancel, LogitRows},
 };
 
