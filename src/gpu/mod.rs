@@ -18,6 +18,7 @@ mod recorder;
 #[cfg(not(target_arch = "wasm32"))]
 mod specialise;
 mod staging;
+mod under_way;
 #[cfg(target_arch = "wasm32")]
 mod web_nudge;
 #[cfg(target_arch = "wasm32")]

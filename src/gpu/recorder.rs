@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::{
     Access, Buffer, Constants, Gpu, Kernel,
-    pace::Queue,
     pipelines::{Interface, Pipeline, compile},
     staging::StagingPool,
+    under_way::Queue,
 };
 use crate::Result;
 
@@ -99,7 +99,7 @@ pub struct Recorder {
     dispatches: Vec<Recorded>,
     arenas: Vec<Arena>,
     used_slots: usize,
-    /// Whether the parameters of what was recorded are on the GPU: its first part brings all of them.
+    /// Whether the parameters of what was recorded are on the GPU: the first part after some were recorded brings all of them.
     params_sent: bool,
     slot_bytes: usize,
     bind_groups: HashMap<BindGroupKey, wgpu::BindGroup>,
@@ -317,6 +317,7 @@ impl Recorder {
     fn push_params<P: ShaderType + WriteInto>(&mut self, params: &P) -> (usize, u32) {
         let (arena, slot) = (self.used_slots / ARENA_SLOTS, self.used_slots % ARENA_SLOTS);
         self.used_slots += 1;
+        self.params_sent = false;
         let arena_bytes = ARENA_SLOTS * self.slot_bytes;
         if arena == self.arenas.len() {
             let buffer = Buffer::uniform(&self.gpu, "params", arena_bytes as u64);

@@ -26,6 +26,7 @@ mod functions;
 mod json;
 mod lexer;
 mod lists;
+mod make;
 mod methods;
 mod number;
 mod operators;

@@ -111,18 +111,20 @@ impl HeadMixture {
     }
 
     /// Groups the rows that the router chose.
-    fn sort<'a>(&self, pass: &mut Pass<'a, '_>, call: &Call<'a>) {
+    fn sort<'a>(&'a self, pass: &mut Pass<'a, '_>, call: &Call<'a>) {
         self.reach(pass, Place::Routes, call);
         call.rows.sort(pass.recorder);
     }
 
-    fn reach<'a>(&self, pass: &mut Pass<'a, '_>, place: Place, call: &Call<'a>) {
+    fn reach<'a>(&'a self, pass: &mut Pass<'a, '_>, place: Place, call: &Call<'a>) {
         let sublayer = match self.spec.kv {
             KvProjection::Memory => Sublayer::Cross,
             _ => Sublayer::Attention,
         };
         let (spans, _) = self.visible(call);
-        let attention = AttentionSite { heads: call.heads, spans, cache: &call.cache.kv };
+        let Call { heads, cache, .. } = *call;
+        let (kernel, positions) = (self.spec.kernel, self.positions(cache));
+        let attention = AttentionSite { heads, kernel, positions, spans, cache: &cache.kv };
         pass.reach(sublayer, place, call.rows, Some(attention));
     }
 

@@ -65,15 +65,36 @@ impl Tables {
     }
 }
 
-/// Empty keys and values of one layer.
-fn empty(gpu: &Gpu, spec: &HeadMixtureSpec, size: CacheSize) -> KeyValues {
-    KeyValues::new(gpu, size.layout(spec), size.most)
+/// Empty keys and values of layers, with which of them share theirs.
+struct Memory<'a> {
+    gpu: &'a Gpu,
+    size: CacheSize,
+    use_: CacheUse,
+    made: Vec<KeyValues>,
+}
+
+impl<'a> Memory<'a> {
+    fn new(gpu: &'a Gpu, size: CacheSize, use_: CacheUse) -> Self {
+        Self { gpu, size, use_, made: Vec::new() }
+    }
+
+    fn of(&mut self, spec: &HeadMixtureSpec) -> KeyValues {
+        let layout = self.size.layout(spec);
+        let alike = self.made.iter().find(|other| self.use_ == CacheUse::OneStep && other.layout == layout);
+        if let Some(kv) = alike {
+            return kv.clone();
+        }
+        let kv = KeyValues::new(self.gpu, layout, self.size.most);
+        self.made.push(kv.clone());
+        kv
+    }
 }
 
 /// The cache of every layer.
 pub struct KvCache {
     pub layers: Vec<LayerCache>,
     size: CacheSize,
+    use_: CacheUse,
 }
 
 impl KvCache {
@@ -100,18 +121,11 @@ impl KvCache {
         size: CacheSize,
         use_: CacheUse,
     ) -> Self {
-        let mut tables = Tables::default();
-        let mut made: Vec<KeyValues> = Vec::new();
+        let (mut tables, mut memory) = (Tables::default(), Memory::new(gpu, size, use_));
         let layers = layers
-            .map(|spec| {
-                let layout = size.layout(spec);
-                let same = made.iter().find(|other| use_ == CacheUse::OneStep && other.layout == layout);
-                let kv = same.cloned().unwrap_or_else(|| empty(gpu, spec, size));
-                made.push(kv.clone());
-                LayerCache { kv, angles: tables.of(gpu, spec, size.capacity) }
-            })
+            .map(|spec| LayerCache { kv: memory.of(spec), angles: tables.of(gpu, spec, size.capacity) })
             .collect();
-        Self { layers, size }
+        Self { layers, size, use_ }
     }
 
     /// Positions it has room for, in each sequence.
@@ -120,17 +134,20 @@ impl KvCache {
     }
 
     /// Bytes that [`KvCache::grow`] takes on top of what there is: layers grow one after the other, so the last one has
-    /// both its memories at once.
+    /// both its memories at once; what layers share is there until then.
     pub fn bytes_to_grow<'a>(&self, layers: impl Iterator<Item = &'a HeadMixtureSpec>, capacity: u32) -> u64 {
-        let sizes =
-            layers.map(|spec| (self.size.bytes(spec), CacheSize { capacity, ..self.size }.bytes(spec)));
+        let grown = CacheSize { capacity, ..self.size };
+        if self.use_ == CacheUse::OneStep {
+            return Self::bytes(layers, grown, self.use_);
+        }
+        let sizes = layers.map(|spec| (self.size.bytes(spec), grown.bytes(spec)));
         let (more, largest) = sizes
             .fold((0, 0), |(more, largest), (now, then)| (more + then.saturating_sub(now), now.max(largest)));
         more + largest
     }
 
     /// Makes room for `capacity` positions, at least as many as there are: larger buffers with what the present ones hold
-    /// after all that was recorded. The cache is [`CacheUse::Kept`].
+    /// after all that was recorded, unless that is only of one step.
     pub fn grow<'a>(
         &mut self,
         recorder: &mut Recorder,
@@ -138,14 +155,14 @@ impl KvCache {
         capacity: u32,
     ) {
         let gpu = recorder.gpu().clone();
-        let mut tables = Tables::default();
-        let (filled, sequences) = (self.size.capacity, self.size.sequences);
+        let filled = self.size.capacity;
         self.size.capacity = capacity;
+        let (mut tables, mut memory) = (Tables::default(), Memory::new(&gpu, self.size, self.use_));
+        let kept = if self.use_ == CacheUse::Kept { self.size.sequences } else { 0 };
         for (layer, spec) in self.layers.iter_mut().zip(layers) {
-            let kv = empty(&gpu, spec, self.size);
-            let copies: Vec<_> = (0..sequences)
-                .flat_map(|sequence| layer.kv.copies(sequence, &kv, sequence, filled))
-                .collect();
+            let kv = memory.of(spec);
+            let copies: Vec<_> =
+                (0..kept).flat_map(|sequence| layer.kv.copies(sequence, &kv, sequence, filled)).collect();
             recorder.copy(&copies);
             // The old memory goes with the old value.
             *layer = LayerCache { kv, angles: tables.of(&gpu, spec, capacity) };

@@ -5,24 +5,30 @@
 
 mod embedding;
 mod expert_mlp;
+mod expert_mlp_spec;
 mod head_mixture;
 mod head_mixture_spec;
 mod kv_cache;
 mod norm;
+mod norm_spec;
 mod output_head;
 mod pass;
 mod router;
+mod router_spec;
 mod workspace;
 
 pub use embedding::{PatchEmbedding, TokenEmbedding};
-pub use expert_mlp::{ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, MlpActivation};
+pub use expert_mlp::{ExpertMlp, ExpertMlpWeights};
+pub use expert_mlp_spec::{ExpertMlpSpec, MlpActivation};
 pub use head_mixture::{HeadMixture, HeadMixtureWeights, OutputBias};
 pub use head_mixture_spec::{HeadMixtureSpec, Heads, KvProjection, PositionEncoding};
 pub use kv_cache::{CacheSize, CacheUse, KvCache, LayerCache};
-pub use norm::{Norm, NormPlacement, NormSpec};
+pub use norm::Norm;
+pub use norm_spec::{NormPlacement, NormSpec};
 pub use output_head::OutputHead;
 pub use pass::{AttentionSite, Hook, LayerIndex, Pass, Place, Site, Sublayer};
-pub use router::{Router, RouterNet, RouterSpec, RouterWeights, Scope};
+pub use router::{Router, RouterWeights};
+pub use router_spec::{RouterNet, RouterSpec, Scope};
 pub use workspace::{Dimensions, RouteCursor, Workspace};
 
 use crate::ops::Visible;

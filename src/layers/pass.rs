@@ -7,7 +7,7 @@
 use crate::{
     gpu::{Buffer, Recorder},
     layers::{RouteCursor, Step, Workspace},
-    ops::{HeadLayout, KeyValues, RowList},
+    ops::{AttentionKernel, HeadLayout, KeyValues, Positions, RowList},
 };
 
 /// Which block of which stack.
@@ -37,7 +37,8 @@ pub enum Place {
     Routes,
     /// `q` and `kv` (and `values`, from value experts), as projected: no position turned them, no cache has them.
     Queries,
-    /// `attended`: each head's output, one row for each slot of a token.
+    /// `attended`: each head's output, one row for each slot of a token. `q` may have been turned meanwhile, by the kernels that
+    /// run for many rows: who needs it here copies it at [`Place::Queries`].
     Attended,
     /// `hidden`: the inside of an MLP's experts, one row for each slot of a token.
     Hidden,
@@ -68,6 +69,10 @@ pub struct Site<'a> {
 #[derive(Clone, Copy)]
 pub struct AttentionSite<'a> {
     pub heads: HeadLayout,
+    /// How scores become weights.
+    pub kernel: AttentionKernel,
+    /// What turns queries and keys, or is added to keys.
+    pub positions: Positions<'a>,
     /// `[tokens]` [`Span`](crate::ops::Span)s, or `[tokens, kv_heads]` of them where heads have their own.
     pub spans: &'a Buffer,
     /// Keys and values; those of the step's own tokens stand there from [`Place::Attended`] on.

@@ -5,8 +5,8 @@ use crate::{
     gpu::{Buffer, Gpu},
     layers::{ExpertMlpSpec, HeadMixtureSpec, RouterSpec, Step},
     ops::{
-        GroupBuffers, HeadLayout, MAX_TOP_LOGITS, Routes, Span, Visible, head_stride, least_tile_rows,
-        padded, split_tokens, workgroups,
+        GroupBuffers, HeadLayout, MAX_TOP_LOGITS, Queries, Routes, Span, Visible, head_stride,
+        least_tile_rows, most_tiles, padded, split_tokens, workgroups,
     },
 };
 
@@ -29,6 +29,8 @@ pub struct Dimensions {
     kv_floats: u32,
     value_floats: u32,
     attended_floats: u32,
+    /// Query rows of a token, in tiles, that read one key/value head.
+    tile_rows: u32,
     /// Floats of all splits of a token's query rows.
     split_heads: u32,
     /// Floats of a head's output.
@@ -151,6 +153,9 @@ impl Dimensions {
         grow(&mut self.query_floats, spec.query_floats());
         grow(&mut self.kv_floats, spec.kv_shape().map_or(0, |shape| shape.outputs));
         grow(&mut self.attended_floats, heads.out_row() * heads.slots);
+        if heads.queries == Queries::BySlot {
+            grow(&mut self.tile_rows, heads.rows_of_kv_head());
+        }
         grow(&mut self.split_heads, heads.slots * heads.heads);
         grow(&mut self.split_stride, heads.value_stride());
         grow(&mut self.expert_floats, spec.active() * padded(spec.norm.width));
@@ -261,7 +266,8 @@ impl Dimensions {
         let groups = self
             .sorted()
             .map(|(assignments, experts)| workgroups(assignments, experts, least_tile_rows(gpu)));
-        let most = groups.into_iter().fold(u64::from(self.tokens), u64::max);
+        let tiles = most_tiles(gpu, u64::from(self.tokens.min(self.keys)) * u64::from(self.tile_rows));
+        let most = groups.into_iter().fold(tiles.max(u64::from(self.tokens)), u64::max);
         if most > MOST_WORKGROUPS {
             let found = format!("{} tokens, for which {most} workgroups run side by side", self.tokens);
             let expected = format!("at most {MOST_WORKGROUPS} workgroups");

@@ -20,7 +20,9 @@ mod transformer;
 mod walk;
 
 use block::{Block, BlockCache};
-pub(crate) use blueprint::{Blueprint, CONFIG_FILE, MAX_CONFIG_BYTES, read_config};
+pub(crate) use blueprint::{Blueprint, CONFIG_FILE};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use blueprint::{MAX_CONFIG_BYTES, read_config};
 pub(crate) use classes::Classes;
 use custom_code::refuse_custom_code;
 use decoder::{Decoder, DecoderNames};

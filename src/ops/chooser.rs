@@ -5,7 +5,10 @@ mod trial;
 
 use serde::Serialize;
 
-use super::{Packed, Variant, Variants};
+use super::{
+    Packed, Variant, Variants,
+    variant::{Chosen, Measured},
+};
 use crate::gpu::{Capabilities, Clock, Gpu, KernelChoice, KernelMemory};
 
 use notes::Note;
@@ -22,35 +25,6 @@ pub const MARGIN: f64 = 0.15;
 /// Times the slowest matvec that the first matmul is expected to take: what compiling it takes on Mesa's software driver
 /// (0.27 s against 0.08).
 const MATMUL_COST: f64 = 3.0;
-
-/// What a device runs, and how that was measured, if it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chosen {
-    pub variants: Variants,
-    measured: Option<Measured>,
-}
-
-/// How far a measurement got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Measured {
-    /// To the end, or for the second time.
-    Fully,
-    /// The budget ended it: the next device measures once more, when drivers have compiled what this one waited for.
-    Partly,
-}
-
-impl Chosen {
-    pub fn of(gpu: &Gpu) -> Self {
-        // Another type is never kept, so there is always an answer.
-        gpu.keep(|| Self::by_capability(gpu)).unwrap_or_else(|| Self::by_capability(gpu))
-    }
-
-    fn by_capability(gpu: &Gpu) -> Self {
-        let variants = Variants::by_capability(gpu.kernel_choice(), gpu.capabilities());
-        Self { variants, measured: None }
-    }
-}
 
 /// Kernels among whose variants one is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

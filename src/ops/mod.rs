@@ -48,7 +48,7 @@ pub use cache_append::{CacheAppend, KeyOrValue};
 pub use cache_layout::{CacheLayout, CachePrecision, Run, Window};
 pub use cache_reorder::CacheReorder;
 pub use chooser::{
-    AdapterReport, Candidate, Family, MARGIN, Measured, Notes, candidates, choose, choose_kernels, pick,
+    AdapterReport, Candidate, Family, MARGIN, Notes, candidates, choose, choose_kernels, pick,
 };
 pub use combine::Combine;
 pub use copy::Copy;
@@ -72,14 +72,14 @@ pub use row_attention::{
     AttentionKernel, NewKeys, Positions, QueryRows, RowAttention, Visible, remember, split_tokens,
 };
 pub use row_attention_decode::{DecodeAttention, RelativePositions};
-pub use row_attention_prefill::PrefillAttention;
+pub use row_attention_prefill::{PrefillAttention, most_tiles};
 pub use sample::{Argmax, NOT_FINITE, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
 pub use stick_breaking::StickBreaking;
 pub use token_logprob::TokenLogprob;
 pub use top_logits::{MAX_TOP_LOGITS, TopLogits};
-pub use variant::{Packed, Variant, Variants};
+pub use variant::{Measured, Packed, Variant, Variants};
 
 /// The WGSL files with their bindings, as `build.rs` lists them.
 mod shaders {
@@ -139,11 +139,11 @@ pub fn padded(width: u32) -> u32 {
 /// row sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The angle it turns by, distances, and what sampling counts by.
+    /// The angle it turns by, and what sampling counts by.
     pub position: u32,
     /// Whose cache the row reads and writes.
     pub sequence: u32,
-    /// Where that cache keeps the row's own key.
+    /// Where that cache keeps the row's own key. Learned distances are counted from here, for no key says its position.
     pub slot: u32,
     /// The first slot it sees.
     pub first: u32,

@@ -1,7 +1,10 @@
 //! Softmax attention of many query rows, in tiles.
 
-use super::{HeadLayout, Kernel, KeyValues, RowTile, head_layout::Params, key_values::Binding, shaders};
-use crate::gpu::{Buffer, Dispatch, Recorder};
+use super::{
+    HeadLayout, Kernel, KeyValues, RowTile, Variant, Variants, head_layout::Params, key_values::Binding,
+    shaders,
+};
+use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
 pub static PLAIN: Kernel = Kernel::new(&shaders::ROW_ATTENTION_PREFILL, Params::layout);
 
@@ -30,6 +33,15 @@ pub struct PrefillAttention<'a> {
     pub most_keys: u32,
     /// Keys that all tokens together see, for the counters.
     pub keys: u64,
+}
+
+/// Workgroups in the widest dimension, at the most, for a sequence of which `rows` query rows read one key/value head.
+pub fn most_tiles(gpu: &Gpu, rows: u64) -> u64 {
+    let least_rows = match Variants::of(gpu).attention {
+        Variant::Broadcast { lanes } => RowTile::most_rows(lanes),
+        _ => PLAIN_ROWS,
+    };
+    rows.div_ceil(u64::from(least_rows))
 }
 
 impl PrefillAttention<'_> {

@@ -27,9 +27,14 @@ impl RowTile {
         // Heads too large for subgroups of 4 take the other kernels.
         (columns <= MOST_COLUMNS).then_some(Self {
             lanes,
-            rows: rows.next_power_of_two().min(MOST_ROWS).min(lanes),
+            rows: rows.next_power_of_two().min(Self::most_rows(lanes)),
             columns,
         })
+    }
+
+    /// Rows of a tile where there are enough of them.
+    pub fn most_rows(lanes: u32) -> u32 {
+        lanes.min(MOST_ROWS)
     }
 
     /// As the kernels take them.

@@ -1,6 +1,6 @@
 //! The variants of the hot kernels: what each device runs.
 
-use super::{Precision, chooser::Chosen};
+use super::Precision;
 use crate::gpu::{Capabilities, Gpu, KernelChoice};
 
 /// One way to write a hot kernel.
@@ -156,5 +156,34 @@ impl Variants {
         ];
         names.extend(packed.iter().filter(|(is, _)| *is).map(|(_, name)| (*name, Variant::Packed.name())));
         names
+    }
+}
+
+/// What a device runs, and how that was measured, if it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub variants: Variants,
+    pub measured: Option<Measured>,
+}
+
+/// How far a measurement got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measured {
+    /// To the end, or for the second time.
+    Fully,
+    /// The budget ended it: the next device measures once more, when drivers have compiled what this one waited for.
+    Partly,
+}
+
+impl Chosen {
+    pub fn of(gpu: &Gpu) -> Self {
+        // Another type is never kept, so there is always an answer.
+        gpu.keep(|| Self::by_capability(gpu)).unwrap_or_else(|| Self::by_capability(gpu))
+    }
+
+    fn by_capability(gpu: &Gpu) -> Self {
+        let variants = Variants::by_capability(gpu.kernel_choice(), gpu.capabilities());
+        Self { variants, measured: None }
     }
 }

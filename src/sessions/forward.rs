@@ -3,13 +3,13 @@
 use super::{
     Run, Sampling, Session,
     options::Layout,
-    runs::{Input, steps},
+    runs::{Input, Room, steps},
     session::{LastStep, LogitRow, Sampled, Sequence},
 };
 use crate::{
     Error, Result,
     gpu::BufferCopy,
-    layers::{Pass, Step, Workspace},
+    layers::{Hook, Pass, Step, Workspace},
     models::InputSpec,
     ops::{Argmax, Sample, Span},
 };
@@ -36,11 +36,14 @@ struct Fed {
 }
 
 impl Session {
-    /// Cuts runs that are more tokens than a step of this session holds into steps, for [`forward`](Self::forward) one after
-    /// the other. Where runs want the logits of their last tokens alone, these come together in the last step, so that all
-    /// can be sampled from there. A model whose tokens see those that follow them reads each sequence, or all, in one step.
+    /// Cuts runs that are more tokens, or more rows of logits, than a step of this session holds into steps, for
+    /// [`forward`](Self::forward) one after the other. Where runs want the logits of their last tokens alone, these come
+    /// together in the last step, so that all can be sampled from there, if a step has room for all. A run with rows of its own
+    /// ([`LogitRows::At`](super::LogitRows::At)) stays whole. A model whose tokens see those that follow them reads each sequence, or all, in one step.
     pub fn steps<'a>(&self, runs: &[Run<'a>]) -> Vec<Vec<Run<'a>>> {
-        steps(&self.transformer.spec.stack, runs, self.layout.step_tokens as usize)
+        let Layout { step_tokens, logit_rows, .. } = self.layout;
+        let room = Room { tokens: step_tokens as usize, rows: logit_rows as usize };
+        steps(&self.transformer.spec.stack, runs, room)
     }
 
     /// Records a step over `runs`, each of another sequence.
@@ -68,7 +71,8 @@ impl Session {
         let step = Step { logit_rows, hidden: self.layout.hidden, ..begun };
         workspace.logit_rows.write(0, &written.logit_rows);
         let ids = if from_tokens { &workspace.tokens } else { &workspace.ids };
-        let pass = Pass::new(&mut self.recorder, workspace, &step);
+        let hook = self.hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
+        let pass = Pass::new(&mut self.recorder, workspace, &step).with_hook(hook);
         self.transformer.record(pass, &self.cache, None, ids);
         for run in runs {
             let sequence = &mut self.sequences[run.sequence as usize];

@@ -3,8 +3,12 @@
 
 use serde::Serialize;
 
-use super::{Choice, LayerRoutes};
-use crate::{Error, Result, layers::RouterSpec};
+use super::{Choice, LayerRoutes, Routes};
+use crate::{
+    Error, Result,
+    layers::RouterSpec,
+    models::{RouterPlace, StackSpec},
+};
 
 /// How tokens used the experts of one router.
 ///
@@ -246,4 +250,38 @@ impl LayerRoutes {
             .filter(|(_, choices)| !choices.is_empty())
             .map(|(name, choices)| (name, choices.as_slice()))
     }
+}
+
+impl Routes {
+    /// Adds every token's choices to the tallies of the stack's routers, in their order.
+    pub(crate) fn tally(&self, tallies: &mut [Tally]) {
+        for (router, tally) in tallies.iter_mut().enumerate() {
+            self.of_router(router).for_each(|(choices, scores)| tally.add(&choices, scores));
+        }
+    }
+}
+
+/// How tokens used the experts of every layer of a stack, from the tallies of its routers.
+pub(crate) fn layer_use(stack: &StackSpec, tallies: Vec<Tally>) -> Vec<LayerUse> {
+    let mut tallies = tallies.into_iter();
+    let blocks = stack.blocks.iter().map(|block| {
+        let mut used = LayerUse::default();
+        for (place, _) in block.routers().filter(|(_, router)| router.routes()) {
+            let at = match place {
+                RouterPlace::Attention => &mut used.attention,
+                RouterPlace::Values => &mut used.values,
+                RouterPlace::Cross => &mut used.cross,
+                RouterPlace::Mlp => &mut used.mlp,
+            };
+            *at = tallies.next().and_then(Tally::finish);
+        }
+        used
+    });
+    blocks.collect()
+}
+
+/// An empty tally for every router of a stack.
+pub(crate) fn tallies(stack: &StackSpec) -> Vec<Tally> {
+    let routers = stack.blocks.iter().flat_map(|block| block.routers());
+    routers.filter(|(_, router)| router.routes()).map(|(_, router)| Tally::new(router)).collect()
 }

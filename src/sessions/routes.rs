@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{LayerUse, readback::finite, router_use::Tally};
+use super::readback::finite;
 use crate::{
     Result,
     models::{RouterPlace, StackSpec},
@@ -120,15 +120,15 @@ impl Routes {
         TokenRoutes { layers }
     }
 
-    /// Adds every token's choices to the tallies of the stack's routers, in their order.
-    pub(crate) fn tally(&self, tallies: &mut [Tally]) {
-        for (router, tally) in self.routers.iter().zip(tallies) {
-            for index in 0..self.tokens {
+    /// What a stack's router, by its number, chose for each token, and the scores it chose by where they were read.
+    pub(super) fn of_router(&self, router: usize) -> impl Iterator<Item = (Vec<Choice>, &[f32])> {
+        self.routers.get(router).into_iter().flat_map(move |router| {
+            (0..self.tokens).map(move |index| {
                 let from = router.scores_before * self.tokens + index * router.scores;
-                let choices: Vec<Choice> = self.choices(router, index).collect();
-                tally.add(&choices, self.scores.get(from..from + router.scores).unwrap_or_default());
-            }
-        }
+                let scores = self.scores.get(from..from + router.scores).unwrap_or_default();
+                (self.choices(router, index).collect(), scores)
+            })
+        })
     }
 
     fn choices(&self, router: &RouterRoutes, index: usize) -> impl Iterator<Item = Choice> {
@@ -138,29 +138,4 @@ impl Routes {
         let taken = slots.filter(|(expert, _)| **expert != u32::MAX);
         taken.map(|(&expert, &gate)| Choice { expert, gate })
     }
-}
-
-/// How tokens used the experts of every layer of a stack, from the tallies of its routers.
-pub(crate) fn layer_use(stack: &StackSpec, tallies: Vec<Tally>) -> Vec<LayerUse> {
-    let mut tallies = tallies.into_iter();
-    let blocks = stack.blocks.iter().map(|block| {
-        let mut used = LayerUse::default();
-        for (place, _) in block.routers().filter(|(_, router)| router.routes()) {
-            let at = match place {
-                RouterPlace::Attention => &mut used.attention,
-                RouterPlace::Values => &mut used.values,
-                RouterPlace::Cross => &mut used.cross,
-                RouterPlace::Mlp => &mut used.mlp,
-            };
-            *at = tallies.next().and_then(Tally::finish);
-        }
-        used
-    });
-    blocks.collect()
-}
-
-/// An empty tally for every router of a stack.
-pub(crate) fn tallies(stack: &StackSpec) -> Vec<Tally> {
-    let routers = stack.blocks.iter().flat_map(|block| block.routers());
-    routers.filter(|(_, router)| router.routes()).map(|(_, router)| Tally::new(router)).collect()
 }

@@ -108,11 +108,18 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Cuts runs into steps of at most `step_tokens` tokens; whole sequences, or the whole batch, where the stack works on
-/// nothing less.
-pub(crate) fn steps<'a>(stack: &StackSpec, runs: &[Run<'a>], step_tokens: usize) -> Vec<Vec<Run<'a>>> {
+/// What a step has room for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub tokens: usize,
+    /// Of logits.
+    pub rows: usize,
+}
+
+/// Cuts runs into steps that have room for them; whole sequences, or the whole batch, where the stack works on nothing less.
+pub(crate) fn steps<'a>(stack: &StackSpec, runs: &[Run<'a>], room: Room) -> Vec<Vec<Run<'a>>> {
     if stack.whole_sequences().is_none() {
-        return cut(runs, step_tokens);
+        return cut(runs, room);
     }
     match stack.cuts_sequences() {
         true => vec![runs.to_vec()],
@@ -121,34 +128,65 @@ pub(crate) fn steps<'a>(stack: &StackSpec, runs: &[Run<'a>], step_tokens: usize)
 }
 
 /// As [`steps`], where any token is a place to cut: sequence after sequence, but for the last tokens of those that want no
-/// other logits, which come together in the last step.
-fn cut<'a>(runs: &[Run<'a>], step_tokens: usize) -> Vec<Vec<Run<'a>>> {
-    if runs.iter().map(Run::tokens).sum::<usize>() <= step_tokens {
+/// other logits, which come together behind all others.
+fn cut<'a>(runs: &[Run<'a>], room: Room) -> Vec<Vec<Run<'a>>> {
+    let rows: usize = runs.iter().map(|run| run.rows().len()).sum();
+    if runs.iter().map(Run::tokens).sum::<usize>() <= room.tokens && rows <= room.rows {
         return vec![runs.to_vec()];
     }
-    let (mut steps, mut last): (Vec<Vec<Run<'a>>>, Vec<Run<'a>>) = (Vec::new(), Vec::new());
-    let mut room = 0;
+    let (mut heads, mut last) = (Steps::new(room), Steps::new(room));
     for (head, tail) in runs.iter().map(|run| run.split()) {
-        last.extend(tail);
-        let Some(head) = head else { continue };
-        let mut rest = head.host_ids();
+        if let Some(head) = head {
+            heads.push_pieces(head);
+        }
+        if let Some(tail) = tail {
+            last.push(tail);
+        }
+    }
+    heads.steps.into_iter().chain(last.steps).collect()
+}
+
+/// Steps that are being filled.
+struct Steps<'a> {
+    steps: Vec<Vec<Run<'a>>>,
+    /// Of each step, and what the last one has left of it.
+    room: Room,
+    left: Room,
+}
+
+impl<'a> Steps<'a> {
+    fn new(room: Room) -> Self {
+        Self { steps: Vec::new(), room, left: Room { tokens: 0, rows: 0 } }
+    }
+
+    /// Adds a run as it is: to the last step, if that has room for it.
+    fn push(&mut self, run: Run<'a>) {
+        let (tokens, rows) = (run.tokens(), run.rows().len());
+        if self.steps.is_empty() || tokens > self.left.tokens || rows > self.left.rows {
+            self.steps.push(Vec::new());
+            self.left = self.room;
+        }
+        if let Some(step) = self.steps.last_mut() {
+            step.push(run);
+        }
+        self.left.tokens = self.left.tokens.saturating_sub(tokens);
+        self.left.rows = self.left.rows.saturating_sub(rows);
+    }
+
+    /// Adds a run of ids, of which all tokens want logits or none, in as many pieces as it takes.
+    fn push_pieces(&mut self, run: Run<'a>) {
+        let most = |room: Room| match run.logits {
+            LogitRows::None => room.tokens,
+            _ => room.tokens.min(room.rows),
+        };
+        let mut rest = run.host_ids();
         while !rest.is_empty() {
-            if room == 0 {
-                steps.push(Vec::new());
-                room = step_tokens.max(1);
-            }
-            let (now, later) = rest.split_at(room.min(rest.len()));
-            if let Some(step) = steps.last_mut() {
-                step.push(Run::ids(head.sequence, now).logits(head.logits));
-            }
-            room -= now.len();
+            let fit = if most(self.left) > 0 { most(self.left) } else { most(self.room).max(1) };
+            let (now, later) = rest.split_at(fit.min(rest.len()));
+            self.push(Run::ids(run.sequence, now).logits(run.logits));
             rest = later;
         }
     }
-    if !last.is_empty() {
-        steps.push(last);
-    }
-    steps
 }
 
 #[cfg(test)]
@@ -157,6 +195,11 @@ mod tests {
 
     /// Sequence, ids and rows of logits of a run.
     type Shown = (u32, Vec<u32>, Vec<u32>);
+
+    /// Room for so many tokens, and for logits of all of them.
+    fn of(tokens: usize) -> Room {
+        Room { tokens, rows: tokens }
+    }
 
     /// The runs of each step; a sampled token stands as 99.
     fn shown(steps: &[Vec<Run<'_>>]) -> Vec<Vec<Shown>> {
@@ -172,18 +215,17 @@ mod tests {
     #[test]
     fn what_fits_is_one_step() {
         let runs = [Run::ids(3, &[1, 2, 3]), Run::sampled(1)];
-        assert_eq!(shown(&cut(&runs, 4)), [[(3, vec![1, 2, 3], vec![2]), (1, vec![99], vec![0])]]);
+        assert_eq!(shown(&cut(&runs, of(4))), [[(3, vec![1, 2, 3], vec![2]), (1, vec![99], vec![0])]]);
     }
 
     #[test]
     fn the_last_tokens_come_together_behind_all_others() {
         let runs = [Run::ids(0, &[1, 2, 3, 4]), Run::ids(1, &[5]), Run::sampled(2), Run::ids(3, &[6, 7])];
         let expected = [
-            vec![(0, vec![1, 2, 3], vec![])],
-            vec![(3, vec![6], vec![])],
+            vec![(0, vec![1, 2, 3], vec![]), (3, vec![6], vec![])],
             vec![(0, vec![4], vec![0]), (1, vec![5], vec![0]), (2, vec![99], vec![0]), (3, vec![7], vec![0])],
         ];
-        assert_eq!(shown(&cut(&runs, 3)), expected);
+        assert_eq!(shown(&cut(&runs, of(4))), expected);
     }
 
     #[test]
@@ -195,7 +237,7 @@ mod tests {
             vec![(0, vec![3], vec![0]), (1, vec![4], vec![])],
             vec![(1, vec![5], vec![])],
         ];
-        assert_eq!(shown(&cut(&runs, 2)), expected);
+        assert_eq!(shown(&cut(&runs, of(2))), expected);
     }
 
     #[test]
@@ -203,6 +245,22 @@ mod tests {
         let runs = [Run::ids(0, &[1, 2, 3]), Run::ids(1, &[4, 5, 6]).logits(LogitRows::At(&[1]))];
         let expected =
             [vec![(0, vec![1, 2], vec![])], vec![(0, vec![3], vec![0]), (1, vec![4, 5, 6], vec![1])]];
-        assert_eq!(shown(&cut(&runs, 4)), expected);
+        assert_eq!(shown(&cut(&runs, of(4))), expected);
+    }
+
+    #[test]
+    fn logits_that_a_step_has_no_room_for_wait_for_the_next() {
+        let all = Run::ids(0, &[1, 2, 3]).logits(LogitRows::All);
+        let expected = [vec![(0, vec![1, 2], vec![0, 1])], vec![(0, vec![3], vec![0])]];
+        assert_eq!(shown(&cut(&[all], Room { tokens: 8, rows: 2 })), expected);
+        // Of last tokens, too.
+        let runs = [Run::ids(0, &[1, 2]), Run::sampled(1), Run::ids(2, &[3])];
+        let expected = [
+            vec![(0, vec![1], vec![])],
+            vec![(0, vec![2], vec![0]), (1, vec![99], vec![0])],
+            vec![(2, vec![3], vec![0])],
+        ];
+        assert_eq!(shown(&cut(&runs, of(2))), expected);
+        assert_eq!(shown(&cut(&runs, Room { tokens: 8, rows: 2 })), expected);
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     gpu::{Buffer, Counters, Gpu, Recorder},
-    layers::{CacheSize, HeadMixtureSpec, KvCache, Step, Workspace},
+    layers::{CacheSize, HeadMixtureSpec, Hook, KvCache, Step, Workspace},
     models::Transformer,
 };
 
@@ -63,6 +63,8 @@ pub struct Session {
     /// Bytes of everything but the cache.
     fixed_bytes: u64,
     pub(super) last: LastStep,
+    /// Who stands in the steps to come.
+    pub(super) hook: Option<Box<dyn Hook + Send>>,
 }
 
 /// How far a sequence is.
@@ -141,6 +143,7 @@ impl Session {
             parked: Buffer::new(gpu, "parked", parked_bytes),
             fixed_bytes,
             last: LastStep::default(),
+            hook: None,
         };
         gpu.check("allocating a session")?;
         Ok(session)
@@ -165,6 +168,12 @@ impl Session {
     /// Exact counts of everything recorded so far.
     pub fn counters(&self) -> Counters {
         self.recorder.counters()
+    }
+
+    /// Lets someone observe or edit the steps to come, or nobody.
+    #[doc(hidden)]
+    pub fn set_hook(&mut self, hook: Option<Box<dyn Hook + Send>>) {
+        self.hook = hook;
     }
 
     /// Goes back to an earlier position of a sequence: what it has read from there on is forgotten, and so is the token that

@@ -5,8 +5,8 @@ use crate::{
     Error, Result,
     models::Task,
     sessions::{
-        LayerUse, LogitRows, Routes, Run, SessionOptions, TokenRoutes,
-        routes::{layer_use, tallies},
+        LayerUse, LogitRows, Room, Routes, Run, SessionOptions, TokenRoutes,
+        router_use::{layer_use, tallies},
         steps,
     },
 };
@@ -95,7 +95,8 @@ impl Model {
             .zip(sequences)
             .map(|(sequence, ids)| Run::ids(sequence, ids).logits(LogitRows::All))
             .collect();
-        let plan = steps(&self.transformer.spec.stack, &runs, step_tokens.min(STEP_TOKENS));
+        let most = step_tokens.min(STEP_TOKENS);
+        let plan = steps(&self.transformer.spec.stack, &runs, Room { tokens: most, rows: most });
         let tokens = |runs: &Vec<Run<'_>>| runs.iter().map(Run::tokens).sum();
         let step_tokens: usize = plan.iter().map(tokens).max().unwrap_or(0);
         let layout = SessionOptions::new()

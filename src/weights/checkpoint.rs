@@ -3,7 +3,6 @@
 use super::header::{self, MAX_TENSORS, TensorInfo};
 use super::index::{INDEX_FILE, Index, MAX_INDEX};
 use super::names::WEIGHTS_FILE;
-use super::stream::TensorStream;
 use super::{Dtype, Source, quote, surplus};
 use crate::{Error, Result, ops::Precision};
 use std::collections::{BTreeMap, HashMap};
@@ -197,38 +196,6 @@ impl Checkpoint {
     /// Tensors in the files that the index does not list, and that are left out.
     pub(crate) fn unlisted(&self) -> &[String] {
         &self.unlisted
-    }
-
-    /// Whether two tensors are the same to the last byte.
-    pub(crate) async fn alike(&self, source: &Source, one: &TensorInfo, other: &TensorInfo) -> Result<bool> {
-        let without_bytes = one.quantized || other.quantized;
-        if without_bytes || (one.stored, &one.shape) != (other.stored, &other.shape) {
-            return Ok(false);
-        }
-        Ok(self.first_difference(source, one, other).await?.is_none())
-    }
-
-    /// The first rows in which two tensors of one type and shape differ.
-    pub(crate) async fn first_difference(
-        &self,
-        source: &Source,
-        one: &TensorInfo,
-        other: &TensorInfo,
-    ) -> Result<Option<(u64, u64)>> {
-        let mut ones = self.stream(source, vec![one]);
-        let mut others = self.stream(source, vec![other]);
-        // Shape and type are the same, so the chunks are.
-        while let (Some(a), Some(b)) = (ones.next().await?, others.next().await?) {
-            if a.bytes != b.bytes {
-                return Ok(Some((b.first_row, b.first_row + b.rows - 1)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Streams the bytes of some of this checkpoint's tensors, in the order in which the files hold them.
-    pub(crate) fn stream<'a>(&'a self, source: &'a Source, wanted: Vec<&'a TensorInfo>) -> TensorStream<'a> {
-        TensorStream::new(self, source, wanted)
     }
 
     /// All files of the checkpoint, for messages.

@@ -62,7 +62,9 @@ pub(crate) use names::WEIGHTS_FILE;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 use names::check_name;
 pub(crate) use pieces::{Piece, Pieces};
-pub(crate) use place::{Layout, Order};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use place::Layout;
+pub(crate) use place::Order;
 use quantize::pack_counted;
 pub use quantize::pack_rows;
 pub(crate) use quantized::check_scales;

@@ -147,6 +147,41 @@ fn rows(tensor: &TensorInfo) -> u64 {
     tensor.elements().checked_div(tensor.row_width() as u64).unwrap_or(0)
 }
 
+/// What needs the tensors' bytes.
+impl Checkpoint {
+    /// Whether two tensors are the same to the last byte.
+    pub(crate) async fn alike(&self, source: &Source, one: &TensorInfo, other: &TensorInfo) -> Result<bool> {
+        let without_bytes = one.quantized || other.quantized;
+        if without_bytes || (one.stored, &one.shape) != (other.stored, &other.shape) {
+            return Ok(false);
+        }
+        Ok(self.first_difference(source, one, other).await?.is_none())
+    }
+
+    /// The first rows in which two tensors of one type and shape differ.
+    pub(crate) async fn first_difference(
+        &self,
+        source: &Source,
+        one: &TensorInfo,
+        other: &TensorInfo,
+    ) -> Result<Option<(u64, u64)>> {
+        let mut ones = self.stream(source, vec![one]);
+        let mut others = self.stream(source, vec![other]);
+        // Shape and type are the same, so the chunks are.
+        while let (Some(a), Some(b)) = (ones.next().await?, others.next().await?) {
+            if a.bytes != b.bytes {
+                return Ok(Some((b.first_row, b.first_row + b.rows - 1)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Streams the bytes of some of this checkpoint's tensors, in the order in which the files hold them.
+    pub(crate) fn stream<'a>(&'a self, source: &'a Source, wanted: Vec<&'a TensorInfo>) -> TensorStream<'a> {
+        TensorStream::new(self, source, wanted)
+    }
+}
+
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;

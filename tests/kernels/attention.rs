@@ -1,9 +1,10 @@
 //! Row attention: `row_attention_decode` with `attention_merge`, `row_attention_prefill`, and `stick_breaking`.
 
 use headwise::internal::{
-    Buffer, CachePrecision, Counters, DECODE_SPLIT_KEYS, DecodeAttention, Gpu, HeadLayout, KernelChoice,
-    MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, PrefillAttention, Queries, RelativePositions, RopeAttentionDecode,
-    Routes, Span, StickBreaking, head_stride, rope_angles,
+    Buffer, CachePrecision, Counters, DECODE_SPLIT_KEYS, DecodeAttention, Dimensions, Gpu, HeadLayout,
+    HeadMixtureSpec, Heads, KernelChoice, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, NormKind, NormSpec,
+    PositionEncoding, PrefillAttention, Queries, RelativePositions, RopeAttentionDecode, Routes, Span,
+    StickBreaking, head_stride, rope_angles,
 };
 use proptest::prelude::*;
 
@@ -18,12 +19,22 @@ use crate::{
     support::{
         Guarded, among, assert_close, assert_close_in, assert_repeatable,
         cache::{AttentionShape, GuardedCache, Most, cache_precision, most},
-        check, gpu, hash, noise, pad, run, size, upload,
+        check, choices, gpu, hash, noise, pad, run, size, upload,
     },
 };
 
-/// The shapes of the softmax kernels: by workgroups, and by single subgroups where the device has them.
-const ATTENTION_CHOICES: [KernelChoice; 2] = [KernelChoice::Plain, KernelChoice::Broadcast];
+/// The variants of the softmax kernels that this run is for: by workgroups, and by single subgroups where the device has them.
+fn attention_choices() -> Vec<KernelChoice> {
+    let mut all = choices();
+    all.retain(|choice| [KernelChoice::Plain, KernelChoice::Broadcast].contains(choice));
+    all
+}
+
+/// One of them.
+fn some_choice(seed: u64) -> KernelChoice {
+    let all = attention_choices();
+    all[seed as usize % all.len()]
+}
 
 /// Tokens that attend to a cache.
 #[derive(Clone, Debug)]
@@ -475,7 +486,7 @@ fn any_spans(shape: &AttentionShape, tokens: u32, seed: u64) -> Vec<[u32; 2]> {
 
 fn any_decode(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Attention> {
     (any_shape(max_capacity, max_head_dim), size(5), any::<u64>()).prop_map(|(shape, tokens, seed)| {
-        by_slot(shape, any_spans(&shape, tokens, seed), seed).on(ATTENTION_CHOICES[seed as usize % 2])
+        by_slot(shape, any_spans(&shape, tokens, seed), seed).on(some_choice(seed))
     })
 }
 
@@ -495,7 +506,7 @@ fn any_prefill() -> impl Strategy<Value = Attention> {
             let start = start % (shape.capacity - tokens + 1);
             spans.extend((start..start + tokens).map(|position| [position, sequence]));
         }
-        by_slot(shape, spans, seed).on(ATTENTION_CHOICES[seed as usize % 2])
+        by_slot(shape, spans, seed).on(some_choice(seed))
     })
 }
 
@@ -581,7 +592,7 @@ const SHAPE: AttentionShape = AttentionShape {
 /// Positions on both sides of every boundary between splits.
 #[test]
 fn decode_merges_splits_at_their_edges() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         for last in [0, 1, 2, 3].map(|splits| splits * DECODE_SPLIT_KEYS) {
             for position in [last.saturating_sub(2), last.saturating_sub(1), last, last + 1] {
                 // The first token sees one split only, so its other splits are empty.
@@ -597,7 +608,7 @@ fn decode_merges_splits_at_their_edges() {
 
 #[test]
 fn prefill_skips_a_sequence_without_tokens() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         let spans = (5..30).map(|position| [position, 1]).collect();
         let attention = by_slot(SHAPE, spans, 8).on(choice);
         let operands = attention.operands();
@@ -608,7 +619,7 @@ fn prefill_skips_a_sequence_without_tokens() {
 
 #[test]
 fn decode_and_prefill_agree() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         let spans = (700..710).map(|position| [position, 0]).chain((0..3).map(|p| [p, 1])).collect();
         let attention = by_slot(SHAPE, spans, 9).on(choice);
         let operands = attention.operands();
@@ -624,7 +635,7 @@ fn decode_and_prefill_agree() {
 /// `shaders/row_attention_prefill.wgsl`.
 #[test]
 fn attention_reads_a_long_context() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         let shape = AttentionShape {
             slots: 1,
             heads: 1,
@@ -648,7 +659,7 @@ fn attention_reads_a_long_context() {
 /// The softmax may not overflow: with one score far above the others, its value is the answer.
 #[test]
 fn attention_holds_scores_of_any_size() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         for sign in [1.0, -1.0] {
             for best in [0, 31, 32, 63, 64, 255, 256, 599] {
                 let attention = by_slot(SHAPE, vec![[599, 0]], 10).on(choice);
@@ -670,7 +681,7 @@ fn attention_holds_scores_of_any_size() {
 /// A position past the cache means its last place, a sequence past the last means the last.
 #[test]
 fn attention_clamps_spans_out_of_range() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         let wild = by_slot(SHAPE, vec![[12, 0], [900, 1], [u32::MAX, u32::MAX]], 11).on(choice);
         let clamped = Attention { spans: vec![[12, 0], [899, 1], [899, 1]], ..wild.clone() };
         let operands = clamped.operands();
@@ -688,7 +699,7 @@ fn attention_clamps_spans_out_of_range() {
 
 #[test]
 fn attention_gives_the_same_bits_every_time() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         let spans = (600..620).map(|position| [position, 0]).chain((10..50).map(|p| [p, 1])).collect();
         let attention = by_slot(SHAPE, spans, 12).on(choice);
         let operands = attention.operands();
@@ -726,7 +737,7 @@ fn expert_heads_give_the_same_bits_every_time() {
 /// A token's output does not depend on how many tokens there are beside it.
 #[test]
 fn a_token_attends_in_the_same_bits_alone_and_in_a_batch() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         for shape in [SHAPE, expert_shapes()[0], expert_shapes()[1]] {
             let spans = vec![[700, 0], [699, 1], [3, 0], [64, 1]];
             let batch = by_expert(shape, 5, spans.clone(), 15).on(choice);
@@ -872,7 +883,7 @@ fn prefill_sees_whole_sequences() {
 /// Every token sees the slots of a window that slides with it.
 #[test]
 fn prefill_sees_a_window_that_slides() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         check(64, (any_prefill(), size(90)), |(attention, window)| {
             let mut attention = attention.on(choice);
             attention.from =
@@ -888,7 +899,7 @@ fn prefill_sees_a_window_that_slides() {
 /// Where every key/value head has spans of its own, as after a cut of whole sequences.
 #[test]
 fn every_head_has_spans_of_its_own() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         let any = (size(6), size(60), size(5), any::<u64>());
         check(64, any, |(kv_heads, head_dim, tokens, seed)| {
             let shape = AttentionShape {
@@ -1127,7 +1138,7 @@ impl RopeDecode {
 
 #[test]
 fn rope_attention_rotates_appends_and_attends() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         check(96, any_rope_decode(), |decode| {
             RopeDecode { attention: decode.attention.on(choice), ..decode }.check();
         });
@@ -1137,7 +1148,7 @@ fn rope_attention_rotates_appends_and_attends() {
 /// At the edges of splits, where the own key is alone in the last one or the last of a full one.
 #[test]
 fn rope_attention_finds_its_own_split() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         let shape = AttentionShape { key_dim: 24, value_dim: 24, sequences: 4, ..SHAPE };
         for positions in [[0, 255, 256, 257], [511, 512, 63, 899], [31, 32, 33, 1]] {
             let spans = (0..4).map(|i| [positions[i as usize], 3 - i]).collect();
@@ -1148,10 +1159,34 @@ fn rope_attention_finds_its_own_split() {
 
 #[test]
 fn rope_attention_gives_the_same_bits_every_time() {
-    for choice in ATTENTION_CHOICES {
+    for choice in attention_choices() {
         let shape = AttentionShape { key_dim: 64, value_dim: 64, sequences: 3, ..SHAPE };
         let attention = by_slot(shape, vec![[700, 2], [3, 0], [256, 1]], 31).on(choice);
         let decode = RopeDecode { attention, rotated: 64 };
         assert_repeatable(|| decode.check());
+    }
+}
+
+/// 64 query heads of one key/value head are 8 tiles a token, or 16 where subgroups have 4 lanes: a step of more than a dispatch
+/// counts is refused before it is made.
+#[test]
+fn a_prompt_of_more_tiles_than_a_dispatch_counts_is_refused() {
+    let heads = Heads { query: 64, kv: 1, dim: 8 };
+    let spec = HeadMixtureSpec::dense(
+        NormSpec::before(NormKind::Rms, 16, 1e-5),
+        heads,
+        PositionEncoding::Rope { theta: 1e4, channels: 8 },
+    );
+    for choice in ATTENTION_CHOICES {
+        let check = |tokens, keys| {
+            let mut dimensions = Dimensions::new(tokens, 16, keys, 1);
+            dimensions.attention(&spec);
+            dimensions.check(&gpu(choice)).map_err(|error| error.to_string())
+        };
+        check(4_000, 4_000).unwrap();
+        // Of several sequences.
+        check(40_000, 4_000).unwrap();
+        let refused = check(8_192, 8_192).unwrap_err();
+        assert!(refused.starts_with("tokens of a step: found 8192 tokens, for which "), "{refused}");
     }
 }

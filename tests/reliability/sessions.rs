@@ -1,11 +1,12 @@
 //! A session that an app holds: runs of several sequences in one step, going back, forks, sequences as bytes, and errors that
 //! leave it as it was.
 
-use std::{ops::ControlFlow, path::Path};
+use std::{ops::ControlFlow, path::Path, sync::mpsc};
 
 use headwise::{
     CachePrecision, Cancel, Error, Generate, GpuOptions, KernelChoice, LoadOptions, LogitRows, Model,
     Precision, Run, Sampling, Session, SessionOptions, Source, block_on,
+    internal::{Hook, Place, Recorder, Site, Sublayer},
 };
 
 #[allow(dead_code)] // its `main` runs elsewhere
@@ -203,6 +204,16 @@ fn a_prompt_is_cut_into_steps_of_the_session_and_all_last_logits_come_together()
     let alone = Alone { model: &model, read: prompts.to_vec() };
     alone.check(&mut session, 0, chosen[0]);
     alone.check(&mut session, 1, chosen[1]);
+
+    // More sequences than a step has room for, and more rows of logits.
+    let mut narrow = model.session(SessionOptions::new().sequences(3).step_tokens(2).logit_rows(1)).unwrap();
+    let every = Run::ids(2, &prompts[1]).logits(LogitRows::All);
+    for step in narrow.steps(&[runs[0], runs[1], every]) {
+        narrow.forward(&step).unwrap();
+    }
+    assert_eq!([0, 1, 2].map(|sequence| narrow.position(sequence).unwrap()), [30, 13, 13]);
+    let chosen = choose(&mut narrow);
+    alone.check(&mut narrow, 1, chosen[0]);
 }
 
 #[test]
@@ -521,6 +532,29 @@ fn a_model_of_whole_sequences_reads_each_in_one_step_and_keeps_nothing() {
     assert_eq!(read(&mut session, 0, &text), last);
 }
 
+/// Layers whose keys live for one step share one memory, after it grew, too.
+#[test]
+fn what_lives_for_one_step_grows_by_what_the_session_says() {
+    let gpu = plain_gpu();
+    let model = block_on(Model::load(&gpu, &Source::demo_fill(), LoadOptions::new())).unwrap();
+    let mut session = session(&model, 2);
+    let text = ids(100, 0);
+    let short = read(&mut session, 0, &text[..9]);
+    let (said, held) = (session.bytes(), gpu.allocated_bytes());
+    session.rewind(0, 0).unwrap();
+    let long = read(&mut session, 0, &text);
+    // From one page of 64 positions to two, of both sequences, once for all layers.
+    let page = 2 * 64 * model.info().cache_bytes(CachePrecision::F32);
+    assert_eq!((session.bytes() - said, gpu.allocated_bytes() - held), (page, page));
+    let alone = Alone { model: &model, read: vec![text.clone()] };
+    let chosen = choose(&mut session)[0];
+    alone.check(&mut session, 0, chosen);
+    for (expected, length) in [(short, 9), (long, 100)] {
+        session.rewind(0, 0).unwrap();
+        assert_eq!(read(&mut session, 0, &text[..length]), expected);
+    }
+}
+
 #[test]
 fn a_session_says_what_it_holds_and_leaves_nothing_behind() {
     let folder = tiny_with_a_long_context("memory-of-a-session");
@@ -583,6 +617,37 @@ fn five_sequences_that_decode_split_their_keys() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+/// Says where it was called.
+struct Told(mpsc::Sender<(u32, Sublayer, Place)>);
+
+impl Hook for Told {
+    fn reach(&mut self, _: &mut Recorder, site: &Site<'_>) {
+        self.0.send((site.layer.layer, site.sublayer, site.place)).unwrap();
+    }
+}
+
+#[test]
+fn a_hook_in_a_session_stands_in_every_layer_of_every_step_and_changes_nothing() {
+    let model = fixture("jetmoe_tiny", LoadOptions::new());
+    let layers = model.info().layers;
+    let [mut plain, mut told] = [session(&model, 1), session(&model, 1)];
+    let (sender, places) = mpsc::channel();
+    told.set_hook(Some(Box::new(Told(sender))));
+    for step in [&ids(9, 0)[..], &ids(1, 9)] {
+        assert_eq!(read(&mut told, 0, step), read(&mut plain, 0, step));
+        let attention = [Place::Routes, Place::Queries, Place::Attended, Place::Output];
+        let mlp = [Place::Routes, Place::Hidden, Place::Output];
+        let expected: Vec<_> = (0..layers)
+            .flat_map(|layer| {
+                let attention = attention.map(|place| (layer, Sublayer::Attention, place));
+                attention.into_iter().chain(mlp.map(|place| (layer, Sublayer::Mlp, place)))
+            })
+            .collect();
+        assert_eq!(places.try_iter().collect::<Vec<_>>(), expected);
+    }
+    assert_eq!(told.counters(), plain.counters());
+}
+
 #[test]
 fn a_step_that_is_cancelled_leaves_the_sequences_as_they_were() {
     let gpu = gpu(GpuOptions::new().kernels(KernelChoice::Tuned).default_limits(true).submission_macs(0));
@@ -623,6 +688,33 @@ fn a_step_that_is_cancelled_leaves_the_sequences_as_they_were() {
         let found: Vec<Vec<u32>> = (0..3).map(|s| bits(&block_on(session.logits(s)).unwrap())).collect();
         assert!(found == expected, "cancelled at {at}");
     }
+}
+
+/// Who waits for a step may go away between two of its parts, as a future that is dropped does; what is recorded then works as
+/// ever.
+#[test]
+fn a_step_that_was_left_half_way_goes_on() {
+    let gpu = gpu(GpuOptions::new().kernels(KernelChoice::Tuned).default_limits(true).submission_macs(0));
+    let model = load(&gpu, &tiny()).unwrap();
+    let sampling = Sampling::new().temperature(1.5).seed(5);
+    let choose = |session: &mut Session| {
+        session.sample(&sampling).unwrap();
+        block_on(async { session.tokens().await?.wait().await }).unwrap()
+    };
+    let mut free = session(&model, 1);
+    read(&mut free, 0, &ids(9, 0));
+    let expected = choose(&mut free);
+
+    let mut session = session(&model, 1);
+    session.forward(&[Run::ids(0, &ids(9, 0))]).unwrap();
+    let left = std::panic::AssertUnwindSafe(|| {
+        block_on(session.submit(|submitted, _| {
+            assert_eq!(submitted, 0, "left on purpose");
+            ControlFlow::Continue(())
+        }))
+    });
+    assert!(std::panic::catch_unwind(left).is_err());
+    assert_eq!(choose(&mut session), expected);
 }
 
 #[test]
