@@ -28,6 +28,7 @@
 //!   of its own; [`Cancel`] ends any work.
 //! - [`Model::session`] makes a [`Session`], what all of these are built on: sequences that read and write side by side, one
 //!   step at a time, go back, fork, and become bytes.
+//! - [`Model::score`] says how likely each token of many texts is, [`Model::embed`] makes vectors of them.
 //! - [`Model::translate`], [`Model::fill`] and [`Model::classify`] are for models of other tasks; each has a model to try
 //!   it with, [`Source::demo_translate`] and so on.
 //! - [`Model::bench`] measures a model beside what its adapter does at best; [`Counters`] are exact.
@@ -79,8 +80,8 @@ pub use gpu::{AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelC
 pub use measure::*;
 pub use ops::{AdapterReport, CachePrecision, Precision};
 pub use sessions::{
-    Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, RouterShape, RouterUse, Routes, Run,
-    Sampling, Session, SessionOptions, TokenRoutes,
+    Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, PendingValues, RouterShape,
+    RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
 };
 pub use tasks::*;
 pub use weights::Source;
@@ -112,6 +113,6 @@ pub mod internal {
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::measure::yardstick::Yardstick;
     #[cfg(not(target_arch = "wasm32"))]
-    pub use crate::weights::{NewFile, remove_unfinished};
+    pub use crate::weights::{GrowingFile, NewFile, remove_unfinished};
     pub use crate::{gpu::*, layers::*, ops::*, weights::pack_rows};
 }

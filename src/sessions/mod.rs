@@ -11,6 +11,7 @@ mod runs;
 mod sampling;
 pub(crate) mod saved;
 mod session;
+mod states;
 mod translation;
 
 pub(crate) use forward::check_ids;
@@ -25,4 +26,5 @@ pub use runs::{LogitRows, Run};
 pub(crate) use runs::{Room, steps};
 pub use sampling::Sampling;
 pub use session::Session;
+pub use states::PendingValues;
 pub(crate) use translation::{Row, TargetLayout, TranslationSession};

@@ -25,7 +25,10 @@ impl Session {
     }
 
     /// As [`submit`](Self::submit), and leaves the last part for a readback to submit.
-    async fn submit_ahead(&mut self, mut watch: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
+    pub(super) async fn submit_ahead(
+        &mut self,
+        mut watch: impl FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<()> {
         let cancel = self.cancel.clone();
         let watch = |submitted, of| match cancel.flow() {
             ControlFlow::Continue(()) => watch(submitted, of),
@@ -81,20 +84,15 @@ impl Session {
     /// that wanted some.
     ///
     /// # Errors
-    /// A sequence that the session does not have, or that wanted no logits in the last step; [`Error::NotFinite`] where one is
-    /// not; what the GPU reports.
+    /// A sequence that the session does not have, or that wanted no logits in the last step; a session of hidden states;
+    /// [`Error::NotFinite`] where one is not; what the GPU reports.
     pub async fn logits(&mut self, sequence: u32) -> Result<Vec<f32>> {
-        self.sequence(sequence)?;
-        let before = self.last.rows.iter().take_while(|row| row.sequence != sequence).count();
-        let count = self.last.rows.iter().filter(|row| row.sequence == sequence).count();
-        if count == 0 {
-            let found = format!("none of sequence {sequence} in the last step");
-            return Err(Error::argument("rows of logits", found, "a run that wants some"));
-        }
+        self.check_rows(false)?;
+        let [before, count] = self.rows_of(sequence)?;
         self.submit_ahead(unwatched).await?;
         let outputs = self.transformer.spec.outputs;
         let row = 4 * u64::from(padded(outputs));
-        let range = (&self.workspace.logits, row * before as u64, row * count as u64);
+        let range = (&self.workspace.logits, row * before, row * count);
         logits(&self.recorder.submit_and_read(&[range]).wait("reading logits").await?, outputs)
     }
 

@@ -123,7 +123,10 @@ impl Session {
         let Layout { sequences, capacity, step_tokens, logit_rows, .. } = layout;
         let most = transformer.cache_size(sequences, capacity);
         check_cache(gpu, spec.stack.attentions(), most)?;
-        let dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
+        let mut dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
+        if layout.hidden {
+            dimensions.vocab = 0;
+        }
         dimensions.check(gpu)?;
         let size = CacheSize { capacity: layout.first_capacity(), ..most };
         let (attentions, cache_use) = (|| spec.stack.attentions(), spec.stack.cache_use());
@@ -235,6 +238,33 @@ impl Session {
                 format!("below the {} of the session", self.layout.sequences),
             )
         })
+    }
+
+    /// Refuses to read hidden states of a session that has logits, or logits of one that has not.
+    pub(super) fn check_rows(&self, hidden: bool) -> Result<()> {
+        match (self.layout.hidden, hidden) {
+            (true, false) => Err(Error::argument("session", "one of hidden states", "one with logits")),
+            (false, true) => {
+                Err(Error::argument("session", "one with logits", "one of SessionOptions::hidden"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a sequence's rows of the last step begin, and how many they are.
+    ///
+    /// # Errors
+    /// A sequence that the session does not have, or that wanted none.
+    pub(super) fn rows_of(&self, sequence: u32) -> Result<[u64; 2]> {
+        self.sequence(sequence)?;
+        let rows = &self.last.rows;
+        let before = rows.iter().take_while(|row| row.sequence != sequence).count();
+        let count = rows.iter().filter(|row| row.sequence == sequence).count();
+        if count == 0 {
+            let found = format!("none of sequence {sequence} in the last step");
+            return Err(Error::argument("rows of logits", found, "a run that wants some"));
+        }
+        Ok([before as u64, count as u64])
     }
 
     /// Submits what was recorded, if anything was.

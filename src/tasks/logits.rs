@@ -177,7 +177,7 @@ impl Model {
     }
 
     /// Refuses a model that reads more, or other things, than one text.
-    fn check_reads_text(&self) -> Result<()> {
+    pub(super) fn check_reads_text(&self) -> Result<()> {
         match self.task {
             Task::Generate | Task::FillMask { .. } => Ok(()),
             Task::Translate { .. } | Task::Classify(_) => Err(self.wrong_task("generate or fill")),

@@ -253,6 +253,12 @@ impl Model {
         &self.info
     }
 
+    /// A number that tells the model from others, by its sizes and the first 4 KiB of each tensor as its files have it: what
+    /// was computed from one model is then not taken for another's. It is no protection against intent.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
     /// The GPU it is on.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
