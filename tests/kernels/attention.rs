@@ -1181,7 +1181,7 @@ fn a_prompt_of_more_tiles_than_a_dispatch_counts_is_refused() {
         let check = |tokens, keys| {
             let mut dimensions = Dimensions::new(tokens, 16, keys, 1);
             dimensions.attention(&spec);
-            dimensions.check(&gpu(choice)).map_err(|error| error.to_string())
+            dimensions.check(gpu(choice)).map_err(|error| error.to_string())
         };
         check(4_000, 4_000).unwrap();
         // Of several sequences.
