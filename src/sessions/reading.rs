@@ -13,7 +13,7 @@ use crate::{Error, Result, gpu::Pending, models::Transformer, ops::padded};
 impl Session {
     /// Submits what was recorded, in parts where it is much, and reads nothing back. `watch` is told before each part how much
     /// of the work was submitted, of how much, and may end the step: `|_, _| cancel.flow()` lets a
-    /// [`Cancel`](super::Cancel) do so.
+    /// [`Cancel`](crate::Cancel) do so.
     ///
     /// # Errors
     /// [`Error::Cancelled`] where `watch` ends the step, or the handle of the model

@@ -3,8 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use super::ModelInfo;
+#[cfg(any(doc, feature = "tokenizer"))]
+use crate::Error;
 use crate::{
-    Cancel, Error, Result,
+    Cancel, Result,
     gpu::{Gpu, WasmNotSend},
     models::{Blueprint, Task, Transformer},
     ops::{CachePrecision, Precision, choose_kernels},
