@@ -154,7 +154,8 @@ pub(super) struct Inner {
     pipelines: PipelineCache,
     pace: Pace,
     #[cfg(not(target_arch = "wasm32"))]
-    waiter: super::waiting::Waiter,
+    /// Waits for the device where an async runtime must not.
+    worker: super::worker::Worker,
     /// Bytes of live buffers, those of readbacks included.
     allocated: AtomicU64,
     next_buffer_id: AtomicU64,
@@ -226,7 +227,7 @@ impl Gpu {
             pipelines: PipelineCache::default(),
             pace: Pace::new(options.submission_macs),
             #[cfg(not(target_arch = "wasm32"))]
-            waiter: Default::default(),
+            worker: Default::default(),
             kernels: options.kernels,
             memory: options.memory,
             kept: OnceLock::new(),
@@ -356,8 +357,8 @@ impl Gpu {
     }
 
     #[cfg(not(target_arch = "wasm32"))]
-    pub(super) fn waiter(&self) -> &super::waiting::Waiter {
-        &self.inner.waiter
+    pub(super) fn worker(&self) -> &super::worker::Worker {
+        &self.inner.worker
     }
 
     pub(super) fn pace(&self) -> &Pace {

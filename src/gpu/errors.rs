@@ -6,8 +6,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::{Gpu, lock::lock};
-use crate::{Error, Result};
+use super::lock::lock;
 
 /// What a device may report.
 const FILTERS: [wgpu::ErrorFilter; 3] =
@@ -49,6 +48,16 @@ impl Errors {
         Arc::new(Self { first: Mutex::default(), scoped: true })
     }
 
+    /// The first, if there was one.
+    pub fn first(&self) -> Option<String> {
+        lock(&self.first).clone()
+    }
+
+    /// Forgets it.
+    pub fn forget(&self) {
+        lock(&self.first).take();
+    }
+
     fn note(&self, error: &wgpu::Error) {
         tracing::error!(%error, "GPU error");
         lock(&self.first).get_or_insert_with(|| error.to_string());
@@ -78,65 +87,23 @@ impl Errors {
     }
 }
 
-impl Gpu {
+/// A device, and whose the errors are that calls of it may report.
+#[derive(Clone, Copy)]
+pub(super) struct Calls<'a> {
+    pub device: &'a wgpu::Device,
+    pub queue: &'a wgpu::Queue,
+    pub errors: &'a Arc<Errors>,
+}
+
+impl Calls<'_> {
     /// Calls the device: all that it may report an error for goes through here.
-    pub(super) fn call<T>(&self, work: impl FnOnce(&wgpu::Device, &wgpu::Queue) -> T) -> T {
-        let (device, queue) = (self.device(), self.queue());
+    pub fn call<T>(self, work: impl FnOnce(&wgpu::Device, &wgpu::Queue) -> T) -> T {
         if !self.errors.scoped {
-            return work(device, queue);
+            return work(self.device, self.queue);
         }
-        let scopes = Scopes::open(device);
-        let result = work(device, queue);
+        let scopes = Scopes::open(self.device);
+        let result = work(self.device, self.queue);
         scopes.close().into_iter().for_each(|caught| self.errors.note_caught(caught));
         result
-    }
-
-    /// The error that headwise's work on this device made since it was opened or lent, if any. Work with this handle, its clones
-    /// and what was made from them is in vain from then on: the buffers behind it can no longer be trusted. Of a device that
-    /// headwise opened, everybody's errors count, of one that it was lent, only those of headwise's own calls; there
-    /// [`Gpu::from_wgpu`] makes a fresh handle.
-    ///
-    /// # Errors
-    /// [`Error::DeviceLost`], or [`Error::Gpu`] with `during` for what was being done.
-    pub fn check(&self, during: &str) -> Result<()> {
-        let message = lock(&self.errors.first).clone();
-        if message.is_some() {
-            // On a lost device everything else is wrong, too.
-            self.loss().look();
-        }
-        if let Some(reason) = self.loss().reason() {
-            return Err(Error::DeviceLost { reason });
-        }
-        match message {
-            Some(message) => Err(Error::Gpu { during: during.to_owned(), message }),
-            None => Ok(()),
-        }
-    }
-
-    /// This device for work whose errors shall be nobody else's.
-    pub(crate) fn apart(&self) -> Self {
-        Self { inner: self.inner.clone(), errors: Errors::of_calls() }
-    }
-
-    /// Does work that the driver may refuse, on a handle [`apart`](Self::apart): later work on it starts without errors.
-    ///
-    /// # Errors
-    /// The work's own, or what the device reported.
-    pub(crate) async fn attempt<T>(&self, during: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let result = work.await;
-        let checked = self.check(during);
-        lock(&self.errors.first).take();
-        checked.and(result)
-    }
-
-    /// What it means that the device does not give a result and names no error: the loss of a lent one, as far as that can be
-    /// looked at; browsers refuse for no other reason.
-    pub(super) fn refused(&self, during: &str, why: &impl std::fmt::Display) -> Error {
-        self.loss().look();
-        if cfg!(target_arch = "wasm32") && self.is_lent() {
-            self.loss().note("its results cannot be read any more");
-        }
-        let unknown = || Error::Gpu { during: during.to_owned(), message: why.to_string() };
-        self.check(during).err().unwrap_or_else(unknown)
     }
 }

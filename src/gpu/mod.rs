@@ -7,6 +7,7 @@ mod params;
 
 mod adapter;
 mod buffer;
+mod calls;
 mod clock;
 mod device;
 mod errors;
@@ -28,6 +29,8 @@ mod waiting;
 mod web_nudge;
 #[cfg(target_arch = "wasm32")]
 mod web_subgroups;
+#[cfg(not(target_arch = "wasm32"))]
+mod worker;
 
 pub use adapter::{AdapterSelection, Capabilities};
 pub use clock::Clock;

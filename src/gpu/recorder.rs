@@ -178,7 +178,7 @@ impl Recorder {
         if dispatch.groups.contains(&0) {
             return;
         }
-        let pipeline = self.gpu.pipelines().pipeline(&self.gpu, dispatch.kernel, dispatch.constants);
+        let pipeline = self.gpu.pipelines().pipeline(self.gpu.calls(), dispatch.kernel, dispatch.constants);
         let (arena, offset) = self.push_params(params);
         let bind_group = self.bind_group(&pipeline.interface, arena, dispatch.buffers);
         self.used.extend(dispatch.buffers.iter().map(|&buffer| buffer.clone()));
@@ -289,7 +289,7 @@ impl Recorder {
             }
         }
         let Self { gpu, dispatches: all, .. } = self;
-        compile(gpu, all.iter().map(|recorded| &recorded.pipeline));
+        compile(gpu.calls(), all.iter().map(|recorded| &recorded.pipeline));
         let macs = all[..dispatches].iter().map(|recorded| recorded.macs).sum();
         let submission = gpu.call(|device, queue| {
             let mut encoder = device.create_command_encoder(&Default::default());
@@ -297,7 +297,7 @@ impl Recorder {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 for recorded in all.drain(..dispatches) {
                     let [x, y, z] = recorded.groups;
-                    pass.set_pipeline(recorded.pipeline.raw(gpu));
+                    pass.set_pipeline(recorded.pipeline.raw(gpu.calls()));
                     pass.set_bind_group(0, &recorded.bind_group, &[recorded.offset]);
                     pass.dispatch_workgroups(x, y, z);
                 }

@@ -9,7 +9,7 @@ pub(crate) use native::aside;
 #[cfg(not(target_arch = "wasm32"))]
 pub use native::block_on;
 #[cfg(not(target_arch = "wasm32"))]
-pub(super) use native::{Waiter, done};
+pub(super) use native::done;
 use std::{future::poll_fn, task::Poll};
 
 use crate::Result;
@@ -35,15 +35,9 @@ pub(super) async fn done(gpu: &Gpu, _submission: wgpu::SubmissionIndex, during: 
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native {
-    use std::{
-        cell::Cell,
-        future::IntoFuture,
-        sync::{OnceLock, mpsc},
-        thread,
-        time::Duration,
-    };
+    use std::{cell::Cell, future::IntoFuture, thread, time::Duration};
 
-    use futures_intrusive::channel::shared::{OneshotSender, oneshot_channel};
+    use futures_intrusive::channel::shared::oneshot_channel;
 
     use super::{Gpu, Result, breathe};
 
@@ -86,38 +80,6 @@ mod native {
 
     type Answer = std::result::Result<(), wgpu::PollError>;
 
-    /// What a thread that waits is asked for.
-    struct Question {
-        gpu: Gpu,
-        submission: wgpu::SubmissionIndex,
-        answer: OneshotSender<Answer>,
-    }
-
-    /// The thread that waits for a device; there is none before somebody asks. It ends with its [`Gpu`].
-    #[derive(Default)]
-    pub struct Waiter(OnceLock<Option<mpsc::Sender<Question>>>);
-
-    impl Waiter {
-        /// Asks; none where the system has no thread for it.
-        fn ask(&self, question: Question) -> Option<()> {
-            let start = || {
-                let (sender, questions) = mpsc::channel::<Question>();
-                let work = move || {
-                    for Question { gpu, submission, answer } in questions {
-                        let done = wait(&gpu, &submission);
-                        // Whoever has the last handle closes the device, never this thread: the program may be at its end.
-                        drop(gpu);
-                        // Whoever asked may have gone away.
-                        let _ = answer.send(done);
-                    }
-                };
-                thread::Builder::new().name("headwise.wait".to_owned()).spawn(work).ok()?;
-                Some(sender)
-            };
-            self.0.get_or_init(start).as_ref()?.send(question).ok()
-        }
-    }
-
     /// Blocks until the device has done all up to `submission`, and tells those whose buffers are mapped then.
     fn wait(gpu: &Gpu, submission: &wgpu::SubmissionIndex) -> Answer {
         loop {
@@ -135,8 +97,19 @@ mod native {
     /// What the device reports.
     pub async fn done(gpu: &Gpu, submission: wgpu::SubmissionIndex, during: &str) -> Result<()> {
         let (sender, answer) = oneshot_channel();
-        let question = Question { gpu: gpu.clone(), submission: submission.clone(), answer: sender };
-        let asked = if IDLE.get() { None } else { gpu.waiter().ask(question) };
+        let asked = if IDLE.get() {
+            None
+        } else {
+            let (this, gpu, submission) = (gpu, gpu.clone(), submission.clone());
+            let work = move || {
+                let done = wait(&gpu, &submission);
+                // Whoever has the last handle closes the device, never this thread: the program may be at its end.
+                drop(gpu);
+                // Whoever asked may have gone away.
+                let _ = sender.send(done);
+            };
+            this.worker().run(Box::new(work))
+        };
         breathe().await;
         let done = match asked {
             Some(()) => answer.receive().await,
