@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::{Clock, Gpu, pace::A_WAIT};
-use crate::{Error, Result};
+use super::{Clock, Gpu, pace::A_WAIT, waiting::done};
+use crate::Result;
 
 /// Submissions under way, however little work they hold.
 const MOST_UNDER_WAY: usize = 8;
@@ -81,14 +81,9 @@ impl Queue {
 impl UnderWay {
     async fn wait(self, gpu: &Gpu) -> Result<()> {
         const DURING: &str = "waiting for the GPU";
-        // Natively somebody has to drive the device; in a browser this does nothing.
-        let wait = wgpu::PollType::Wait { submission_index: Some(self.submission), timeout: None };
-        let polled = gpu.device().poll(wait);
+        done(gpu, self.submission, DURING).await?;
         #[cfg(target_arch = "wasm32")]
         super::web_nudge::nudging(gpu.queue(), self.done.receive()).await;
-        gpu.check(DURING)?;
-        polled
-            .map(|_| ())
-            .map_err(|error| Error::Gpu { during: DURING.to_owned(), message: error.to_string() })
+        gpu.check(DURING)
     }
 }

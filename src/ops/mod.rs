@@ -35,6 +35,7 @@ mod sample;
 mod select;
 mod sequence_cut;
 mod stick_breaking;
+mod token_logprob;
 mod top_logits;
 mod variant;
 
@@ -76,6 +77,7 @@ pub use sample::{Argmax, NOT_FINITE, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
 pub use stick_breaking::StickBreaking;
+pub use token_logprob::TokenLogprob;
 pub use top_logits::{MAX_TOP_LOGITS, TopLogits};
 pub use variant::{Measured, Packed, Variant, Variants};
 
@@ -124,6 +126,7 @@ pub static KERNELS: &[&Kernel] = &[
     &sample::ARGMAX,
     &sample::SAMPLE,
     &sequence_cut::KERNEL,
+    &token_logprob::KERNEL,
     &top_logits::KERNEL,
 ];
 
