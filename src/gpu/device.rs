@@ -319,7 +319,7 @@ impl Gpu {
         const DURING: &str = "waiting for the GPU";
         let polled = self.loss().poll(self.device(), wgpu::PollType::wait_indefinitely());
         self.look_for_loss(DURING)?;
-        polled.map_err(|error| self.refused(DURING, &error))
+        polled.map(drop).map_err(|error| self.refused(DURING, &error))
     }
 
     /// Hands what was written so far to the device and lets it finish, so that staging memory is freed.

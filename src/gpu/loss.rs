@@ -41,13 +41,14 @@ impl Loss {
         lock(&self.reason).get_or_insert_with(|| reason.to_owned());
     }
 
-    /// Drives the device. Where the wait itself fails since the device is lost, wgpu panics: here that is a loss as every other.
-    pub fn poll(&self, device: &wgpu::Device, wait: wgpu::PollType) -> Result<(), wgpu::PollError> {
-        match unless_lost(|| device.poll(wait)) {
-            Ok(polled) => polled.map(drop),
+    /// Drives the device; whether nothing is left for it to do. Where that itself fails since the device is lost, wgpu panics: here
+    /// it is a loss as every other, which leaves nothing to do.
+    pub fn poll(&self, device: &wgpu::Device, how: wgpu::PollType) -> Result<bool, wgpu::PollError> {
+        match unless_lost(|| device.poll(how)) {
+            Ok(polled) => polled.map(|status| status.is_queue_empty()),
             Err(why) => {
                 self.note(&why);
-                Ok(())
+                Ok(true)
             }
         }
     }

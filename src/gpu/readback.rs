@@ -5,7 +5,7 @@ use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use super::{
     Buffer, Gpu, Recorder,
     staging::{Staging, StagingPool},
-    waiting::done,
+    waiting::{Submission, done},
 };
 #[cfg(doc)]
 use crate::Error;
@@ -18,7 +18,7 @@ pub struct Pending {
     staging: Option<Staging>,
     pool: StagingPool,
     mapped: OneshotReceiver<std::result::Result<(), wgpu::BufferAsyncError>>,
-    submission: wgpu::SubmissionIndex,
+    submission: Submission,
     bytes: u64,
 }
 

@@ -10,6 +10,7 @@ use super::{
     pipelines::{Interface, Pipeline, compile},
     staging::StagingPool,
     under_way::Queue,
+    waiting::Submission,
 };
 use crate::Result;
 
@@ -267,10 +268,7 @@ impl Recorder {
     }
 
     /// Submits what was recorded as one compute pass, followed by what `then` encodes.
-    pub(super) fn submit_with(
-        &mut self,
-        then: impl FnOnce(&mut wgpu::CommandEncoder),
-    ) -> wgpu::SubmissionIndex {
+    pub(super) fn submit_with(&mut self, then: impl FnOnce(&mut wgpu::CommandEncoder)) -> Submission {
         let submission = self.submit_first(self.dispatches.len(), then);
         self.forget_recorded();
         submission
@@ -281,7 +279,7 @@ impl Recorder {
         &mut self,
         dispatches: usize,
         then: impl FnOnce(&mut wgpu::CommandEncoder),
-    ) -> wgpu::SubmissionIndex {
+    ) -> Submission {
         if !std::mem::replace(&mut self.params_sent, true) {
             for (index, arena) in self.arenas.iter().enumerate() {
                 let slots = self.used_slots.saturating_sub(index * ARENA_SLOTS).min(ARENA_SLOTS);
@@ -303,7 +301,8 @@ impl Recorder {
                 }
             }
             then(&mut encoder);
-            queue.submit([encoder.finish()])
+            queue.submit([encoder.finish()]);
+            Submission::up_to_now(queue)
         });
         self.counters.passes += 1;
         self.queue.push(&self.gpu, macs, submission.clone());

@@ -2,7 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::{Clock, Gpu, pace::A_WAIT, waiting::done};
+use super::{
+    Clock, Gpu,
+    pace::A_WAIT,
+    waiting::{Submission, done},
+};
 use crate::Result;
 
 /// Submissions under way, however little work they hold.
@@ -12,7 +16,7 @@ const MOST_UNDER_WAY: usize = 8;
 struct UnderWay {
     macs: u64,
     pushed: Clock,
-    submission: wgpu::SubmissionIndex,
+    submission: Submission,
     #[cfg(target_arch = "wasm32")]
     done: futures_intrusive::channel::shared::OneshotReceiver<()>,
 }
@@ -31,7 +35,7 @@ impl Queue {
 
     /// Takes note of a submission.
     #[cfg_attr(not(target_arch = "wasm32"), allow(unused_variables))]
-    pub fn push(&mut self, gpu: &Gpu, macs: u64, submission: wgpu::SubmissionIndex) {
+    pub fn push(&mut self, gpu: &Gpu, macs: u64, submission: Submission) {
         #[cfg(target_arch = "wasm32")]
         let done = {
             let (sender, done) = futures_intrusive::channel::shared::oneshot_channel();

@@ -1,7 +1,11 @@
 //! Waiting for the device, without keeping a thread from other work.
 //!
-//! Natively a device tells nothing by itself: a thread has to wait for it. Below [`block_on`] that is the caller's own, as quick as
+//! Natively a device tells nothing by itself: a thread has to ask it. Below [`block_on`] that is the caller's own, as quick as
 //! it can be. Elsewhere, on an async runtime, it is one thread for each [`Gpu`], which wakes whoever waits.
+//!
+//! Nobody waits inside wgpu. It keeps all buffers from being destroyed meanwhile, an app's too; and its waits with a timeout
+//! panic now and then where an app drives its device at the same time (wgpu-core 30.0.1, `Device::maintain`: the timeout
+//! passes, another thread takes note of the end, and "the queue is empty" contradicts what the first had read).
 
 use super::Gpu;
 #[cfg(not(target_arch = "wasm32"))]
@@ -9,7 +13,7 @@ pub(crate) use native::aside;
 #[cfg(not(target_arch = "wasm32"))]
 pub use native::block_on;
 #[cfg(not(target_arch = "wasm32"))]
-pub(super) use native::done;
+pub(super) use native::{Submission, done};
 use std::{future::poll_fn, task::Poll};
 
 use crate::Result;
@@ -27,22 +31,45 @@ pub(crate) async fn breathe() {
     .await;
 }
 
-/// In a browser the device drives itself, and what is read from it says when it is done.
+/// All that a device was handed up to some moment. In a browser, nothing: what is read from it says when it is done.
 #[cfg(target_arch = "wasm32")]
-pub(super) async fn done(gpu: &Gpu, _submission: wgpu::SubmissionIndex, during: &str) -> Result<()> {
+#[derive(Clone)]
+pub(super) struct Submission;
+
+#[cfg(target_arch = "wasm32")]
+impl Submission {
+    pub fn up_to_now(_queue: &wgpu::Queue) -> Self {
+        Self
+    }
+}
+
+/// In a browser the device drives itself.
+#[cfg(target_arch = "wasm32")]
+pub(super) async fn done(gpu: &Gpu, _submission: Submission, during: &str) -> Result<()> {
     gpu.check(during)
 }
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native {
-    use std::{cell::Cell, future::IntoFuture, thread, time::Duration};
+    use std::{
+        cell::Cell,
+        future::IntoFuture,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        thread,
+        time::{Duration, Instant},
+    };
 
     use futures_intrusive::channel::shared::oneshot_channel;
 
     use super::{Gpu, Result, breathe};
 
-    /// wgpu keeps buffers from being destroyed while a thread waits: so whoever drops some waits this long at the most.
-    const SLICE: Duration = Duration::from_millis(4);
+    /// Between two questions whether the device is done lies a part of the time waited so far, and no less or more than this.
+    const PART: u32 = 32;
+    const LEAST_PAUSE: Duration = Duration::from_micros(50);
+    const MOST_PAUSE: Duration = Duration::from_millis(1);
 
     thread_local! {
         /// Whether this thread has nothing else to do.
@@ -78,24 +105,43 @@ mod native {
         async move { result.receive().await }
     }
 
-    type Answer = std::result::Result<(), wgpu::PollError>;
+    /// All that a device was handed up to some moment.
+    #[derive(Clone)]
+    pub struct Submission(Arc<AtomicBool>);
 
-    /// Blocks until the device has done all up to `submission`, and tells those whose buffers are mapped then.
-    fn wait(gpu: &Gpu, submission: &wgpu::SubmissionIndex) -> Answer {
-        loop {
-            let (submission_index, timeout) = (Some(submission.clone()), Some(SLICE));
-            match gpu.loss().poll(gpu.device(), wgpu::PollType::Wait { submission_index, timeout }) {
-                Err(wgpu::PollError::Timeout) => {}
-                other => return other,
-            }
+    impl Submission {
+        pub fn up_to_now(queue: &wgpu::Queue) -> Self {
+            let finished = Arc::new(AtomicBool::new(false));
+            let told = finished.clone();
+            queue.on_submitted_work_done(move || told.store(true, Ordering::Release));
+            Self(finished)
+        }
+
+        /// Whether somebody who drove the device has seen its end.
+        fn is_finished(&self) -> bool {
+            self.0.load(Ordering::Acquire)
         }
     }
 
-    /// Waits until the device has done all up to `submission`. Other tasks have a turn in any case.
+    type Answer = std::result::Result<(), wgpu::PollError>;
+
+    /// Blocks until the device has done all of `submission`, and tells those whose buffers are mapped then.
+    fn wait(gpu: &Gpu, submission: &Submission) -> Answer {
+        let start = Instant::now();
+        loop {
+            let nothing_left = gpu.loss().poll(gpu.device(), wgpu::PollType::Poll)?;
+            if nothing_left || submission.is_finished() {
+                return Ok(());
+            }
+            thread::sleep((start.elapsed() / PART).clamp(LEAST_PAUSE, MOST_PAUSE));
+        }
+    }
+
+    /// Waits until the device has done all of `submission`. Other tasks have a turn in any case.
     ///
     /// # Errors
     /// What the device reports.
-    pub async fn done(gpu: &Gpu, submission: wgpu::SubmissionIndex, during: &str) -> Result<()> {
+    pub async fn done(gpu: &Gpu, submission: Submission, during: &str) -> Result<()> {
         let (sender, answer) = oneshot_channel();
         let asked = if IDLE.get() {
             None
