@@ -67,8 +67,7 @@ mod models;
 mod ops;
 mod sessions;
 mod tasks;
-#[cfg(all(target_arch = "wasm32", feature = "tokenizer"))]
-pub mod web;
+
 mod weights;
 
 pub use cancel::Cancel;
@@ -98,12 +97,12 @@ pub use guard::panic_is_caught;
 pub use gpu::block_on;
 
 /// The README's code runs as a test.
-#[cfg(all(doctest, feature = "cli"))]
+#[cfg(all(doctest, feature = "chat", feature = "demo-model", feature = "hub"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
 /// So does that of the guide for apps.
-#[cfg(all(doctest, feature = "cli"))]
+#[cfg(all(doctest, feature = "chat", feature = "demo-model", feature = "hub"))]
 #[doc = include_str!("../docs/embed.md")]
 pub struct Embed;
 

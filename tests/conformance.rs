@@ -1,11 +1,11 @@
 //! The promise: a model computes what its original implementation computes, whatever the kernels' shape, however
 //! the tokens are cut into steps, and whoever shares the batch.
 
-#[path = "convert_and_upcycle/files.rs"]
+#[path = "support/files.rs"]
 #[allow(dead_code)] // each test binary uses its own part
 mod files;
 mod models;
-mod reference;
+use headwise_reference as reference;
 #[path = "conformance/scores.rs"]
 mod scores;
 #[path = "conformance/tables_and_shards.rs"]

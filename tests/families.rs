@@ -2,11 +2,11 @@
 //!
 //! JetMoE has its own file, `conformance.rs`, with the trained model.
 
-#[path = "convert_and_upcycle/files.rs"]
+#[path = "support/files.rs"]
 #[allow(dead_code)] // each test binary uses its own part
 mod files;
 mod models;
-mod reference;
+use headwise_reference as reference;
 
 mod families {
     mod random;

@@ -3,7 +3,7 @@
 //!
 //! A token whose choice is a near-tie may choose otherwise. It is left out, and counted: such tokens must be rare.
 
-mod reference;
+use headwise_reference as reference;
 mod support;
 
 mod layers {

@@ -8,7 +8,7 @@
 //!
 //! On lavapipe, `LP_NATIVE_VECTOR_WIDTH` = 128, 256 or 512 makes subgroups of 4, 8 or 16.
 
-mod reference;
+use headwise_reference as reference;
 mod support;
 
 mod kernels {

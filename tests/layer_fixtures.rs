@@ -1,7 +1,7 @@
 //! The promise: the attention of MoA and of MoH computes on the GPU what the original code computed, within 1e-5, with the
 //! same auxiliary losses.
 
-mod reference;
+use headwise_reference as reference;
 mod support;
 
 use headwise::internal::{

@@ -1,7 +1,7 @@
 //! The f64 oracles are right: against values worked out by hand, published known answers, properties of the
 //! formulas, and the outputs of the original implementations.
 
-mod reference;
+use headwise_reference as reference;
 
 mod oracles {
     mod checkpoints;

@@ -305,34 +305,28 @@ impl Model {
     }
 }
 
-/// The files of a model folder of this repository, embedded.
-#[cfg(feature = "demo-model")]
-macro_rules! embedded {
-    ($folder:literal, $($name:literal),+) => {
-        Source::embedded($folder, &[$(($name, include_bytes!(concat!("../../", $folder, "/", $name)))),+])
-    };
-}
-
-/// The models embedded in this crate (feature `demo-model`). A program carries only those that it names.
+/// The models that ship with headwise (feature `demo-model`). A program carries only those that it names.
 #[cfg(feature = "demo-model")]
 impl Source {
     /// For [`Model::generate`]: English prose of four kinds (20 MB).
     pub fn demo() -> Self {
-        embedded!("models/prose", "config.json", "model.safetensors", "tokenizer.json")
+        let halves = [headwise_model_prose::FILES, headwise_model_prose_part_2::FILES];
+        Source::embedded("models/prose", halves.into_iter().flatten())
     }
 
     /// For [`Model::translate`]: strings of user interfaces, English to German (20 MB).
     pub fn demo_translate() -> Self {
-        embedded!("models/ui-en-de", "config.json", "model.safetensors", "tokenizer.json")
+        let halves = [headwise_model_ui_en_de::FILES, headwise_model_ui_en_de_part_2::FILES];
+        Source::embedded("models/ui-en-de", halves.into_iter().flatten())
     }
 
     /// For [`Model::fill`]: English strings of user interfaces (6 MB).
     pub fn demo_fill() -> Self {
-        embedded!("models/ui-fill", "config.json", "model.safetensors", "tokenizer.json")
+        Source::embedded("models/ui-fill", headwise_model_ui_fill::FILES)
     }
 
     /// For [`Model::classify`]: photographs of clothes, 28 × 28 pixels (1 MB).
     pub fn demo_classify() -> Self {
-        embedded!("models/fashion", "config.json", "model.safetensors")
+        Source::embedded("models/fashion", headwise_model_fashion::FILES)
     }
 }

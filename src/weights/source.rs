@@ -83,8 +83,12 @@ impl Source {
     }
 
     /// Files compiled into the program, as `(file name, bytes)`. `name` stands for the folder in messages.
-    pub fn embedded(name: &'static str, files: &'static [(&'static str, &'static [u8])]) -> Self {
-        let files = files.iter().map(|&(file, bytes)| (Cow::Borrowed(file), Cow::Borrowed(bytes))).collect();
+    pub fn embedded(
+        name: &'static str,
+        files: impl IntoIterator<Item = &'static (&'static str, &'static [u8])>,
+    ) -> Self {
+        let files =
+            files.into_iter().map(|&(file, bytes)| (Cow::Borrowed(file), Cow::Borrowed(bytes))).collect();
         Source(Kind::Memory { name: name.to_owned(), files })
     }
 

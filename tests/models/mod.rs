@@ -26,8 +26,9 @@ pub fn try_load(kernels: KernelChoice, folder: &Path, options: LoadOptions<'_>) 
 
 /// A model of this repository.
 pub fn load(kernels: KernelChoice, folder: &str) -> Model {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    try_load(kernels, &folder, LoadOptions::new()).unwrap()
+    let mut above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let root = above.find(|dir| dir.join("shaders").is_dir()).expect("the folder of the library");
+    try_load(kernels, &root.join(folder), LoadOptions::new()).unwrap()
 }
 
 pub fn logits(model: &Model, ids: &[u32], step_tokens: usize) -> Logits {

@@ -15,11 +15,17 @@ fn overflowing(test: &str, model: &str, norm: &str) -> (PathBuf, Model) {
     for file in ["config.json", "tokenizer.json"] {
         let _ = fs::copy(from.join(file), folder.join(file));
     }
-    let bytes = fs::read(from.join("model.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let width = file.tensor(norm).unwrap().shape().to_vec();
+    let shards = ["model-00001-of-00002.safetensors", "part-2/model-00002-of-00002.safetensors"];
+    let files: Vec<Vec<u8>> = match fs::read(from.join("model.safetensors")) {
+        Ok(bytes) => vec![bytes],
+        Err(_) => shards.iter().map(|shard| fs::read(from.join(shard)).unwrap()).collect(),
+    };
+    let files: Vec<SafeTensors> =
+        files.iter().map(|bytes| SafeTensors::deserialize(bytes).unwrap()).collect();
+    let found = files.iter().find_map(|file| file.tensor(norm).ok()).unwrap();
+    let width = found.shape().to_vec();
     let large: Vec<u8> = (0..width[0]).flat_map(|_| 3e38f32.to_le_bytes()).collect();
-    let tensors = file.tensors().into_iter().map(|(name, tensor)| match name == norm {
+    let tensors = files.iter().flat_map(SafeTensors::tensors).map(|(name, tensor)| match name == norm {
         true => (name, TensorView::new(Dtype::F32, width.clone(), &large).unwrap()),
         false => (name, tensor),
     });

@@ -1,0 +1,180 @@
+//! `headwise chat`
+
+use std::{
+    io::{self, BufRead, IsTerminal, Read, Write},
+    ops::ControlFlow,
+};
+
+use clap::Args;
+use headwise::{Cancel, Chat, ChatMessage, ChatTemplate, Error, Generate, Reply, Token};
+
+use super::{
+    args::{ModelArgs, Shared},
+    demo::Demo,
+    failure::{self, Failure},
+    interrupt, numbers,
+    output::{self, fit_to_print},
+    progress,
+};
+
+/// The longest line that is read.
+const MAX_LINE: u64 = 1 << 20;
+
+/// Talk with a model that has a chat template
+#[derive(Args)]
+#[command(
+    after_help = "Each line of stdin is a message, answered on stdout as it comes; what was said is kept. Ctrl-C ends \
+        an answer, /reset the conversation, /quit or the end of stdin the command. The built-in models continue texts and \
+        do not chat.\n\n\
+        Example:\n  headwise chat --model jetmoe/jetmoe-8b-chat --system \"Answer in one sentence.\""
+)]
+pub struct ChatArgs {
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Tokens of an answer at the most
+    #[arg(long, value_name = "N", default_value = "512", value_parser = numbers::whole::<usize>)]
+    max_new: usize,
+    /// Tokens of the conversation at the most [default: the model's context]
+    #[arg(long, value_name = "N", value_parser = numbers::whole::<u32>)]
+    context: Option<u32>,
+    /// Divide the logits by T; 0 is greedy
+    #[arg(long, value_name = "T", default_value = "0.8", value_parser = numbers::not_negative::<f32>)]
+    temperature: f32,
+    /// Sample from the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value = "40", value_parser = numbers::whole::<u32>)]
+    top_k: u32,
+    /// Sample from the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P", default_value = "0.95", value_parser = numbers::not_negative::<f32>)]
+    top_p: f32,
+    /// Same seed, same adapter: same answers
+    #[arg(long, value_name = "S", default_value = "0", value_parser = numbers::whole::<u64>)]
+    seed: u64,
+    /// Always take the likeliest token, whatever the options above say
+    #[arg(long)]
+    greedy: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
+    options(args, &Cancel::new()).check()?;
+    // A model that cannot chat is refused before it is loaded, and before its weights are fetched.
+    let template = headwise::block_on(ChatTemplate::read(&args.model.source(Demo::Write)?))?;
+    let model = args.model.load(shared, Demo::Write)?;
+    let mut chat = Chat::new(&model, template, args.context)?;
+    chat.set_messages(start(args));
+    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    loop {
+        if terminal {
+            show("> ")?;
+        }
+        let line = match read_line() {
+            Ok(Some(line)) => line,
+            Ok(None) => break,
+            Err(error @ Error::Argument { .. }) if terminal => {
+                failure::print(&error.to_string());
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match line.trim() {
+            "" => continue,
+            "/quit" | "/exit" => break,
+            "/reset" => {
+                chat.set_messages(start(args));
+                continue;
+            }
+            _ => {}
+        }
+        let cancel = interrupt::answer();
+        let options = options(args, &cancel).progress(progress::bar_of_tokens("reading", shared.quiet));
+        let answered = answer(&mut chat, &line, &options);
+        interrupt::done();
+        match answered {
+            Ok(reply) if !shared.quiet => remark(&reply),
+            Ok(_) => {}
+            // Somebody is there who can say something else, or start anew.
+            Err(Failure::Failed(error @ (Error::Argument { .. } | Error::BadFile { .. }))) if terminal => {
+                failure::print(&error.to_string());
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    if terminal { output::line("") } else { Ok(()) }
+}
+
+/// What every conversation starts with.
+fn start(args: &ChatArgs) -> Vec<ChatMessage> {
+    args.system.iter().map(|text| ChatMessage::new("system", text.as_str())).collect()
+}
+
+fn options(args: &ChatArgs, cancel: &Cancel) -> Generate {
+    let options = Generate::new()
+        .max_new(args.max_new)
+        .temperature(args.temperature)
+        .top_k((args.top_k > 0).then_some(args.top_k))
+        .top_p(args.top_p)
+        .seed(args.seed)
+        .cancel(cancel);
+    if args.greedy { options.greedy() } else { options }
+}
+
+/// Shows an answer as it comes.
+fn answer(chat: &mut Chat, text: &str, options: &Generate) -> Result<Reply, Failure> {
+    let terminal = io::stdout().is_terminal();
+    let (mut failed, mut shown) = (None, 0);
+    let on_token = |token: &Token| {
+        shown += token.text.len();
+        match show(&fit_to_print(&token.text, terminal)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(failure) => {
+                failed = Some(failure);
+                ControlFlow::Break(())
+            }
+        }
+    };
+    let reply = headwise::block_on(chat.reply(text, options, on_token))?;
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
+    let rest = reply.text.get(shown..).unwrap_or_default();
+    show(&(fit_to_print(rest, terminal) + "\n"))?;
+    Ok(reply)
+}
+
+fn show(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+fn remark(reply: &Reply) {
+    let (prompt, kept, new) = (reply.prompt_tokens, reply.kept_tokens, reply.ids.len());
+    // Losing a remark is no reason to fail.
+    let _ = writeln!(io::stderr(), "({} tokens read, {kept} kept, {new} written)", prompt - kept);
+}
+
+/// The next line of stdin without its end; none at the end of stdin. What is no line of text is an
+/// [`Error::Argument`], and the line after it comes next.
+fn read_line() -> Result<Option<String>, Error> {
+    let failed = |source| Error::Io { path: "stdin".to_owned(), source };
+    let wrong = |found: &str, expected: &str| {
+        let (found, expected) = (found.to_owned(), expected.to_owned());
+        Error::Argument { name: "line of stdin", found, expected }
+    };
+    let (mut stdin, mut line) = (io::stdin().lock(), Vec::new());
+    stdin.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(failed)?;
+    if line.len() as u64 > MAX_LINE {
+        if line.last() != Some(&b'\n') {
+            stdin.skip_until(b'\n').map_err(failed)?;
+        }
+        return Err(wrong("more than 1 MiB", "at most 1 MiB"));
+    }
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let line = String::from_utf8(line).map_err(|_| wrong("bytes that are not UTF-8", "text in UTF-8"))?;
+    let line = line.trim_start_matches('\u{feff}').trim_end_matches(['\r', '\n']);
+    Ok(Some(line.to_owned()))
+}

@@ -1,0 +1,151 @@
+//! `headwise generate`
+
+use std::{
+    io::{self, IsTerminal, Write},
+    ops::ControlFlow,
+    time::Instant,
+};
+
+use clap::Args;
+use headwise::{Cancel, Generate, Model, Token};
+
+use super::{
+    args::{ModelArgs, Shared},
+    demo::Demo,
+    failure::Failure,
+    heads::{self, Painter},
+    ids::Ids,
+    interrupt, numbers, output, progress,
+    prompt::Prompt,
+    report::Report,
+    transcript::{Transcript, Words},
+};
+
+/// Continue a text
+#[derive(Args)]
+#[command(after_help = "The text goes to stdout as it comes, after the prompt; speeds go to stderr. \
+        Ctrl-C ends the text.\n\n\
+        Example:\n  headwise generate \"The king shall\" --max-new 40 --seed 7")]
+pub struct GenerateArgs {
+    /// Text to continue [default: read from stdin, less one line break at its end]
+    #[arg(conflicts_with = "ids")]
+    pub prompt: Option<String>,
+    /// Tokens to generate at the most
+    #[arg(long, value_name = "N", default_value = "64", value_parser = numbers::whole::<usize>)]
+    pub max_new: usize,
+    /// Divide the logits by T; 0 is greedy
+    #[arg(long, value_name = "T", default_value = "0.8", value_parser = numbers::not_negative::<f32>)]
+    pub temperature: f32,
+    /// Sample from the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value = "40", value_parser = numbers::whole::<u32>)]
+    pub top_k: u32,
+    /// Sample from the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P", default_value = "0.95", value_parser = numbers::not_negative::<f32>)]
+    pub top_p: f32,
+    /// Same seed, same adapter: same text
+    #[arg(long, value_name = "S", default_value = "0", value_parser = numbers::whole::<u64>)]
+    pub seed: u64,
+    /// Always take the likeliest token, whatever the options above say
+    #[arg(long)]
+    pub greedy: bool,
+    /// Continue these token ids instead of a text
+    #[arg(long, value_name = "1,2,3", allow_hyphen_values = true)]
+    pub ids: Option<Ids>,
+    /// Print only the new ids, on one line
+    #[arg(long, conflicts_with_all = ["json", "show_heads"])]
+    pub print_ids: bool,
+    /// Colour each token by the head experts it chose; word[3,5] where there are no colours
+    #[arg(long)]
+    pub show_heads: bool,
+    /// Layer whose head experts are shown, from 0
+    #[arg(long, value_name = "N", default_value = "0", value_parser = numbers::whole::<usize>)]
+    pub layer: usize,
+    /// Print one JSON object at the end; with --show-heads it has the routes of every layer
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
+    // Before a model is loaded for nothing.
+    options(args, &Cancel::new()).check()?;
+    let prompt = Prompt::read("generate", args.prompt.as_ref(), args.ids.as_ref())?;
+    let start = Instant::now();
+    let model = args.model.load(shared, Demo::Write)?;
+    let load = start.elapsed();
+    heads::check_layer(args.layer, model.info())?;
+    let ids = prompt.ids(&model)?;
+
+    let mut transcript = transcript(args, &model, &prompt, &ids);
+    let mut failed = None;
+    let cancel = interrupt::answer();
+    let on_token = |token: &Token| match transcript.add(token) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(failure) => {
+            failed = Some(failure);
+            ControlFlow::Break(())
+        }
+    };
+    let mut options = options(args, &cancel);
+    if !args.show_heads {
+        // With heads, the prompt's own tokens are shown as they are read.
+        options = options.progress(progress::bar_of_tokens("reading", shared.quiet));
+    }
+    let generated = headwise::block_on(model.generate_ids(&[&ids], &options, on_token))?;
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
+    let transcript = transcript.finish()?;
+    if args.json {
+        output::json(&Report::new(&model, &ids, &transcript, &generated, load))?;
+    }
+    if !shared.quiet {
+        let adapter = model.gpu().capabilities();
+        let speeds = transcript.speeds(ids.len());
+        // Losing a remark is no reason to fail.
+        let _ = writeln!(io::stderr(), "{speeds}; {} ({})", adapter.name, adapter.backend);
+    }
+    Ok(())
+}
+
+fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
+    let mut options = Generate::new()
+        .max_new(args.max_new)
+        .temperature(args.temperature)
+        .top_k((args.top_k > 0).then_some(args.top_k))
+        .top_p(args.top_p)
+        .seed(args.seed)
+        .cancel(cancel);
+    if args.greedy {
+        options = options.greedy();
+    }
+    if args.show_heads {
+        options = options.with_routes();
+    }
+    options
+}
+
+/// What will be printed as tokens come, by the options given.
+fn transcript<'a>(args: &GenerateArgs, model: &'a Model, prompt: &Prompt, ids: &[u32]) -> Transcript<'a> {
+    let terminal = io::stdout().is_terminal();
+    let mut words = match model.tokenizer() {
+        Ok(tokenizer) if !args.print_ids => Words::text(tokenizer),
+        _ => Words::ids(),
+    };
+    let mut head = String::new();
+    let painter = args.show_heads.then(|| Painter::new(args.layer, terminal));
+    if let Some(painter) = &painter {
+        head = painter.legend(model.info());
+    } else if !args.print_ids {
+        // The prompt's tokens are reported only with routes. Decoding may change spaces; the user's own text is the truth.
+        match prompt {
+            Prompt::Text(text) => {
+                words.go_on_from(ids);
+                head.clone_from(text);
+            }
+            Prompt::Ids(ids) => head.extend(ids.iter().map(|&id| words.push(id))),
+        }
+    }
+    Transcript::new(words, painter, head, args.json)
+}

@@ -1,0 +1,10 @@
+//! Strings of user interfaces, English to German: a mixture-of-attention-heads translator (MoA) of 9.9 M parameters, for headwise.
+#![no_std]
+
+/// Files of the model's folder, as (name, bytes).
+pub static FILES: &[(&str, &[u8])] = &[
+    ("config.json", include_bytes!("config.json")),
+    ("tokenizer.json", include_bytes!("tokenizer.json")),
+    ("model.safetensors.index.json", include_bytes!("model.safetensors.index.json")),
+    ("model-00001-of-00002.safetensors", include_bytes!("model-00001-of-00002.safetensors")),
+];
