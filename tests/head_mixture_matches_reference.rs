@@ -1,4 +1,4 @@
-//! The head mixture computes what its f64 oracle in `tests/reference/head_mixture.rs` says: within 1e-5, with the same
+//! The head mixture computes what its f64 oracle in `crates/reference/src/head_mixture.rs` says: within 1e-5, with the same
 //! experts, for random specifications, steps and kernel shapes. So does the expert MLP beside it.
 //!
 //! A token whose choice is a near-tie may choose otherwise. It is left out, and counted: such tokens must be rare.

@@ -1,4 +1,4 @@
-//! Every kernel, in every variant, computes what its f64 oracle in `tests/reference/` says: within 1e-5, see
+//! Every kernel, in every variant, computes what its f64 oracle in `crates/reference/src/` says: within 1e-5, see
 //! [`support::assert_close`], over random shapes, on a device with WebGPU's default limits.
 //!
 //! Kernels that round inputs to f16 or 8 bits are held to what that rounding may cost each output instead

@@ -1,4 +1,4 @@
-//! The auxiliary losses and statistics of a router, from captured choices and scores, against `tests/reference/losses.rs`.
+//! The auxiliary losses and statistics of a router, from captured choices and scores, against `crates/reference/src/losses.rs`.
 
 use headwise::{Choice, RouterShape, RouterUse};
 

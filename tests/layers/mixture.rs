@@ -509,7 +509,7 @@ fn positions(spec: &HeadMixtureSpec, tensors: &Tensors) -> Positions {
     }
 }
 
-/// Whole sequences, cut: the formula of `tests/reference/selective_heads.rs` for sequences of any lengths. The order of v
+/// Whole sequences, cut: the formula of `crates/reference/src/selective_heads.rs` for sequences of any lengths. The order of v
 /// among tokens that kept a head does not matter, because L leaves room for all of them.
 fn cut(drawn: &Drawn, tensors: &Tensors, inputs: &[Vec<f64>], causal: bool) -> Vec<Expected> {
     let Drawn { spec, use_ } = drawn;
