@@ -20,8 +20,6 @@ use headwise::{
 use super::{ids, load, plain_gpu, tiny};
 
 #[allow(dead_code)] // its `main` runs elsewhere
-#[path = "../../examples/own_device.rs"]
-mod example;
 
 /// An app with work of its own: a kernel that doubles numbers.
 struct App {
@@ -401,13 +399,4 @@ fn an_error_on_a_device_of_headwise_counts_whoever_makes_it() {
         mapped_at_creation: false,
     });
     assert!(matches!(gpu.check("anything"), Err(Error::Gpu { .. })), "{wrong:?}");
-}
-
-#[test]
-fn the_example_shares_its_device() {
-    let (text, heat) = block_on(example::run("The king shall", 40)).unwrap();
-    assert!(text.len() > 40, "{text}");
-    // Spreading keeps all heat, and each token brings one.
-    let heat: f32 = heat.iter().sum();
-    assert!((heat - 40.0).abs() < 1e-3, "{heat}");
 }

@@ -10,8 +10,6 @@ use headwise::{
 };
 
 #[allow(dead_code)] // its `main` runs elsewhere
-#[path = "../../examples/session.rs"]
-mod example;
 
 use super::{gpu, load, plain_gpu, tiny, tiny_with_a_long_context};
 
@@ -723,17 +721,4 @@ fn a_step_that_was_left_half_way_goes_on() {
     });
     assert!(std::panic::catch_unwind(left).is_err());
     assert_eq!(choose(&mut session), expected);
-}
-
-#[test]
-fn the_example_writes_what_a_generation_writes_and_goes_on_where_it_was() {
-    let model = block_on(Model::load(&plain_gpu(), &Source::demo(), LoadOptions::new())).unwrap();
-    let prompt = ids(9, 0);
-    let texts = block_on(example::texts(&model, &prompt)).unwrap();
-    let greedy = Generate::new().greedy().stop_at([]).max_new(24);
-    assert_eq!(texts.likeliest, super::ids(&model, &prompt, &greedy).unwrap());
-    assert_ne!(texts.drawn[0], texts.drawn[1], "each sequence has its own draws");
-    let second = [&prompt[..], &texts.drawn[1]].concat();
-    assert_eq!(texts.kept, super::ids(&model, &second, &greedy).unwrap());
-    assert_eq!(texts.restored, texts.kept);
 }

@@ -19,8 +19,6 @@ use headwise::{
 };
 
 #[allow(dead_code)] // its `main` runs elsewhere
-#[path = "../../examples/stream.rs"]
-mod example;
 
 use super::{gpu, load, plain_gpu, tiny};
 
@@ -423,23 +421,4 @@ fn a_translation_that_is_cancelled_is_what_there_was_by_then() {
     cancel.cancel();
     let kept = block_on(translating).unwrap().remove(0);
     assert_eq!((&kept.ids[..], kept.stopped), (&whole[0].ids[..2], StopReason::Cancelled));
-}
-
-#[test]
-fn the_example_reads_stops_and_meets_its_deadline() {
-    let model = prose(&plain_gpu());
-    let options = Generate::new().seed(1).max_new(32);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let texts = runtime.block_on(example::texts(&model, PROMPT, &options)).unwrap();
-    let mut text = String::new();
-    let show = |token: &headwise::Token| {
-        text += &token.text;
-        ControlFlow::Continue(())
-    };
-    same(&block_on(model.generate(PROMPT, &options, show)).unwrap(), &texts.whole);
-    assert_eq!(texts.text, text);
-    assert!(texts.turns > 1);
-    let StopReason::Cancelled = texts.by_deadline.stopped[0] else { panic!("{:?}", texts.by_deadline) };
-    assert!((3..32).contains(&texts.stopped.ids[0].len()), "{:?}", texts.stopped);
-    assert_eq!(texts.stopped.ids[0], texts.whole.ids[0][..texts.stopped.ids[0].len()]);
 }

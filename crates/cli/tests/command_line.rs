@@ -300,19 +300,35 @@ fn a_file_that_cannot_be_written_leaves_nothing_behind() {
 
 // -- info and adapters --------------------------------------------------------------------------------------
 
-/// Parameters in all and active per token, from the safetensors header alone.
+/// Parameters in all and active per token, from the safetensors headers alone.
 fn count_parameters(folder: &str, active: u64, experts: u64) -> (u64, u64) {
-    let bytes = fs::read(format!("{folder}/model.safetensors")).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     let mut counts = (0, 0);
-    for (name, tensor) in header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__") {
-        let elements: u64 = tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product();
+    for (name, shape) in shapes(folder) {
+        let elements: u64 = shape.iter().product();
         let routed = name.ends_with("put_linear.weight");
         counts.0 += elements;
         counts.1 += if routed { elements / experts * active } else { elements };
     }
     counts
+}
+
+/// Names and shapes of a folder's tensors, in one file or two.
+fn shapes(folder: &str) -> Vec<(String, Vec<u64>)> {
+    let whole = format!("{folder}/model.safetensors");
+    let halves = ["model-00001-of-00002", "part-2/model-00002-of-00002"];
+    let halves = halves.map(|half| format!("{folder}/{half}.safetensors"));
+    let files = if fs::exists(&whole).unwrap() { vec![whole] } else { halves.to_vec() };
+    let mut shapes = Vec::new();
+    for file in files {
+        let bytes = fs::read(file).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        for (name, tensor) in header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__") {
+            let shape = tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap());
+            shapes.push((name.clone(), shape.collect()));
+        }
+    }
+    shapes
 }
 
 #[test]
@@ -429,7 +445,7 @@ fn what_goes_wrong_is_one_message() {
     let cases: [(&[&str], &[&str]); 13] = [
         (&["generate", "x", "--model", "no/such/folder"], &["no/such/folder"]),
         (&["info", "--model", "no/such/folder"], &["no/such/folder"]),
-        (&["info", "--model", file!()], &[file!(), "folder"]),
+        (&["info", "--model", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")], &["Cargo.toml", "folder"]),
         (&["generate", "x", "--model", TINY], &["tokenizer.json"]),
         (&["generate", "--ids", "1,4096"], &["4096", "vocabulary"]),
         (&["generate", ""], &["prompt", "no tokens"]),
