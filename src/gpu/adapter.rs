@@ -100,7 +100,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// Those of every adapter of the machine.
     pub async fn of_all() -> Vec<Self> {
-        all(&instance()).await.iter().map(Self::of).collect()
+        all(&instance().await).await.iter().map(Self::of).collect()
     }
 
     /// What `adapter` could give a device.
@@ -208,9 +208,20 @@ pub(super) fn suffices(adapter: &wgpu::Adapter, limits: &wgpu::Limits) -> Result
 /// budget (Vulkan without `VK_EXT_memory_budget`, Metal, browsers), it alone decides.
 const MEMORY_PERCENT: u8 = 95;
 
-/// An instance over every backend that was compiled in; `WGPU_BACKEND` narrows it.
-pub(super) fn instance() -> wgpu::Instance {
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+/// An instance over the platform's own backends; `WGPU_BACKEND` narrows it, or names another that was compiled in.
+pub(super) async fn instance() -> wgpu::Instance {
+    let instance = instance_of(wgpu::Backends::PRIMARY);
+    // OpenGL is for machines that have nothing else: it starts slowly, and its adapters are those of the others once more.
+    #[cfg(all(feature = "gles", not(target_arch = "wasm32")))]
+    if std::env::var_os("WGPU_BACKEND").is_none() && all(&instance).await.is_empty() {
+        return instance_of(wgpu::Backends::GL);
+    }
+    instance
+}
+
+fn instance_of(backends: wgpu::Backends) -> wgpu::Instance {
+    let mut descriptor =
+        wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
     // `dxcompiler.dll` where it lies beside the program or on the path, else FXC, which has neither subgroups nor 16-bit
     // floats; `WGPU_DX12_COMPILER` says otherwise.
     descriptor.backend_options.dx12.shader_compiler = wgpu::Dx12Compiler::Auto;
@@ -254,13 +265,16 @@ fn nothing() -> String {
     match std::env::var_os("WGPU_BACKEND") {
         // Set to nothing, or to a word that nobody knows, it leaves no backend.
         Some(named) => {
-            format!(
-                "none with WGPU_BACKEND={named:?}, expected vulkan, metal or dx12, or nothing set; {ADVICE}"
-            )
+            format!("none with WGPU_BACKEND={named:?}, expected {BACKENDS}, or nothing set; {ADVICE}")
         }
         None => format!("none; {ADVICE}"),
     }
 }
+
+#[cfg(not(feature = "gles"))]
+const BACKENDS: &str = "vulkan, metal or dx12";
+#[cfg(feature = "gles")]
+const BACKENDS: &str = "vulkan, metal, dx12 or gl";
 
 const ADVICE: &str = if cfg!(target_arch = "wasm32") {
     "this browser has no WebGPU adapter"

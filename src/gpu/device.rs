@@ -186,7 +186,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoAdapter`] when none fits, [`Error::Gpu`] when the adapter refuses a device.
     pub async fn new(options: GpuOptions) -> Result<Self> {
-        let instance = adapter::instance();
+        let instance = adapter::instance().await;
         let adapter = adapter::select(&instance, &options.selection).await?;
         let limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
         let descriptor = wgpu::DeviceDescriptor {

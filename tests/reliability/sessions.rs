@@ -10,7 +10,6 @@ use headwise::{
 };
 
 #[allow(dead_code)] // its `main` runs elsewhere
-
 use super::{gpu, load, plain_gpu, tiny, tiny_with_a_long_context};
 
 /// JetMoE's layers, and MoLM's with and without a projection of keys and values.

@@ -19,7 +19,6 @@ use headwise::{
 };
 
 #[allow(dead_code)] // its `main` runs elsewhere
-
 use super::{gpu, load, plain_gpu, tiny};
 
 fn is_send<T: Send>(_: T) {}

@@ -427,12 +427,33 @@ fn a_number_is_an_adapters_place_in_the_list_and_no_part_of_its_name() {
 #[test]
 fn without_any_adapter_there_is_advice() {
     for args in [&["adapters"][..], &["generate", "The king"]] {
-        // A backend that is not compiled in, one that nobody knows, none.
-        for backend in ["gl", "vulcan", ""] {
+        // A backend that this system does not have, one that nobody knows, none.
+        for backend in [if cfg!(windows) { "metal" } else { "dx12" }, "vulcan", ""] {
             let named = format!("WGPU_BACKEND={backend:?}");
             let failed = run(headwise(args).env("WGPU_BACKEND", backend));
             check_failure(failed, &["no GPU adapter", "install", &named, "vulkan"]);
         }
+    }
+}
+
+/// OpenGL is taken where it is named, and where there is nothing else.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_vulkan_opengl_writes_the_same_text() {
+    let (prompt, greedy) = &prompts()[2];
+    for hide in
+        [&["WGPU_BACKEND", "gl"][..], &["VK_DRIVER_FILES", "/dev/null", "VK_ICD_FILENAMES", "/dev/null"]]
+    {
+        let hidden = |args: &[&str]| {
+            let mut command = headwise(args);
+            let (code, stdout, stderr) = run(command.envs(hide.chunks(2).map(|pair| (pair[0], pair[1]))));
+            assert_eq!(code, 0, "{hide:?}: {stderr}");
+            stdout
+        };
+        let adapters: Value = serde_json::from_str(&hidden(&["adapters", "--json"])).unwrap();
+        assert_eq!(adapters[0]["backend"], "gl", "{adapters}");
+        let text = hidden(&["generate", prompt, "--greedy", "--max-new", "48"]);
+        assert_eq!(text, format!("{prompt}{greedy}\n"));
     }
 }
 

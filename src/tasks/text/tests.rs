@@ -8,6 +8,21 @@ use serde_json::{Value, json};
 
 use super::*;
 
+/// Names and bytes.
+type Files = &'static [(&'static str, &'static [u8])];
+
+/// The demo models that have tokenizers.
+const MODELS: [(&str, Files); 3] = [
+    ("models/prose", headwise_model_prose::FILES),
+    ("models/ui-en-de", headwise_model_ui_en_de::FILES),
+    ("models/ui-fill", headwise_model_ui_fill::FILES),
+];
+
+fn model(folder: &str) -> Tokenizer {
+    let (_, files) = MODELS.into_iter().find(|(name, _)| *name == folder).unwrap();
+    crate::block_on(Tokenizer::read(&Source::embedded("model", files))).unwrap().unwrap()
+}
+
 fn read(file: &str) -> Tokenizer {
     Tokenizer::parse(file.to_owned(), std::fs::read(file).unwrap()).unwrap()
 }
@@ -84,8 +99,8 @@ fn decoders() -> Vec<Value> {
 
 /// A vocabulary as GPT-2 has it: the byte alphabet, some merges, a special token.
 fn like_gpt2() -> Tokenizer {
-    let prose: Value =
-        serde_json::from_slice(&std::fs::read("models/prose/tokenizer.json").unwrap()).unwrap();
+    let (_, file) = headwise_model_prose::FILES.iter().find(|(name, _)| *name == "tokenizer.json").unwrap();
+    let prose: Value = serde_json::from_slice(file).unwrap();
     let mut tokens: Vec<String> = prose["model"]["vocab"]
         .as_object()
         .unwrap()
@@ -152,13 +167,10 @@ fn assert_streams(tokenizer: &Tokenizer, what: &str, cases: u32) {
 
 #[test]
 fn a_stream_is_the_text_of_its_ids_for_published_tokenizers() {
-    for file in [
-        "models/prose/tokenizer.json",
-        "models/ui-en-de/tokenizer.json",
-        "models/ui-fill/tokenizer.json",
-        "tests/fixtures/tokenizers/byte_fallback.json",
-        "tests/fixtures/tokenizers/vicuna.json",
-    ] {
+    for (folder, _) in MODELS {
+        assert_streams(&model(folder), folder, 300);
+    }
+    for file in ["tests/fixtures/tokenizers/byte_fallback.json", "tests/fixtures/tokenizers/vicuna.json"] {
         assert_streams(&read(file), file, 300);
     }
     assert_streams(&like_gpt2(), "like GPT-2", 300);
@@ -211,7 +223,7 @@ fn a_text_that_goes_on_keeps_its_space_and_gives_nothing_twice() {
 #[test]
 fn long_streams_are_no_more_work_per_id() {
     let tokenizer = read("tests/fixtures/tokenizers/byte_fallback.json");
-    let prose = read("models/prose/tokenizer.json");
+    let prose = model("models/prose");
     let ids: Vec<u32> = (0..400_000).map(|index| 3 + index % 256).collect();
     assert_eq!(tokenizer.decode(&ids).unwrap().chars().count(), 400_000);
     assert!(!prose.decode(&ids).unwrap().is_empty());
@@ -227,7 +239,7 @@ fn merges_are_never_dropped() {
 
 #[test]
 fn what_is_much_too_long_is_refused_before_it_is_cut_into_tokens() {
-    let tokenizer = read("models/prose/tokenizer.json");
+    let tokenizer = model("models/prose");
     let words = "It is a truth. ".repeat(1 << 20);
     let started = std::time::Instant::now();
     let Err(Error::Argument { name, found, expected }) = tokenizer.encode_for(&words, 512) else {
@@ -255,7 +267,7 @@ fn pieces_are_the_text() {
         ("models/ui-en-de", ""),
         ("models/prose", "It is a truth\u{1F468}\u{200D}\u{1F469} "),
     ] {
-        let tokenizer = crate::block_on(Tokenizer::read(&Source::folder(folder))).unwrap().unwrap();
+        let tokenizer = model(folder);
         let pieces = tokenizer.pieces(text).unwrap();
         let ids: Vec<u32> = pieces.iter().map(|(id, _)| *id).collect();
         assert_eq!(ids, tokenizer.encode(text).unwrap());
