@@ -21,6 +21,7 @@ pub struct GpuOptions {
     memory: KernelMemory,
     memory_limit: Option<u64>,
     submission_macs: Option<u64>,
+    most_binding: Option<u64>,
 }
 
 /// Where [`KernelChoice::Auto`] finds and leaves what it measured.
@@ -110,6 +111,13 @@ impl GpuOptions {
         self
     }
 
+    /// Bytes that one binding may hold, fewer than the limits say, for tests that have small caches.
+    #[doc(hidden)]
+    pub fn most_binding(mut self, bytes: u64) -> Self {
+        self.most_binding = Some(bytes);
+        self
+    }
+
     /// Chooses the variant of the hot kernels.
     pub fn kernels(mut self, kernels: KernelChoice) -> Self {
         self.kernels = kernels;
@@ -172,7 +180,10 @@ impl Gpu {
     /// [`Error::NoAdapter`] when none fits, [`Error::Gpu`] when the adapter refuses a device.
     pub async fn new(options: GpuOptions) -> Result<Self> {
         let adapter = adapter::select(&adapter::instance(), &options.selection).await?;
-        let limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+        let mut limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+        if let Some(bytes) = options.most_binding {
+            limits.max_storage_buffer_binding_size = bytes.min(limits.max_storage_buffer_binding_size);
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("headwise"),
             required_features: adapter.features() & adapter::WANTED_FEATURES,

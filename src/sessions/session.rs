@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     gpu::{Buffer, Counters, Gpu, Recorder},
-    layers::{CacheSize, HeadMixtureSpec, Hook, KvCache, Step, Workspace},
+    layers::{CacheSize, HeadMixtureSpec, Hook, KvCache, Step, Workspace, angle_bytes},
     models::Transformer,
 };
 
@@ -119,7 +119,8 @@ impl Session {
         let Layout { sequences, capacity, step_tokens, logit_rows, .. } = layout;
         let most = transformer.cache_size(sequences, capacity);
         check_cache(gpu, spec.stack.attentions(), most)?;
-        let dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
+        let mut dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
+        dimensions.sections = most.sections(gpu, spec.stack.attentions());
         dimensions.check(gpu)?;
         let size = CacheSize { capacity: layout.first_capacity(), ..most };
         let (attentions, cache_use) = (|| spec.stack.attentions(), spec.stack.cache_use());
@@ -292,7 +293,11 @@ pub(crate) fn check_cache<'a>(
         let expected = format!("at most {SOFTWARE_POSITIONS} on a software adapter");
         return Err(Error::argument("context", capacity, expected));
     }
-    let largest = attentions.map(|spec| size.layout(spec).least_window_bytes()).max();
-    let what = format!("the keys and values of one head for {capacity} positions");
-    gpu.fits(&what, largest.unwrap_or(0))
+    for spec in attentions {
+        let layout = size.layout(spec);
+        let what = format!("the keys and values of one head for {} positions", layout.least_slots());
+        gpu.fits(&what, layout.least_window_bytes())?;
+        gpu.fits(&format!("the angles of {capacity} positions"), angle_bytes(spec, capacity))?;
+    }
+    Ok(())
 }
