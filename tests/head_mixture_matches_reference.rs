@@ -254,6 +254,8 @@ fn all_traits() -> Vec<String> {
         }
     }
     let every = ["none", "relative", "part of rope", "rope"];
+    all.extend(every.map(|position| format!("Softmax, {position}, sections")));
+    all.extend(["none", "rope"].map(|position| format!("StickBreaking, {position}, sections")));
     for (kv, softmax, stick) in [
         ("projected", &every[..], &["none", "part of rope", "rope"][..]),
         ("identity", &["none", "relative"], &["none"]),

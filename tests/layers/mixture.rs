@@ -286,7 +286,7 @@ fn workspace(gpu: &Gpu, spec: &HeadMixtureSpec, use_: &Use) -> Workspace {
 }
 
 /// Lets the slots of a cache lie in so many sections, or one for each of fewer.
-fn cut(gpu: &Gpu, kv: &mut KeyValues, sections: u32) {
+fn in_sections(gpu: &Gpu, kv: &mut KeyValues, sections: u32) {
     let layout = kv.layout;
     let windows = layout.cut([layout.sequences, layout.capacity.div_ceil(sections), layout.kv_heads]);
     let cached =
@@ -327,7 +327,7 @@ pub fn run_layer_with(
     let mut cache = KvCache::new(gpu, [spec].into_iter(), size, CacheUse::Kept);
     let cache = &mut cache.layers[0];
     if use_.sections > 1 {
-        cut(gpu, &mut cache.kv, use_.sections);
+        in_sections(gpu, &mut cache.kv, use_.sections);
     }
     // Nobody may look where nothing was written.
     for window in &cache.kv.windows {
