@@ -24,8 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seconds = start.elapsed().as_secs_f64();
     let peak = status("VmHWM").ok_or("this needs /proc/self/status")?;
 
-    let device =
-        gpu.wgpu_device().generate_allocator_report().map_or(0, |report| report.total_allocated_bytes);
+    let device = gpu.device().generate_allocator_report().map_or(0, |report| report.total_allocated_bytes);
     let weights = model.info().weight_bytes(model.precision());
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     println!("adapter                     {}", gpu.capabilities().name);

@@ -21,11 +21,14 @@
 //! ```
 //!
 //! # What to read next
-//! - [`Gpu`] opens a device, [`Model`] loads a folder in Hugging Face layout (or the demo model) on it.
+//! - [`Gpu`] opens a device, or works on one of yours ([`Gpu::from_wgpu`]); [`Model`] loads a folder in Hugging Face layout
+//!   (or the demo model) on it.
 //! - [`Model::generate`] streams text, [`Model::generate_ids`] continues a batch of token sequences,
-//!   [`Model::logits`] returns logits and the experts each token chose.
+//!   [`Model::logits`] returns logits and the experts each token chose. [`Model::stream`] is a `Stream` of tokens, from a thread
+//!   of its own; [`Cancel`] ends any work.
 //! - [`Model::session`] makes a [`Session`], what all of these are built on: sequences that read and write side by side, one
 //!   step at a time, go back, fork, and become bytes.
+//! - [`Model::score`] says how likely each token of many texts is, [`Model::embed`] makes vectors of them.
 //! - [`Model::translate`], [`Model::fill`] and [`Model::classify`] are for models of other tasks; each has a model to try
 //!   it with, [`Source::demo_translate`] and so on.
 //! - [`Model::bench`] measures a model beside what its adapter does at best; [`Counters`] are exact.
@@ -41,6 +44,7 @@
 // In a browser everything lives on one thread, and wgpu's handles say so.
 #![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
+mod cancel;
 #[cfg(not(target_arch = "wasm32"))]
 mod checkpoints;
 mod error;
@@ -67,6 +71,7 @@ mod tasks;
 pub mod web;
 mod weights;
 
+pub use cancel::Cancel;
 #[cfg(not(target_arch = "wasm32"))]
 pub use checkpoints::*;
 pub use error::{Error, Result};
@@ -75,26 +80,32 @@ pub use gpu::{AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelC
 pub use measure::*;
 pub use ops::{AdapterReport, CachePrecision, Precision};
 pub use sessions::{
-    Cancel, Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, RouterShape, RouterUse,
-    Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
+    Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, PendingValues, RouterShape,
+    RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
 };
 pub use tasks::*;
 pub use weights::Source;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub use weights::{Hub, HubModel, HubRepo};
+/// The wgpu that headwise is built on: an app that shares its device with headwise needs the same version.
+pub use wgpu;
 
 #[cfg(all(feature = "tokenizer", not(target_arch = "wasm32")))]
 #[doc(hidden)]
 pub use guard::panic_is_caught;
 
-/// Runs one of the async functions to its end, for programs without an async runtime.
 #[cfg(not(target_arch = "wasm32"))]
-pub use pollster::block_on;
+pub use gpu::block_on;
 
 /// The README's code runs as a test.
 #[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// So does that of the guide for apps.
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("../docs/embed.md")]
+pub struct Embed;
 
 /// The rooms below the public ones, open to this crate's own command, tests and benches. Not a stable interface.
 #[doc(hidden)]
@@ -102,6 +113,6 @@ pub mod internal {
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::measure::yardstick::Yardstick;
     #[cfg(not(target_arch = "wasm32"))]
-    pub use crate::weights::{NewFile, remove_unfinished};
+    pub use crate::weights::{GrowingFile, NewFile, remove_unfinished};
     pub use crate::{gpu::*, layers::*, ops::*, weights::pack_rows};
 }

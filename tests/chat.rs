@@ -24,7 +24,7 @@ use std::{
 
 use headwise::{
     Cancel, Chat, ChatMessage, ChatTemplate, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions,
-    Model, Reply, Source, StopReason, block_on,
+    Model, Reply, Source, StopReason, block_on, internal::OptionsForTests,
 };
 use serde_json::json;
 
@@ -54,7 +54,7 @@ fn load(test: &str) -> (Model, impl Fn() -> ChatTemplate) {
     (model, move || block_on(ChatTemplate::read(&source)).unwrap())
 }
 
-fn reply(chat: &mut Chat<'_>, text: &str, options: &Generate) -> Result<Reply, Error> {
+fn reply(chat: &mut Chat, text: &str, options: &Generate) -> Result<Reply, Error> {
     block_on(chat.reply(text, options, |_| ControlFlow::Continue(())))
 }
 
@@ -176,7 +176,7 @@ fn steps_past_an_answers_end_are_forgotten() {
 fn assert_as_anew_first(
     model: &Model,
     template: &ChatTemplate,
-    chat: &Chat<'_>,
+    chat: &Chat,
     options: &Generate,
     reply: &Reply,
 ) -> Vec<u32> {
@@ -258,6 +258,51 @@ fn a_turn_that_is_cancelled_while_it_is_read_is_read_again() {
     let mut anew = Chat::new(&whole, template(), None).unwrap();
     anew.set_messages(before);
     assert_eq!(found.ids, reply(&mut anew, say, &options()).unwrap().ids);
+}
+
+#[test]
+fn a_streamed_answer_is_the_reply_and_gives_the_conversation_back() {
+    let (model, template) = load("streamed");
+    let options = Generate::new().greedy().stop_at([]).max_new(12);
+    let mut plain = Chat::new(&model, template(), None).unwrap();
+    let expected = reply(&mut plain, "My lord?", &options).unwrap();
+    let mut tokens = Chat::new(&model, template(), None).unwrap().stream("My lord?", &options);
+    let mut text = String::new();
+    while let Some(token) = block_on(tokens.next()) {
+        text += &token.unwrap().text;
+    }
+    let found = tokens.reply().unwrap();
+    assert_eq!((&text, &found.ids, found.counters), (&expected.text, &expected.ids, expected.counters));
+    let chat = block_on(tokens.stop()).unwrap();
+    assert_eq!(chat.messages(), plain.messages());
+
+    // Its reader ends it: what was said stays.
+    let mut tokens = chat.stream("And of the sea?", &options.clone().max_new(200));
+    let first = block_on(tokens.next()).unwrap().unwrap();
+    let chat = block_on(tokens.stop()).unwrap();
+    assert_eq!(chat.messages().len(), 4);
+    assert!(chat.messages()[3].content.starts_with(&first.text));
+    // What is wrong comes as an item, and leaves it as it was.
+    let mut tokens = chat.stream("King ".repeat(2000), &options);
+    assert!(block_on(tokens.next()).unwrap().is_err());
+    assert!(block_on(tokens.next()).is_none() && tokens.reply().is_none());
+    let mut chat = block_on(tokens.stop()).unwrap();
+    assert_eq!(chat.messages().len(), 4);
+
+    // So does a future that is dropped in its midst.
+    let before = chat.messages().to_vec();
+    {
+        let mut dropped = std::pin::pin!(chat.reply("What news?", &options, |_| ControlFlow::Continue(())));
+        let once = |context: &mut std::task::Context<'_>| {
+            std::task::Poll::Ready(dropped.as_mut().poll(context).is_pending())
+        };
+        assert!(block_on(std::future::poll_fn(once)));
+    }
+    assert_eq!(chat.messages(), before);
+    let found = reply(&mut chat, "What news?", &options).unwrap();
+    let mut anew = Chat::new(&model, template(), None).unwrap();
+    anew.set_messages(before);
+    assert_eq!(found.ids, reply(&mut anew, "What news?", &options).unwrap().ids);
 }
 
 #[test]

@@ -14,6 +14,8 @@ mod fill;
 mod outputs;
 #[path = "command_line/routes.rs"]
 mod routes;
+#[path = "command_line/score.rs"]
+mod score;
 #[path = "support/successors.rs"]
 mod successors;
 #[path = "command_line/support.rs"]

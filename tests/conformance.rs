@@ -6,6 +6,8 @@
 mod files;
 mod models;
 mod reference;
+#[path = "conformance/scores.rs"]
+mod scores;
 #[path = "conformance/tables_and_shards.rs"]
 mod tables_and_shards;
 

@@ -12,6 +12,7 @@ mod families {
     mod random;
     mod refusals;
     mod statistics;
+    mod texts;
     mod tied;
     mod trained;
     mod upcycled;
@@ -19,9 +20,12 @@ mod families {
 
 use std::{ops::ControlFlow, path::Path};
 
-use headwise::{Generate, KernelChoice, LoadOptions, Logits, Precision, block_on};
+use headwise::{Generate, KernelChoice, LoadOptions, Logits, Precision, Score, block_on};
 use models::{SHAPES, assert_routes, difference, ids, logits, numbers, try_load};
-use reference::{jetmoe::read_json, losses, moh_llama::MohLlama, molm::Molm};
+use reference::{
+    jetmoe::read_json, losses, max_difference, moh_llama::MohLlama, molm::Molm, token_logprob::token_logprob,
+    widen,
+};
 use serde_json::Value;
 
 /// Token by token, the most that run as few rows, the least that run in tiles, and all at once.
@@ -50,6 +54,11 @@ fn assert_logits(name: &str) -> Logits {
             let worst = difference(&logits(&model, &prompt, step_tokens), &wanted);
             assert!(worst < 2e-4, "{name}, {kernels:?}, steps of {step_tokens}: logits differ by {worst}");
         }
+        let scored = block_on(model.score_ids(&[&prompt], &Score::new())).unwrap().remove(0);
+        let before_last = &wanted[..wanted.len() - wanted.len() / prompt.len()];
+        let logprobs = token_logprob(before_last, &prompt[1..]);
+        let worst = max_difference(&widen(&scored.logprobs), &logprobs);
+        assert!(worst < 2e-4, "{name}, {kernels:?}: log-probabilities differ by {worst}");
     }
     logits(&load(KernelChoice::Plain, name), &prompt, 64)
 }

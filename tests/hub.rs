@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use headwise::{Error, Hub as Client, HubRepo, ModelInfo, block_on};
+use headwise::{Cancel, Error, Hub as Client, HubRepo, ModelInfo, block_on};
 use safetensors::{SafeTensors, tensor::TensorView};
 use server::{Fault, Files, Hub};
 
@@ -309,6 +309,12 @@ fn a_download_that_ended_goes_on_in_another_process() {
     hub.requests();
     let size = files()[WEIGHTS].len() as u64;
     let other = Client::new(&hub.endpoint, &cache, None).unwrap();
+    // Cancelled, it keeps what is here.
+    let cancel = Cancel::new();
+    let cancelled = other.look(&repo("tiny/jetmoe")).unwrap().cancel(&cancel);
+    assert!(matches!(cancelled.download(|_, _| cancel.cancel()), Err(Error::Cancelled)));
+    assert!(!hub.requests().iter().any(|request| request.contains("bytes=70001-")));
+    assert_eq!(incomplete(&cache), [70_001]);
     let model = other.look(&repo("tiny/jetmoe")).unwrap();
     assert_eq!(model.missing_bytes(), size - 70_001);
     let mut first = None;

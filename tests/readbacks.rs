@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, path::Path};
 
 use headwise::{
     Cancel, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source, block_on,
-    internal::{Buffer, Pending, Recorder},
+    internal::{Buffer, ForTests, Pending, Recorder},
 };
 
 /// Steps under way at once: `STEPS_AHEAD` of the generation and the one that is read.

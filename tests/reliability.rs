@@ -4,14 +4,18 @@
 mod broken_numbers;
 #[path = "reliability/long_prompts.rs"]
 mod long_prompts;
+#[path = "reliability/own_device.rs"]
+mod own_device;
 #[path = "reliability/sessions.rs"]
 mod sessions;
+#[path = "reliability/streams.rs"]
+mod streams;
 
 use std::{ops::ControlFlow, path::Path};
 
 use headwise::{
     CachePrecision, Cancel, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision,
-    Source, StopReason, block_on,
+    Source, StopReason, block_on, internal::ForTests,
 };
 
 fn gpu(options: GpuOptions) -> Gpu {
@@ -122,7 +126,7 @@ fn loading_generating_and_dropping_thirty_times_leaves_no_memory_behind() {
     let gpu = plain_gpu();
     let device_bytes = || {
         gpu.settle().unwrap();
-        gpu.wgpu_device().generate_allocator_report().map(|report| report.total_allocated_bytes)
+        gpu.device().generate_allocator_report().map(|report| report.total_allocated_bytes)
     };
     let round = || {
         let model = load(&gpu, &Source::demo()).unwrap();

@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::{
     fairseq::{Fairseq, Sizes},
-    rewrite::{ModelWriter, Progress, WrittenModel, dtype, torch_name},
+    rewrite::{ModelWriter, Watch, WrittenModel, dtype, torch_name},
 };
 use crate::{
-    Error, Result,
+    Cancel, Error, Result,
     tasks::{MAX_TOKENIZER, TOKENIZER_FILE},
     weights::{Checkpoint, NewFolder, Source, TensorInfo, TensorPlan, limits::MOST_WIDE, plain_text},
 };
@@ -27,7 +27,7 @@ pub struct ConvertOptions<'a> {
     activation: MoaActivation,
     max_positions: usize,
     tokenizer: Option<PathBuf>,
-    progress: Option<Progress<'a>>,
+    watch: Watch<'a>,
 }
 
 /// What the outputs of the chosen experts are weighted with.
@@ -59,7 +59,7 @@ impl<'a> ConvertOptions<'a> {
             activation: MoaActivation::default(),
             max_positions: 1024,
             tokenizer: None,
-            progress: None,
+            watch: Watch::default(),
         }
     }
 
@@ -89,7 +89,13 @@ impl<'a> ConvertOptions<'a> {
 
     /// Called with the bytes written so far and in all, from 0 to the end.
     pub fn progress(mut self, progress: impl FnMut(u64, u64) + 'a) -> Self {
-        self.progress = Some(Box::new(progress));
+        self.watch.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Lets another thread or handler stop the writing, with [`Error::Cancelled`]; nothing is left of it then.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.watch.cancel = cancel.clone();
         self
     }
 }
@@ -173,7 +179,7 @@ async fn convert(input: &Path, out: &Path, options: ConvertOptions<'_>) -> Resul
     });
     let plans: Vec<_> =
         kept.iter().map(|(name, tensor)| TensorPlan::new(name, tensor.stored, &tensor.shape)).collect();
-    let mut writer = ModelWriter::create(folder, &plans, options.progress)?;
+    let mut writer = ModelWriter::create(folder, &plans, options.watch)?;
     for (name, tensor) in &kept {
         writer.copy(name, &source, &checkpoint, tensor).await?;
     }

@@ -5,9 +5,9 @@ use std::{collections::HashMap, path::Path};
 use safetensors::Dtype as Stored;
 use serde_json::{Map, Value, json};
 
-use super::rewrite::{ModelWriter, Progress, WrittenModel};
+use super::rewrite::{ModelWriter, Watch, WrittenModel};
 use crate::{
-    Error, Result,
+    Cancel, Error, Result,
     models::{Blueprint, CONFIG_FILE, MAX_CONFIG_BYTES, read_config},
     ops::{MatrixShape, Precision, QUANTIZED_GROUP},
     tasks::{MAX_TOKENIZER, ModelInfo, TOKENIZER_FILE},
@@ -20,18 +20,24 @@ use crate::{
 /// How to quantise.
 pub struct QuantizeOptions<'a> {
     scheme: Precision,
-    progress: Option<Progress<'a>>,
+    watch: Watch<'a>,
 }
 
 impl<'a> QuantizeOptions<'a> {
     /// Matrices as [`Precision::Q8`], [`Precision::Q4`] or [`Precision::F16`].
     pub fn new(scheme: Precision) -> Self {
-        Self { scheme, progress: None }
+        Self { scheme, watch: Watch::default() }
     }
 
     /// Called with the bytes written so far and in all, from 0 to the end.
     pub fn progress(mut self, progress: impl FnMut(u64, u64) + 'a) -> Self {
-        self.progress = Some(Box::new(progress));
+        self.watch.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Lets another thread or handler stop the writing, with [`Error::Cancelled`]; nothing is left of it then.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.watch.cancel = cancel.clone();
         self
     }
 }
@@ -65,7 +71,7 @@ pub fn quantize(
 }
 
 async fn write(input: &Path, out: &Path, options: QuantizeOptions<'_>) -> Result<WrittenModel> {
-    let QuantizeOptions { scheme, progress } = options;
+    let QuantizeOptions { scheme, watch } = options;
     if scheme == Precision::F32 {
         return Err(Error::argument("scheme", scheme.name(), "q8, q4 or f16"));
     }
@@ -85,7 +91,7 @@ async fn write(input: &Path, out: &Path, options: QuantizeOptions<'_>) -> Result
     jobs.sort_by_key(|(plan, _)| std::cmp::Reverse(plan.stored.bitsize()));
 
     let (plans, jobs): (Vec<TensorPlan>, Vec<Job<'_>>) = jobs.into_iter().unzip();
-    let mut writer = ModelWriter::create(folder, &plans, progress)?;
+    let mut writer = ModelWriter::create(folder, &plans, watch)?;
     for (plan, job) in plans.iter().zip(&jobs) {
         match job {
             Job::Pack(request, shape, layout) => {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    Error, Result,
+    Cancel, Error, Result,
     models::CONFIG_FILE,
     tasks::{MAX_TOKENIZER, TOKENIZER_FILE},
     weights::{
@@ -29,8 +29,24 @@ pub struct WrittenModel {
     pub notes: Vec<String>,
 }
 
-/// Called with the bytes written so far and in all.
-pub(super) type Progress<'a> = Box<dyn FnMut(u64, u64) + 'a>;
+/// Whoever watches while a model is written.
+#[derive(Default)]
+pub(super) struct Watch<'a> {
+    /// Told the bytes written so far and in all.
+    pub progress: Option<Box<dyn FnMut(u64, u64) + 'a>>,
+    pub cancel: Cancel,
+}
+
+impl Watch<'_> {
+    /// Tells how far it is.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    fn tell(&mut self, done: u64, total: u64) -> Result<()> {
+        self.progress.iter_mut().for_each(|told| told(done, total));
+        self.cancel.check()
+    }
+}
 
 /// Files beside config, weights and tokenizer that say how a model is used.
 pub(super) const SIDE_FILES: [&str; 6] = [
@@ -50,12 +66,12 @@ pub(super) struct ModelWriter<'a> {
     report: WrittenModel,
     done: u64,
     total: u64,
-    progress: Progress<'a>,
+    watch: Watch<'a>,
 }
 
 impl<'a> ModelWriter<'a> {
     /// Starts the weights in a folder; names, types and shapes are known.
-    pub fn create(folder: NewFolder, tensors: &[TensorPlan], progress: Option<Progress<'a>>) -> Result<Self> {
+    pub fn create(folder: NewFolder, tensors: &[TensorPlan], mut watch: Watch<'a>) -> Result<Self> {
         let weights = SafetensorsWriter::create(&folder.path(WEIGHTS_FILE), tensors)?;
         let elements = |tensor: &TensorPlan| tensor.shape.iter().map(|&d| d as u64).product::<u64>();
         let report = WrittenModel {
@@ -67,17 +83,15 @@ impl<'a> ModelWriter<'a> {
             notes: Vec::new(),
         };
         let total = tensors.iter().filter_map(TensorPlan::bytes).map(|bytes| bytes as u64).sum();
-        let mut progress = progress.unwrap_or_else(|| Box::new(|_, _| {}));
-        progress(0, total);
-        Ok(Self { weights, folder, report, done: 0, total, progress })
+        watch.tell(0, total)?;
+        Ok(Self { weights, folder, report, done: 0, total, watch })
     }
 
     /// Writes the next bytes of the tensor `name`.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.weights.write(name, bytes)?;
         self.done += bytes.len() as u64;
-        (self.progress)(self.done, self.total);
-        Ok(())
+        self.watch.tell(self.done, self.total)
     }
 
     /// Writes all of `tensor` as the next bytes of the tensor `name`.

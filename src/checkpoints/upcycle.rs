@@ -5,11 +5,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{
-    rewrite::{ModelWriter, Progress, SIDE_FILES, WrittenModel, dtype, torch_name},
+    rewrite::{ModelWriter, SIDE_FILES, Watch, WrittenModel, dtype, torch_name},
     seeds::{Seed, Sizes, read_seeds},
 };
 use crate::{
-    Error, Result,
+    Cancel, Error, Result,
     tasks::MAX_TOKENIZER,
     weights::{Dtype, NewFolder, TensorInfo, TensorPlan},
 };
@@ -24,7 +24,7 @@ const BLOCK: usize = 1 << 14;
 pub struct UpcycleOptions<'a> {
     kv: KvSharing,
     router_seed: u64,
-    progress: Option<Progress<'a>>,
+    watch: Watch<'a>,
 }
 
 /// Whose keys and values an attention expert sees.
@@ -57,7 +57,13 @@ impl<'a> UpcycleOptions<'a> {
 
     /// Called with the bytes written so far and in all, from 0 to the end.
     pub fn progress(mut self, progress: impl FnMut(u64, u64) + 'a) -> Self {
-        self.progress = Some(Box::new(progress));
+        self.watch.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Lets another thread or handler stop the writing, with [`Error::Cancelled`]; nothing is left of it then.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.watch.cancel = cancel.clone();
         self
     }
 }
@@ -106,7 +112,7 @@ async fn upcycle(models: &[&Path], out: &Path, options: UpcycleOptions<'_>) -> R
     };
 
     let plans: Vec<_> = mixture.tensors.iter().map(|(plan, _)| plan.clone()).collect();
-    let mut writer = ModelWriter::create(folder, &plans, options.progress)?;
+    let mut writer = ModelWriter::create(folder, &plans, options.watch)?;
     let mut random = Random(options.router_seed);
     for (plan, content) in &mixture.tensors {
         match content {

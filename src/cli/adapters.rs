@@ -19,11 +19,11 @@ pub struct AdaptersArgs {
 
 pub fn run(args: &AdaptersArgs, shared: &Shared) -> Result<(), Failure> {
     let selection = shared.selection();
-    let mut reports = pollster::block_on(Gpu::adapters());
+    let mut reports = headwise::block_on(Gpu::adapters());
     reports.retain(|report| selection.matches(report.number, &report.capabilities));
     if reports.is_empty() {
         // Its error says what there is, or what to install.
-        pollster::block_on(Gpu::new(GpuOptions::new().adapter(selection)))?;
+        headwise::block_on(Gpu::new(GpuOptions::new().adapter(selection)))?;
     }
     if args.json {
         return output::json(&reports);

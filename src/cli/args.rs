@@ -161,7 +161,7 @@ impl ModelArgs {
         if let Some(limit) = self.memory_limit {
             options = options.memory_limit(limit);
         }
-        pollster::block_on(Gpu::new(options))
+        headwise::block_on(Gpu::new(options))
     }
 
     /// Opens the GPU and loads the model, or the command's own; fetches it first where it is on a hub.
@@ -192,7 +192,7 @@ impl ModelArgs {
         if let Some(precision) = precision {
             options = options.precision(precision);
         }
-        let model = pollster::block_on(Model::load(&gpu, &source, options))?;
+        let model = headwise::block_on(Model::load(&gpu, &source, options))?;
         notes::tell(model.info(), shared.quiet);
         Ok(model)
     }

@@ -62,13 +62,13 @@ pub fn run(args: &BenchArgs, shared: &Shared) -> Result<(), Failure> {
     if let Some(precision) = args.model.precision() {
         options = options.precision(precision);
     }
-    let model = pollster::block_on(Model::load(&gpu, &source, options))?;
+    let model = headwise::block_on(Model::load(&gpu, &source, options))?;
     let loaded = start.elapsed().as_secs_f64();
     notes::tell(model.info(), shared.quiet);
 
     let progress = progress::bar_of_rounds("measuring", shared.quiet);
     let options = Bench::new().rounds(args.rounds).tokens(args.tokens).progress(progress);
-    let bench = pollster::block_on(model.bench(options))?;
+    let bench = headwise::block_on(model.bench(options))?;
     let cold_start = ColdStart {
         open_seconds: opened,
         load_seconds: loaded - opened,

@@ -59,7 +59,7 @@ pub struct ChatArgs {
 pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
     options(args, &Cancel::new()).check()?;
     // A model that cannot chat is refused before it is loaded, and before its weights are fetched.
-    let template = pollster::block_on(ChatTemplate::read(&args.model.source(Source::demo)?))?;
+    let template = headwise::block_on(ChatTemplate::read(&args.model.source(Source::demo)?))?;
     let model = args.model.load(shared, Source::demo)?;
     let mut chat = Chat::new(&model, template, args.context)?;
     chat.set_messages(start(args));
@@ -120,7 +120,7 @@ fn options(args: &ChatArgs, cancel: &Cancel) -> Generate {
 }
 
 /// Shows an answer as it comes.
-fn answer(chat: &mut Chat<'_>, text: &str, options: &Generate) -> Result<Reply, Failure> {
+fn answer(chat: &mut Chat, text: &str, options: &Generate) -> Result<Reply, Failure> {
     let terminal = io::stdout().is_terminal();
     let (mut failed, mut shown) = (None, 0);
     let on_token = |token: &Token| {
@@ -133,7 +133,7 @@ fn answer(chat: &mut Chat<'_>, text: &str, options: &Generate) -> Result<Reply, 
             }
         }
     };
-    let reply = pollster::block_on(chat.reply(text, options, on_token))?;
+    let reply = headwise::block_on(chat.reply(text, options, on_token))?;
     if let Some(failure) = failed {
         return Err(failure);
     }

@@ -80,7 +80,7 @@ fn classify(
     images: &[Image],
     top: usize,
 ) -> Result<Vec<Report>, Error> {
-    let found = pollster::block_on(model.classify(images, top))?;
+    let found = headwise::block_on(model.classify(images, top))?;
     let report = |(file, found): (String, headwise::Classification)| Report { file, classes: found.classes };
     Ok(files.drain(..).zip(found).map(report).collect())
 }

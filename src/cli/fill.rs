@@ -58,7 +58,7 @@ pub fn run(args: &FillArgs, shared: &Shared) -> Result<(), Failure> {
     let text = read_text("fill", args.text.as_ref(), "give a TEXT, or pipe one into stdin")?;
     let model = args.model.load(shared, Source::demo_fill)?;
     heads::check_layer(args.layer, model.info())?;
-    let filled = pollster::block_on(model.fill(&text, args.top))?;
+    let filled = headwise::block_on(model.fill(&text, args.top))?;
     let best = with_the_best(&filled);
     let text = model.tokenizer()?.decode(&best)?;
     let tokens = match args.show_heads {

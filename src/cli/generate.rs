@@ -91,7 +91,7 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
         // With heads, the prompt's own tokens are shown as they are read.
         options = options.progress(progress::bar_of_tokens("reading", shared.quiet));
     }
-    let generated = pollster::block_on(model.generate_ids(&[&ids], &options, on_token))?;
+    let generated = headwise::block_on(model.generate_ids(&[&ids], &options, on_token))?;
     if let Some(failure) = failed {
         return Err(failure);
     }

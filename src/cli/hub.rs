@@ -37,7 +37,7 @@ pub fn fetch(
     let hub = Hub::from_env()?;
     let model = hub.look(repository).map_err(not_a_folder)?;
     if model.missing_bytes() > 0 {
-        let info = pollster::block_on(Model::check(&model.preview()))?;
+        let info = headwise::block_on(Model::check(&model.preview()))?;
         let precision = precision.unwrap_or(info.default_precision);
         let need = info.weight_bytes(precision);
         gpu.plan(&format!("the model {repository}"), need)?;

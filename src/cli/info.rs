@@ -42,7 +42,7 @@ struct Fit {
 }
 
 pub fn run(args: &InfoArgs, shared: &Shared) -> Result<(), Failure> {
-    let mut model = pollster::block_on(ModelInfo::read(&args.model.source(Source::demo)?))?;
+    let mut model = headwise::block_on(ModelInfo::read(&args.model.source(Source::demo)?))?;
     model.cache_bytes_per_token = model.cache_bytes(args.model.kv_cache());
     let asked = shared.adapter.is_some() || args.model.memory_limit.is_some();
     let fit = if asked { Some(fit(args, shared, &model)?) } else { None };

@@ -1,11 +1,77 @@
 //! A text file, line by line.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+};
 
 use headwise::{Error, Model};
 
-/// The largest file that is read.
+/// The largest file that is read at once, and the longest line.
 const MAX_BYTES: u64 = 256 << 20;
+const MAX_LINE: u64 = 16 << 20;
+
+/// A file of UTF-8, one line after the other. A line ends with `\n` or `\r\n`; a byte order mark is skipped.
+pub struct LineReader {
+    pub file: String,
+    input: BufReader<File>,
+    /// The longest line.
+    most: u64,
+    /// Lines and bytes read.
+    number: usize,
+    bytes: u64,
+    /// Whether a line break ends the last one.
+    ended: bool,
+}
+
+impl LineReader {
+    /// Of a file of any length.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_with(path, MAX_LINE)
+    }
+
+    fn open_with(path: &Path, most: u64) -> Result<Self, Error> {
+        let file = path.display().to_string();
+        match File::open(path) {
+            Ok(input) => {
+                let input = BufReader::new(input);
+                Ok(Self { file, input, most, number: 0, bytes: 0, ended: false })
+            }
+            Err(source) => Err(Error::Io { path: file, source }),
+        }
+    }
+
+    /// Bytes read so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The next line.
+    pub fn line(&mut self) -> Result<Option<String>, Error> {
+        let mut line = Vec::new();
+        let read = self.input.by_ref().take(self.most + 1).read_until(b'\n', &mut line);
+        self.bytes += read.map_err(|source| Error::Io { path: self.file.clone(), source })? as u64;
+        if line.len() as u64 > self.most {
+            let (found, most) = (format!("more than {} MiB", self.most >> 20), self.most >> 20);
+            return Err(bad(&self.file, &numbered(self.number), &found, &format!("at most {most} MiB")));
+        }
+        if self.number == 0 && line.starts_with(b"\xef\xbb\xbf") {
+            line.drain(..3);
+        }
+        if line.is_empty() {
+            return Ok(None);
+        }
+        self.ended = line.pop_if(|byte| *byte == b'\n').is_some();
+        line.pop_if(|byte| *byte == b'\r');
+        let index = self.number;
+        self.number += 1;
+        match String::from_utf8(line) {
+            Ok(line) => Ok(Some(line)),
+            Err(_) => Err(bad(&self.file, &numbered(index), "bytes that are no text", "UTF-8")),
+        }
+    }
+}
 
 /// The lines of a file.
 pub struct Lines {
@@ -16,47 +82,24 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Reads a file of UTF-8. A line ends with `\n` or `\r\n`; a byte order mark is skipped.
+    /// Reads a file as [`LineReader`] does.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let file = path.display().to_string();
-        let mut bytes = Vec::new();
-        let io = |source| Error::Io { path: file.clone(), source };
-        File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(io)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(bad(&file, "file length", "more", "at most 256 MiB"));
+        let mut reader = LineReader::open_with(path, MAX_BYTES)?;
+        let mut lines = Vec::new();
+        while let Some(line) = reader.line()? {
+            lines.push(line);
+            if reader.bytes > MAX_BYTES {
+                return Err(bad(&reader.file, "file length", "more", "at most 256 MiB"));
+            }
         }
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-        let (bytes, ended) = match bytes.strip_suffix(b"\n") {
-            Some(bytes) => (bytes, true),
-            None => (bytes, false),
-        };
-        let line = |(index, line): (usize, &[u8])| match std::str::from_utf8(line) {
-            Ok(line) => Ok(line.strip_suffix('\r').unwrap_or(line).to_owned()),
-            Err(_) => Err(bad(&file, &numbered(index), "bytes that are no text", "UTF-8")),
-        };
         // A file of nothing has no line.
-        let empty = bytes.is_empty() && !ended;
-        let lines = match empty {
-            true => Vec::new(),
-            false => bytes.split(|byte| *byte == b'\n').enumerate().map(line).collect::<Result<_, _>>()?,
-        };
-        Ok(Self { file, lines, ended })
+        Ok(Self { file: reader.file, lines, ended: reader.ended })
     }
 
     /// Refuses a line that the model cannot read whole; `extra` tokens are added to each.
     pub fn check_lengths(&self, model: &Model, extra: usize) -> Result<(), Error> {
-        let context = model.info().context as usize;
-        for (index, line) in self.lines.iter().enumerate() {
-            let found = match model.encode(line) {
-                Ok(ids) if ids.len() + extra <= context => continue,
-                Ok(ids) => format!("{} tokens", ids.len() + extra),
-                Err(Error::Argument { found, .. }) => found,
-                Err(error) => return Err(error),
-            };
-            let expected = format!("at most the model's {context}");
-            return Err(bad(&self.file, &numbered(index), &found, &expected));
-        }
-        Ok(())
+        let mut lines = self.lines.iter().enumerate();
+        lines.try_for_each(|(index, line)| ids_of(&self.file, index, line, model, extra).map(drop))
     }
 
     /// Other lines in place of these.
@@ -65,11 +108,26 @@ impl Lines {
     }
 }
 
-fn numbered(index: usize) -> String {
+/// The ids of a line of a file, which with `extra` more the model can read whole.
+pub fn ids_of(file: &str, index: usize, line: &str, model: &Model, extra: usize) -> Result<Vec<u32>, Error> {
+    let context = model.info().context as usize;
+    let found = match model.encode(line) {
+        Ok(ids) if ids.len() + extra <= context => return Ok(ids),
+        Ok(ids) => format!("{} tokens", ids.len() + extra),
+        Err(Error::Argument { found, .. }) => found,
+        Err(error) => return Err(error),
+    };
+    let expected = format!("at most the model's {context}");
+    Err(bad(file, &numbered(index), &found, &expected))
+}
+
+/// How a line is named.
+pub fn numbered(index: usize) -> String {
     format!("line {}", index + 1)
 }
 
-fn bad(file: &str, field: &str, found: &str, expected: &str) -> Error {
+/// What is wrong with a file.
+pub fn bad(file: &str, field: &str, found: &str, expected: &str) -> Error {
     Error::BadFile {
         file: file.to_owned(),
         field: field.to_owned(),

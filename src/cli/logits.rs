@@ -42,7 +42,7 @@ pub fn run(args: &LogitsArgs, shared: &Shared) -> Result<(), Failure> {
     };
     NewFile::check(&args.out)?;
     let model = args.model.load(shared, Source::demo)?;
-    let logits = pollster::block_on(model.logits(&[&ids]))?;
+    let logits = headwise::block_on(model.logits(&[&ids]))?;
     for sequence in logits {
         sequence.save(&args.out)?;
     }

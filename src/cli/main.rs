@@ -27,6 +27,7 @@ mod quantize;
 mod quiet_driver;
 mod report;
 mod routes;
+mod score;
 mod tokens;
 mod transcript;
 mod translate;
@@ -62,6 +63,7 @@ enum Command {
     Fill(fill::FillArgs),
     Classify(classify::ClassifyArgs),
     Logits(logits::LogitsArgs),
+    Score(score::ScoreArgs),
     Routes(routes::RoutesArgs),
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
@@ -102,6 +104,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Fill(args) => fill::run(args, &cli.shared),
         Command::Classify(args) => classify::run(args, &cli.shared),
         Command::Logits(args) => logits::run(args, &cli.shared),
+        Command::Score(args) => score::run(args, &cli.shared),
         Command::Routes(args) => routes::run(args, &cli.shared),
         Command::Info(args) => info::run(args, &cli.shared),
         Command::Bench(args) => bench::run(args, &cli.shared),

@@ -72,7 +72,7 @@ pub fn run(args: &RoutesArgs, shared: &Shared) -> Result<(), Failure> {
     let model = args.model.load(shared, Source::demo)?;
     check_task(&model)?;
     let ids = prompt.all_ids(&model)?;
-    let layers = pollster::block_on(model.expert_use(&ids))?;
+    let layers = headwise::block_on(model.expert_use(&ids))?;
     let against =
         args.against.map(|precision| against(precision.into(), &ids, model, args, shared)).transpose()?;
     let report = Report { tokens: ids.len(), layers, against };
@@ -87,10 +87,10 @@ fn against(
     args: &RoutesArgs,
     shared: &Shared,
 ) -> Result<Against, Error> {
-    let before = pollster::block_on(model.routes(ids))?;
+    let before = headwise::block_on(model.routes(ids))?;
     drop(model);
     let model = args.model.load_in(Some(precision), shared, Source::demo)?;
-    let after = pollster::block_on(model.routes(ids))?;
+    let after = headwise::block_on(model.routes(ids))?;
     Ok(Against { precision, routers: compare(&before, &after) })
 }
 

@@ -92,7 +92,9 @@ impl<'a> Transcript<'a> {
             Some(painter) => painter.paint(&fit_to_print(&text, self.terminal), token.routes.as_ref()),
             None => fit_to_print(&text, self.terminal),
         };
-        self.tokens.push(Token { text, ..token.clone() });
+        let mut token = token.clone();
+        token.text = text;
+        self.tokens.push(token);
         self.show(&shown)
     }
 

@@ -105,9 +105,13 @@ fn run_text(args: &TranslateArgs, shared: &Shared) -> Result<(), Failure> {
     }
     let model = args.model.load(shared, Source::demo_translate)?;
     heads::check_layer(args.layer, model.info())?;
-    let options = args.options(&interrupt::answer()).with_routes();
+    let cancel = interrupt::answer();
+    let options = args.options(&cancel).with_routes();
     let start = Instant::now();
-    let translations = pollster::block_on(model.translate(&[&text], &options, |_, _| ()))?;
+    let translations = headwise::block_on(model.translate(&[&text], &options, |_, _| ()))?;
+    if cancel.is_cancelled() {
+        return Err(Error::Cancelled.into());
+    }
     let seconds = start.elapsed().as_secs_f64();
     for translation in &translations {
         print(args, &model, translation)?;
@@ -152,7 +156,7 @@ fn run_lines(args: &TranslateArgs, shared: &Shared, input: &Path, output: &Path)
     // Of nothing but empty lines there is nothing to translate.
     if !texts.is_empty() {
         for (&index, translation) in
-            full.iter().zip(pollster::block_on(model.translate(&texts, &options, progress))?)
+            full.iter().zip(headwise::block_on(model.translate(&texts, &options, progress))?)
         {
             // One line each, whatever the model writes.
             translated[index] = translation.text.replace(['\n', '\r'], " ");

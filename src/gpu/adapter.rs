@@ -146,6 +146,64 @@ pub(super) fn features_of(device: &wgpu::Device) -> wgpu::Features {
     device.features()
 }
 
+/// `limits`, raised to what the kernels need of a device, which WebGPU's defaults have. The size of bindings and buffers is
+/// looked at where one is made.
+fn needed_limits(limits: wgpu::Limits) -> wgpu::Limits {
+    wgpu::Limits {
+        max_storage_buffers_per_shader_stage: limits.max_storage_buffers_per_shader_stage.max(8),
+        // Those and the parameters.
+        max_bindings_per_bind_group: limits.max_bindings_per_bind_group.max(9),
+        max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size.max(16 << 10),
+        max_compute_invocations_per_workgroup: limits.max_compute_invocations_per_workgroup.max(256),
+        max_compute_workgroup_size_x: limits.max_compute_workgroup_size_x.max(256),
+        max_compute_workgroup_size_y: limits.max_compute_workgroup_size_y.max(16),
+        max_compute_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension.max(65_535),
+        ..limits
+    }
+}
+
+/// `limits`, raised to what headwise needs, and to what it makes use of as far as `adapter` has it.
+pub(super) fn wanted_limits(adapter: &wgpu::Adapter, limits: wgpu::Limits) -> wgpu::Limits {
+    let (has, limits) = (adapter.limits(), needed_limits(limits));
+    wgpu::Limits {
+        max_storage_buffer_binding_size: limits
+            .max_storage_buffer_binding_size
+            .max(has.max_storage_buffer_binding_size),
+        max_buffer_size: limits.max_buffer_size.max(has.max_buffer_size),
+        ..limits
+    }
+}
+
+/// Refuses a device that is not of `adapter`, as far as names tell.
+pub(super) fn is_of(adapter: &wgpu::Adapter, device: &wgpu::Device) -> Result<()> {
+    let (own, given) = (device.adapter_info(), adapter.get_info());
+    let same = |a: &wgpu::AdapterInfo, b: &wgpu::AdapterInfo| {
+        (a.backend, a.vendor, a.device, &a.name) == (b.backend, b.vendor, b.device, &b.name)
+    };
+    // Browsers before `GPUDevice.adapterInfo` know nothing of a device's adapter.
+    if cfg!(target_arch = "wasm32") || same(&own, &given) {
+        return Ok(());
+    }
+    let named = |info: &wgpu::AdapterInfo| format!("{} ({})", info.name, info.backend.to_str());
+    Err(Error::argument("adapter", named(&given), format!("that of the device, {}", named(&own))))
+}
+
+/// Refuses a device whose adapter or `limits` are not enough for every kernel.
+pub(super) fn suffices(adapter: &wgpu::Adapter, limits: &wgpu::Limits) -> Result<()> {
+    if !adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
+        return Err(Error::argument("adapter", "one without compute shaders", "one that has them"));
+    }
+    let (mut found, mut expected) = (Vec::new(), Vec::new());
+    needed_limits(limits.clone()).check_limits_with_fail_fn(limits, false, |name, needed, has| {
+        found.push(format!("{name} {has}"));
+        expected.push(needed.to_string());
+    });
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Error::argument("device", found.join(", "), format!("at least {}", expected.join(", "))))
+}
+
 /// Percent of the memory that a driver can give now, beyond which making a buffer is an error. Where a driver tells no
 /// budget (Vulkan without `VK_EXT_memory_budget`, Metal, browsers), it alone decides.
 const MEMORY_PERCENT: u8 = 95;

@@ -53,7 +53,7 @@ impl Buffer {
         let label = format!("headwise.{label}");
         let descriptor =
             wgpu::BufferDescriptor { label: Some(&label), size: bytes, usage, mapped_at_creation: false };
-        let raw = gpu.device().create_buffer(&descriptor);
+        let raw = gpu.call(|device, _| device.create_buffer(&descriptor));
         let id = gpu.account(bytes);
         Self { inner: Arc::new(Inner { raw, id, bytes, gpu: gpu.clone() }), first: 0, bytes }
     }
@@ -62,7 +62,8 @@ impl Buffer {
     pub fn write<T: bytemuck::NoUninit>(&self, offset: u64, data: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         if !bytes.is_empty() {
-            self.inner.gpu.queue().write_buffer(&self.inner.raw, self.first + offset, bytes);
+            let Inner { gpu, raw, .. } = &*self.inner;
+            gpu.call(|_, queue| queue.write_buffer(raw, self.first + offset, bytes));
         }
     }
 

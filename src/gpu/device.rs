@@ -4,12 +4,14 @@ use std::{
     any::Any,
     path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use super::{AdapterSelection, Capabilities, adapter, lock::lock, pace::Pace, pipelines::PipelineCache};
+use super::{
+    AdapterSelection, Capabilities, adapter, errors::Errors, loss::Loss, pace::Pace, pipelines::PipelineCache,
+};
 use crate::{Error, Result};
 
 /// How to open a GPU.
@@ -20,8 +22,8 @@ pub struct GpuOptions {
     kernels: KernelChoice,
     memory: KernelMemory,
     memory_limit: Option<u64>,
-    submission_macs: Option<u64>,
-    most_binding: Option<u64>,
+    pub(super) submission_macs: Option<u64>,
+    pub(super) most_binding: Option<u64>,
 }
 
 /// Where [`KernelChoice::Auto`] finds and leaves what it measured.
@@ -104,20 +106,6 @@ impl GpuOptions {
         self
     }
 
-    /// Multiply-accumulates that one submission may hold, in place of what the device does in a fifth of a second, for tests.
-    #[doc(hidden)]
-    pub fn submission_macs(mut self, macs: u64) -> Self {
-        self.submission_macs = Some(macs);
-        self
-    }
-
-    /// Bytes that one binding may hold, fewer than the limits say, for tests that have small caches.
-    #[doc(hidden)]
-    pub fn most_binding(mut self, bytes: u64) -> Self {
-        self.most_binding = Some(bytes);
-        self
-    }
-
     /// Chooses the variant of the hot kernels.
     pub fn kernels(mut self, kernels: KernelChoice) -> Self {
         self.kernels = kernels;
@@ -145,14 +133,20 @@ impl GpuOptions {
     }
 }
 
-/// An open GPU device. Cheap to clone; the device closes when the last clone and everything made from it
-/// are gone.
+/// An open GPU device, headwise's own ([`Gpu::new`]) or an app's ([`Gpu::from_wgpu`]). Cheap to clone; a device that headwise
+/// opened closes when the last clone and everything made from it are gone.
 #[derive(Clone)]
-pub struct Gpu(Arc<Inner>);
+pub struct Gpu {
+    pub(super) inner: Arc<Inner>,
+    pub(super) errors: Arc<Errors>,
+}
 
-struct Inner {
-    device: wgpu::Device,
-    queue: wgpu::Queue,
+pub(super) struct Inner {
+    pub origin: Origin,
+    pub adapter: wgpu::Adapter,
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    loss: Loss,
     capabilities: Capabilities,
     kernels: KernelChoice,
     memory: KernelMemory,
@@ -160,17 +154,31 @@ struct Inner {
     memory_limit: Option<u64>,
     pipelines: PipelineCache,
     pace: Pace,
+    #[cfg(not(target_arch = "wasm32"))]
+    /// Waits for the device where an async runtime must not.
+    worker: super::worker::Worker,
     /// Bytes of live buffers, those of readbacks included.
     allocated: AtomicU64,
     next_buffer_id: AtomicU64,
-    health: Arc<Health>,
 }
 
-/// What went wrong on the device, recorded by its callbacks and reported at the next check.
-#[derive(Default)]
-struct Health {
-    error: Mutex<Option<String>>,
-    lost: Mutex<Option<String>>,
+/// Whose device it is.
+pub(super) enum Origin {
+    /// headwise's, on an adapter of this instance.
+    Opened(wgpu::Instance),
+    /// An app's.
+    Lent,
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Capabilities { name, backend, .. } = self.capabilities();
+        f.debug_struct("Gpu")
+            .field("name", name)
+            .field("backend", backend)
+            .field("lent", &self.is_lent())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Gpu {
@@ -179,7 +187,8 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoAdapter`] when none fits, [`Error::Gpu`] when the adapter refuses a device.
     pub async fn new(options: GpuOptions) -> Result<Self> {
-        let adapter = adapter::select(&adapter::instance(), &options.selection).await?;
+        let instance = adapter::instance();
+        let adapter = adapter::select(&instance, &options.selection).await?;
         let mut limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
         if let Some(bytes) = options.most_binding {
             limits.max_storage_buffer_binding_size = bytes.min(limits.max_storage_buffer_binding_size);
@@ -200,44 +209,52 @@ impl Gpu {
             message: error.to_string(),
         })?;
 
-        let health = Arc::new(Health::default());
-        let errors = health.clone();
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            tracing::error!(%error, "GPU error");
-            lock(&errors.error).get_or_insert(error.to_string());
-        }));
-        let losses = health.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            lock(&losses.lost).get_or_insert(format!("{reason:?}: {message}"));
-        });
-
-        let features = adapter::features_of(&device);
-        let capabilities = Capabilities::new(&adapter, features, &device.limits());
+        let gpu = Self::of(Origin::Opened(instance), (adapter, device, queue), options);
+        let capabilities = gpu.capabilities();
         tracing::info!(adapter = capabilities.name, backend = capabilities.backend, "opened GPU");
-        Ok(Self(Arc::new(Inner {
+        Ok(gpu)
+    }
+
+    /// headwise on this device.
+    pub(super) fn of(
+        origin: Origin,
+        (adapter, device, queue): (wgpu::Adapter, wgpu::Device, wgpu::Queue),
+        options: GpuOptions,
+    ) -> Self {
+        let (errors, loss) = match origin {
+            Origin::Opened(_) => (Errors::of_device(&device), Loss::told_by(&device)),
+            Origin::Lent => (Errors::of_calls(), Loss::seen_on(&device)),
+        };
+        let features = adapter::features_of(&device);
+        let inner = Inner {
+            capabilities: Capabilities::new(&adapter, features, &device.limits()),
             pipelines: PipelineCache::default(),
             pace: Pace::new(options.submission_macs),
+            #[cfg(not(target_arch = "wasm32"))]
+            worker: Default::default(),
             kernels: options.kernels,
             memory: options.memory,
             kept: OnceLock::new(),
             memory_limit: options.memory_limit,
+            origin,
+            adapter,
             device,
             queue,
-            capabilities,
+            loss,
             allocated: AtomicU64::new(0),
             next_buffer_id: AtomicU64::new(0),
-            health,
-        })))
+        };
+        Self { inner: Arc::new(inner), errors }
     }
 
     /// What this device can do.
     pub fn capabilities(&self) -> &Capabilities {
-        &self.0.capabilities
+        &self.inner.capabilities
     }
 
     /// Bytes of GPU buffers that headwise holds on this device.
     pub fn allocated_bytes(&self) -> u64 {
-        self.0.allocated.load(Ordering::Relaxed)
+        self.inner.allocated.load(Ordering::Relaxed)
     }
 
     /// Bytes that models and sessions may still take, where that is known.
@@ -247,7 +264,7 @@ impl Gpu {
 
     /// What bounds the memory, each with its name.
     fn bounds(&self) -> [(Option<u64>, &'static str); 2] {
-        let limited = self.0.memory_limit.map(|limit| limit.saturating_sub(self.allocated_bytes()));
+        let limited = self.inner.memory_limit.map(|limit| limit.saturating_sub(self.allocated_bytes()));
         [(limited, "the memory limit"), (self.available_bytes(), "the machine")]
     }
 
@@ -268,8 +285,8 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::TooLarge`] with need and have.
-    pub fn fits(&self, what: &str, need: u64) -> Result<()> {
-        let have = self.0.capabilities.max_binding.min(self.0.capabilities.max_buffer);
+    pub(crate) fn fits(&self, what: &str, need: u64) -> Result<()> {
+        let have = self.inner.capabilities.max_binding.min(self.inner.capabilities.max_buffer);
         if need <= have {
             return Ok(());
         }
@@ -280,7 +297,7 @@ impl Gpu {
     /// Bytes the device can be expected to have left for buffers, where that can be known: on a software
     /// adapter under Linux, the machine's available memory.
     fn available_bytes(&self) -> Option<u64> {
-        if !self.0.capabilities.software {
+        if !self.inner.capabilities.software {
             return None;
         }
         let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -288,119 +305,81 @@ impl Gpu {
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
     }
 
-    /// The error the device reported since it was opened, if any. A device with an error stays unusable:
-    /// the buffers behind it can no longer be trusted.
-    pub fn check(&self, during: &str) -> Result<()> {
-        if let Some(reason) = lock(&self.0.health.lost).clone() {
-            return Err(Error::DeviceLost { reason });
-        }
-        match &*lock(&self.0.health.error) {
-            Some(message) => Err(Error::Gpu { during: during.to_owned(), message: message.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    /// Destroys the device, as a driver reset would. Everything on it fails from here on.
+    /// Destroys the device, as a driver reset would. Everything on it fails from here on. A device that an app lent stays as it is:
+    /// there only headwise's work fails.
     pub fn destroy(&self) {
-        self.0.device.destroy();
-        lock(&self.0.health.lost).get_or_insert("destroyed by the application".to_owned());
+        if !self.is_lent() {
+            self.device().destroy();
+        }
+        self.loss().note("destroyed by the application");
     }
 
     /// Waits until the device has done all submitted work and freed what was dropped. Does nothing in a
     /// browser, which does both by itself.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
     pub fn settle(&self) -> Result<()> {
-        match self.0.device.poll(wgpu::PollType::wait_indefinitely()) {
-            Ok(_) => self.check("waiting for the GPU"),
-            Err(error) => {
-                self.check("waiting for the GPU")?;
-                Err(Error::Gpu { during: "waiting for the GPU".to_owned(), message: error.to_string() })
-            }
-        }
+        const DURING: &str = "waiting for the GPU";
+        let polled = self.loss().poll(self.device(), wgpu::PollType::wait_indefinitely());
+        self.look_for_loss(DURING)?;
+        polled.map(drop).map_err(|error| self.refused(DURING, &error))
     }
 
     /// Hands what was written so far to the device and lets it finish, so that staging memory is freed.
-    pub async fn flush(&self) -> Result<()> {
-        super::Recorder::new(self).submit();
-        self.settle()
+    pub(crate) async fn flush(&self) -> Result<()> {
+        const DURING: &str = "waiting for the GPU";
+        let submission = super::Recorder::new(self).submit_with(|_| {});
+        super::waiting::done(self, submission, DURING).await?;
+        self.look_for_loss(DURING)
     }
 
-    /// How many buffers headwise has made on this device, for tests that count them.
-    #[doc(hidden)]
-    pub fn created_buffers(&self) -> u64 {
-        self.0.next_buffer_id.load(Ordering::Relaxed)
+    pub(crate) fn kernel_choice(&self) -> KernelChoice {
+        self.inner.kernels
     }
 
-    /// Pipelines compiled so far, for tests.
-    #[doc(hidden)]
-    pub fn compiled_pipelines(&self) -> usize {
-        self.pipelines().len()
-    }
-
-    /// The wgpu device below, for tests that look at its own accounts.
-    #[doc(hidden)]
-    pub fn wgpu_device(&self) -> &wgpu::Device {
-        &self.0.device
-    }
-
-    pub fn device(&self) -> &wgpu::Device {
-        &self.0.device
-    }
-
-    pub fn queue(&self) -> &wgpu::Queue {
-        &self.0.queue
-    }
-
-    pub fn kernel_choice(&self) -> KernelChoice {
-        self.0.kernels
-    }
-
-    pub fn kernel_memory(&self) -> &KernelMemory {
-        &self.0.memory
+    pub(crate) fn kernel_memory(&self) -> &KernelMemory {
+        &self.inner.memory
     }
 
     /// What a room above keeps with this device: its first value stays.
-    pub fn keep<T: Any + Send + Sync + Copy>(&self, value: impl FnOnce() -> T) -> Option<T> {
-        self.0.kept.get_or_init(|| Box::new(value())).downcast_ref().copied()
+    pub(crate) fn keep<T: Any + Send + Sync + Copy>(&self, value: impl FnOnce() -> T) -> Option<T> {
+        self.inner.kept.get_or_init(|| Box::new(value())).downcast_ref().copied()
     }
 
     /// What was kept, if anything was.
-    pub fn kept<T: Any + Send + Sync + Copy>(&self) -> Option<T> {
-        self.0.kept.get()?.downcast_ref().copied()
-    }
-
-    /// Runs work that the driver may refuse: what it reports meanwhile is this work's error, and the device stays usable.
-    ///
-    /// # Errors
-    /// The work's own, or what the device reported.
-    pub async fn attempt<T>(&self, during: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let scopes =
-            [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
-                .map(|filter| self.0.device.push_error_scope(filter));
-        let result = work.await;
-        let mut reported = None;
-        for scope in scopes.into_iter().rev() {
-            reported = reported.or(scope.pop().await);
-        }
-        match reported {
-            Some(error) => Err(Error::Gpu { during: during.to_owned(), message: error.to_string() }),
-            None => result,
-        }
+    pub(crate) fn kept<T: Any + Send + Sync + Copy>(&self) -> Option<T> {
+        self.inner.kept.get()?.downcast_ref().copied()
     }
 
     pub(super) fn pipelines(&self) -> &PipelineCache {
-        &self.0.pipelines
+        &self.inner.pipelines
+    }
+
+    pub(super) fn loss(&self) -> &Loss {
+        &self.inner.loss
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn worker(&self) -> &super::worker::Worker {
+        &self.inner.worker
     }
 
     pub(super) fn pace(&self) -> &Pace {
-        &self.0.pace
+        &self.inner.pace
+    }
+
+    /// How many buffers were made.
+    pub(super) fn buffers_made(&self) -> u64 {
+        self.inner.next_buffer_id.load(Ordering::Relaxed)
     }
 
     pub(super) fn account(&self, bytes: u64) -> u64 {
-        self.0.allocated.fetch_add(bytes, Ordering::Relaxed);
-        self.0.next_buffer_id.fetch_add(1, Ordering::Relaxed)
+        self.inner.allocated.fetch_add(bytes, Ordering::Relaxed);
+        self.inner.next_buffer_id.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn release(&self, bytes: u64) {
-        self.0.allocated.fetch_sub(bytes, Ordering::Relaxed);
+        self.inner.allocated.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

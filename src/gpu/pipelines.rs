@@ -11,7 +11,7 @@ use std::{
 
 #[cfg(not(target_arch = "wasm32"))]
 use super::specialise::Parsed;
-use super::{Access, Constants, Kernel, lock::lock};
+use super::{Access, Constants, Kernel, errors::Calls, lock::lock};
 
 /// A kernel with its constants filled in, compiled when it is first submitted.
 pub(super) struct Pipeline {
@@ -49,7 +49,7 @@ impl PipelineCache {
     /// The pipeline of a kernel for these constants.
     pub fn pipeline(
         &self,
-        device: &wgpu::Device,
+        calls: Calls<'_>,
         kernel: &'static Kernel,
         constants: Constants<'_>,
     ) -> Arc<Pipeline> {
@@ -57,16 +57,17 @@ impl PipelineCache {
         let make = || Pipeline {
             kernel,
             constants: constants.to_vec(),
-            interface: self.interface(device, kernel),
+            interface: self.interface(calls, kernel),
             raw: OnceLock::new(),
         };
         lock(&self.pipelines).entry(key).or_insert_with(|| Arc::new(make())).clone()
     }
 
-    fn interface(&self, device: &wgpu::Device, kernel: &'static Kernel) -> Arc<Interface> {
+    fn interface(&self, calls: Calls<'_>, kernel: &'static Kernel) -> Arc<Interface> {
         let mut interfaces = lock(&self.interfaces);
         let id = interfaces.len();
-        interfaces.entry(kernel.name).or_insert_with(|| Arc::new(Interface::new(device, kernel, id))).clone()
+        let make = || calls.call(|device, _| Arc::new(Interface::new(device, kernel, id)));
+        interfaces.entry(kernel.name).or_insert_with(make).clone()
     }
 }
 
@@ -74,8 +75,8 @@ impl Pipeline {
     /// The compiled pipeline.
     ///
     /// A shader the driver refuses shows up in [`super::Gpu::check`].
-    pub fn raw(&self, device: &wgpu::Device) -> &wgpu::ComputePipeline {
-        self.raw.get_or_init(|| self.compile(device))
+    pub fn raw(&self, calls: Calls<'_>) -> &wgpu::ComputePipeline {
+        self.raw.get_or_init(|| calls.call(|device, _| self.compile(device)))
     }
 
     fn compile(&self, device: &wgpu::Device) -> wgpu::ComputePipeline {
@@ -107,7 +108,7 @@ impl Pipeline {
 
 /// Compiles those of `pipelines` that are not, on as many threads as there are cores: on some drivers one takes as long as
 /// a whole step.
-pub(super) fn compile<'a>(device: &wgpu::Device, pipelines: impl Iterator<Item = &'a Arc<Pipeline>>) {
+pub(super) fn compile<'a>(calls: Calls<'_>, pipelines: impl Iterator<Item = &'a Arc<Pipeline>>) {
     let mut missing: Vec<&Arc<Pipeline>> =
         pipelines.filter(|pipeline| pipeline.raw.get().is_none()).collect();
     if missing.is_empty() {
@@ -121,7 +122,7 @@ pub(super) fn compile<'a>(device: &wgpu::Device, pipelines: impl Iterator<Item =
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(pipeline) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-            pipeline.raw(device);
+            pipeline.raw(calls);
         }
     };
     #[cfg(not(target_arch = "wasm32"))]

@@ -5,8 +5,11 @@ use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use super::{
     Buffer, Gpu, Recorder,
     staging::{Staging, StagingPool},
+    waiting::{Submission, done},
 };
-use crate::{Error, Result};
+#[cfg(doc)]
+use crate::Error;
+use crate::Result;
 
 /// Bytes on their way back from the GPU.
 pub struct Pending {
@@ -15,7 +18,7 @@ pub struct Pending {
     staging: Option<Staging>,
     pool: StagingPool,
     mapped: OneshotReceiver<std::result::Result<(), wgpu::BufferAsyncError>>,
-    submission: wgpu::SubmissionIndex,
+    submission: Submission,
     bytes: u64,
 }
 
@@ -54,22 +57,18 @@ impl Pending {
     /// # Errors
     /// [`Error::DeviceLost`] or [`Error::Gpu`] when the work before the read failed.
     pub async fn wait(self, during: &str) -> Result<Vec<u8>> {
-        // Natively somebody has to drive the device; in a browser this does nothing.
-        let submission_index = Some(self.submission.clone());
-        let polled = self.gpu.device().poll(wgpu::PollType::Wait { submission_index, timeout: None });
-        self.gpu.check(during)?;
-        let failed = |message: String| Error::Gpu { during: during.to_owned(), message };
-        polled.map_err(|error| failed(error.to_string()))?;
+        done(&self.gpu, self.submission.clone(), during).await?;
+        let refused = |why: &dyn std::fmt::Display| self.gpu.refused(during, &why);
         let mapped = self.mapped.receive();
         #[cfg(target_arch = "wasm32")]
         let mapped = super::web_nudge::nudging(self.gpu.queue(), mapped);
         let result = mapped.await;
         self.gpu.check(during)?;
-        let abandoned = || failed("the readback was abandoned".to_owned());
-        result.ok_or_else(abandoned)?.map_err(|error| failed(error.to_string()))?;
+        let abandoned = || refused(&"the readback was abandoned");
+        result.ok_or_else(abandoned)?.map_err(|error| refused(&error))?;
         let staging = self.staging.as_ref().ok_or_else(abandoned)?;
         let view = staging.raw().get_mapped_range(..mapped_bytes(self.bytes));
-        let view = view.map_err(|error| failed(error.to_string()))?;
+        let view = view.map_err(|error| refused(&error))?;
         Ok(view[..self.bytes as usize].to_vec())
     }
 }

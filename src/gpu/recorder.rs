@@ -10,6 +10,7 @@ use super::{
     pipelines::{Interface, Pipeline, compile},
     staging::StagingPool,
     under_way::Queue,
+    waiting::Submission,
 };
 use crate::Result;
 
@@ -178,7 +179,7 @@ impl Recorder {
         if dispatch.groups.contains(&0) {
             return;
         }
-        let pipeline = self.gpu.pipelines().pipeline(self.gpu.device(), dispatch.kernel, dispatch.constants);
+        let pipeline = self.gpu.pipelines().pipeline(self.gpu.calls(), dispatch.kernel, dispatch.constants);
         let (arena, offset) = self.push_params(params);
         let bind_group = self.bind_group(&pipeline.interface, arena, dispatch.buffers);
         self.used.extend(dispatch.buffers.iter().map(|&buffer| buffer.clone()));
@@ -248,14 +249,16 @@ impl Recorder {
         if !self.is_empty() {
             self.submit();
         }
-        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        for copy in copies {
-            let BufferCopy { from, to, bytes, .. } = copy;
-            let from_offset = from.first_byte() + copy.from_offset;
-            let to_offset = to.first_byte() + copy.to_offset;
-            encoder.copy_buffer_to_buffer(from.raw(), from_offset, to.raw(), to_offset, *bytes);
-        }
-        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.call(|device, queue| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            for copy in copies {
+                let BufferCopy { from, to, bytes, .. } = copy;
+                let from_offset = from.first_byte() + copy.from_offset;
+                let to_offset = to.first_byte() + copy.to_offset;
+                encoder.copy_buffer_to_buffer(from.raw(), from_offset, to.raw(), to_offset, *bytes);
+            }
+            queue.submit([encoder.finish()]);
+        });
     }
 
     /// As [`copy_among`](Self::copy_among), into buffers that replace others, so nothing stays cached of those.
@@ -265,10 +268,7 @@ impl Recorder {
     }
 
     /// Submits what was recorded as one compute pass, followed by what `then` encodes.
-    pub(super) fn submit_with(
-        &mut self,
-        then: impl FnOnce(&mut wgpu::CommandEncoder),
-    ) -> wgpu::SubmissionIndex {
+    pub(super) fn submit_with(&mut self, then: impl FnOnce(&mut wgpu::CommandEncoder)) -> Submission {
         let submission = self.submit_first(self.dispatches.len(), then);
         self.forget_recorded();
         submission
@@ -279,28 +279,32 @@ impl Recorder {
         &mut self,
         dispatches: usize,
         then: impl FnOnce(&mut wgpu::CommandEncoder),
-    ) -> wgpu::SubmissionIndex {
+    ) -> Submission {
         if !std::mem::replace(&mut self.params_sent, true) {
             for (index, arena) in self.arenas.iter().enumerate() {
                 let slots = self.used_slots.saturating_sub(index * ARENA_SLOTS).min(ARENA_SLOTS);
                 arena.buffer.write(0, &arena.bytes[..slots * self.slot_bytes]);
             }
         }
-        compile(self.gpu.device(), self.dispatches.iter().map(|recorded| &recorded.pipeline));
-        let macs = self.dispatches[..dispatches].iter().map(|recorded| recorded.macs).sum();
-        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for recorded in self.dispatches.drain(..dispatches) {
-                let [x, y, z] = recorded.groups;
-                pass.set_pipeline(recorded.pipeline.raw(self.gpu.device()));
-                pass.set_bind_group(0, &recorded.bind_group, &[recorded.offset]);
-                pass.dispatch_workgroups(x, y, z);
+        let Self { gpu, dispatches: all, .. } = self;
+        compile(gpu.calls(), all.iter().map(|recorded| &recorded.pipeline));
+        let macs = all[..dispatches].iter().map(|recorded| recorded.macs).sum();
+        let submission = gpu.call(|device, queue| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                for recorded in all.drain(..dispatches) {
+                    let [x, y, z] = recorded.groups;
+                    pass.set_pipeline(recorded.pipeline.raw(gpu.calls()));
+                    pass.set_bind_group(0, &recorded.bind_group, &[recorded.offset]);
+                    pass.dispatch_workgroups(x, y, z);
+                }
             }
-        }
-        then(&mut encoder);
+            then(&mut encoder);
+            queue.submit([encoder.finish()]);
+            Submission::up_to_now(queue)
+        });
         self.counters.passes += 1;
-        let submission = self.gpu.queue().submit([encoder.finish()]);
         self.queue.push(&self.gpu, macs, submission.clone());
         submission
     }
@@ -355,11 +359,9 @@ impl Recorder {
                     resource: wgpu::BindingResource::Buffer(buffer),
                 })
                 .collect();
-            gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                label: None,
-                layout: &interface.layout,
-                entries: &entries,
-            })
+            let descriptor =
+                wgpu::BindGroupDescriptor { label: None, layout: &interface.layout, entries: &entries };
+            gpu.call(|device, _| device.create_bind_group(&descriptor))
         };
         self.bind_groups.entry(key).or_insert_with(make).clone()
     }

@@ -57,12 +57,13 @@ impl StagingPool {
 
 impl Staging {
     fn new(gpu: &Gpu, bytes: u64) -> Self {
-        let raw = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        let descriptor = wgpu::BufferDescriptor {
             label: Some("headwise.readback"),
             size: bytes,
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
-        });
+        };
+        let raw = gpu.call(|device, _| device.create_buffer(&descriptor));
         gpu.account(bytes);
         Self { raw, bytes, state: Arc::new(AtomicU8::new(UNMAPPED)), gpu: gpu.clone() }
     }
@@ -79,10 +80,11 @@ impl Staging {
     ) {
         self.state.store(MAPPING, Ordering::Release);
         let state = self.state.clone();
-        self.raw.map_async(wgpu::MapMode::Read, ..bytes, move |result| {
+        let answered = move |result: std::result::Result<(), wgpu::BufferAsyncError>| {
             state.store(if result.is_ok() { MAPPED } else { FAILED }, Ordering::Release);
             then(result);
-        });
+        };
+        self.gpu.call(|_, _| self.raw.map_async(wgpu::MapMode::Read, ..bytes, answered));
     }
 
     fn state(&self) -> u8 {
@@ -92,7 +94,7 @@ impl Staging {
     /// Unmaps a buffer that is mapped; its state.
     fn settle(&mut self) -> u8 {
         if self.state() == MAPPED {
-            self.raw.unmap();
+            self.gpu.call(|_, _| self.raw.unmap());
             self.state.store(UNMAPPED, Ordering::Release);
         }
         self.state()

@@ -2,8 +2,12 @@
 
 use std::collections::VecDeque;
 
-use super::{Clock, Gpu, pace::A_WAIT};
-use crate::{Error, Result};
+use super::{
+    Clock, Gpu,
+    pace::A_WAIT,
+    waiting::{Submission, done},
+};
+use crate::Result;
 
 /// Submissions under way, however little work they hold.
 const MOST_UNDER_WAY: usize = 8;
@@ -12,7 +16,7 @@ const MOST_UNDER_WAY: usize = 8;
 struct UnderWay {
     macs: u64,
     pushed: Clock,
-    submission: wgpu::SubmissionIndex,
+    submission: Submission,
     #[cfg(target_arch = "wasm32")]
     done: futures_intrusive::channel::shared::OneshotReceiver<()>,
 }
@@ -31,7 +35,7 @@ impl Queue {
 
     /// Takes note of a submission.
     #[cfg_attr(not(target_arch = "wasm32"), allow(unused_variables))]
-    pub fn push(&mut self, gpu: &Gpu, macs: u64, submission: wgpu::SubmissionIndex) {
+    pub fn push(&mut self, gpu: &Gpu, macs: u64, submission: Submission) {
         #[cfg(target_arch = "wasm32")]
         let done = {
             let (sender, done) = futures_intrusive::channel::shared::oneshot_channel();
@@ -81,14 +85,9 @@ impl Queue {
 impl UnderWay {
     async fn wait(self, gpu: &Gpu) -> Result<()> {
         const DURING: &str = "waiting for the GPU";
-        // Natively somebody has to drive the device; in a browser this does nothing.
-        let wait = wgpu::PollType::Wait { submission_index: Some(self.submission), timeout: None };
-        let polled = gpu.device().poll(wait);
+        done(gpu, self.submission, DURING).await?;
         #[cfg(target_arch = "wasm32")]
         super::web_nudge::nudging(gpu.queue(), self.done.receive()).await;
-        gpu.check(DURING)?;
-        polled
-            .map(|_| ())
-            .map_err(|error| Error::Gpu { during: DURING.to_owned(), message: error.to_string() })
+        gpu.check(DURING)
     }
 }

@@ -48,4 +48,6 @@ pub struct Step {
     pub memory: Visible,
     /// Rows whose logits are wanted.
     pub logit_rows: u32,
+    /// Whether the normed states of these rows are all that is wanted of them.
+    pub hidden: bool,
 }

@@ -130,6 +130,9 @@ pub struct Workspace {
     /// `[logit_rows, n]`: the likeliest tokens and their log-probabilities
     pub top_ids: Buffer,
     pub top_values: Buffer,
+    /// `[logit_rows]` u32: a given token for each row, and how likely it is
+    pub targets: Buffer,
+    pub target_logprobs: Buffer,
     /// `[sequences]` u32: the sequences that others go on from
     pub parents: Buffer,
 }
@@ -241,6 +244,8 @@ impl Dimensions {
             ("tokens", words(self.logit_rows)),
             ("top_ids", top),
             ("top_values", top),
+            ("targets", words(self.logit_rows)),
+            ("target_logprobs", words(self.logit_rows)),
             ("parents", words(self.sequences)),
         ]
     }
@@ -319,6 +324,8 @@ impl Workspace {
             tokens: next(),
             top_ids: next(),
             top_values: next(),
+            targets: next(),
+            target_logprobs: next(),
             parents: next(),
         }
     }
@@ -334,6 +341,7 @@ impl Workspace {
             own: Visible::of(spans),
             memory: Visible::default(),
             logit_rows: 0,
+            hidden: false,
         }
     }
 

@@ -31,7 +31,7 @@ const ENOUGH_ROUNDS: usize = 3;
 pub struct Bench<'a> {
     rounds: usize,
     tokens: usize,
-    progress: Box<dyn FnMut(u64, u64) + 'a>,
+    progress: Box<dyn FnMut(u64, u64) + Send + 'a>,
 }
 
 impl Default for Bench<'_> {
@@ -61,7 +61,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Called with the rounds done and in all, from 0 to the end.
-    pub fn progress(mut self, progress: impl FnMut(u64, u64) + 'a) -> Self {
+    pub fn progress(mut self, progress: impl FnMut(u64, u64) + Send + 'a) -> Self {
         self.progress = Box::new(progress);
         self
     }
@@ -236,7 +236,7 @@ impl Sampled {
 struct Bencher<'a> {
     model: &'a Model,
     rounds: usize,
-    progress: Box<dyn FnMut(u64, u64) + 'a>,
+    progress: Box<dyn FnMut(u64, u64) + Send + 'a>,
     /// Rounds done and in all.
     done: u64,
     total: u64,
@@ -259,67 +259,96 @@ struct Work {
     counters: Counters,
 }
 
-impl Bencher<'_> {
+impl<'b> Bencher<'b> {
     async fn prefill(&mut self, length: usize) -> Result<BenchRow> {
         let ids = self.model.any_ids(length);
         let mut session = self.model.one_sequence(length, length)?;
         // Warms up.
         read_prompt(&mut session, &ids).await?;
         let counters = session.counters();
-        let times = self
-            .rounds(Against::Matmul, async || {
-                session.rewind(0, 0)?;
-                let start = Instant::now();
-                read_prompt(&mut session, &ids).await?;
-                Ok(start.elapsed().as_secs_f64())
-            })
-            .await?;
+        let mut rounds = self.rounds(Against::Matmul);
+        while rounds.more() {
+            session.rewind(0, 0)?;
+            let start = Instant::now();
+            read_prompt(&mut session, &ids).await?;
+            rounds.took(start.elapsed().as_secs_f64())?;
+        }
+        let times = rounds.finish();
         Ok(row(Work { what: "prefill", prompt: length, tokens: length, counters }, Against::Matmul, times))
     }
 
     async fn first_token(&mut self, prompt: usize) -> Result<BenchRow> {
         let model = self.model;
         let counters = model.timed(prompt, 1).await?.counters;
-        let times = self.rounds(Against::Matmul, async || Ok(model.timed(prompt, 1).await?.first)).await?;
+        let mut rounds = self.rounds(Against::Matmul);
+        while rounds.more() {
+            rounds.took(model.timed(prompt, 1).await?.first)?;
+        }
+        let times = rounds.finish();
         Ok(row(Work { what: "first token", prompt, tokens: prompt, counters }, Against::Matmul, times))
     }
 
     async fn decode(&mut self, prompt: usize, tokens: usize) -> Result<BenchRow> {
         let model = self.model;
         let mut with_prompt = Counters::default();
-        let times = self
-            .rounds(Against::Copy, async || {
-                let timed = model.timed(prompt, 1 + tokens).await?;
-                with_prompt = timed.counters;
-                Ok(timed.rest)
-            })
-            .await?;
+        let mut rounds = self.rounds(Against::Copy);
+        while rounds.more() {
+            let timed = model.timed(prompt, 1 + tokens).await?;
+            with_prompt = timed.counters;
+            rounds.took(timed.rest)?;
+        }
+        let times = rounds.finish();
         let counters = with_prompt - model.timed(prompt, 1).await?.counters;
         Ok(row(Work { what: "decode", prompt, tokens, counters }, Against::Copy, times))
     }
 
-    /// Seconds of each round of `work`, and what the limit did in a second after each.
-    async fn rounds(
-        &mut self,
-        against: Against,
-        mut work: impl AsyncFnMut() -> Result<f64>,
-    ) -> Result<(Spread, Spread)> {
-        let limit = match against {
+    /// Begins the rounds of a row.
+    fn rounds(&mut self, against: Against) -> Rounds<'_, 'b> {
+        let first_rate = self.limit(against).rates.len();
+        Rounds { start: Instant::now(), times: Vec::new(), first_rate, against, bencher: self }
+    }
+
+    fn limit(&mut self, against: Against) -> &mut Sampled {
+        match against {
             Against::Copy => &mut self.copy,
             Against::Matmul => &mut self.matmul,
-        };
-        let start = Instant::now();
-        let (mut times, first_rate) = (Vec::new(), limit.rates.len());
-        while times.len() < self.rounds
-            && (times.len() < ENOUGH_ROUNDS || start.elapsed().as_secs_f64() < LONG_SECONDS)
-        {
-            times.push(work().await?);
-            limit.rates.push(limit.yardstick.rate()?);
-            (self.progress)(self.done + times.len() as u64, self.total);
         }
-        self.done += self.rounds as u64;
-        (self.progress)(self.done, self.total);
-        Ok((Spread::of(times), Spread::of(limit.rates[first_rate..].to_vec())))
+    }
+}
+
+/// The rounds of a row, each with one of its limit behind it.
+struct Rounds<'a, 'b> {
+    bencher: &'a mut Bencher<'b>,
+    against: Against,
+    start: Instant,
+    /// Seconds of each.
+    times: Vec<f64>,
+    /// How often the limit was measured before.
+    first_rate: usize,
+}
+
+impl Rounds<'_, '_> {
+    /// Whether there is another one.
+    fn more(&self) -> bool {
+        let short = self.times.len() < ENOUGH_ROUNDS || self.start.elapsed().as_secs_f64() < LONG_SECONDS;
+        self.times.len() < self.bencher.rounds && short
+    }
+
+    /// Takes note of a round, and measures the limit.
+    fn took(&mut self, seconds: f64) -> Result<()> {
+        self.times.push(seconds);
+        let limit = self.bencher.limit(self.against);
+        limit.rates.push(limit.yardstick.rate()?);
+        (self.bencher.progress)(self.bencher.done + self.times.len() as u64, self.bencher.total);
+        Ok(())
+    }
+
+    /// Seconds of each round, and what the limit did in a second after each.
+    fn finish(self) -> (Spread, Spread) {
+        let Self { bencher, against, times, first_rate, .. } = self;
+        bencher.done += bencher.rounds as u64;
+        (bencher.progress)(bencher.done, bencher.total);
+        (Spread::of(times), Spread::of(bencher.limit(against).rates[first_rate..].to_vec()))
     }
 }
 

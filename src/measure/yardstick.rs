@@ -33,7 +33,7 @@ pub struct Yardstick {
     /// What it is, in words.
     pub name: String,
     recorder: Recorder,
-    record: Box<dyn Fn(&mut Recorder)>,
+    record: Box<dyn Fn(&mut Recorder) + Send + Sync>,
     /// Bytes or operations of one turn.
     amount: f64,
     /// Turns of one measurement.
@@ -43,7 +43,12 @@ pub struct Yardstick {
 }
 
 impl Yardstick {
-    fn new(gpu: &Gpu, name: String, amount: f64, record: impl Fn(&mut Recorder) + 'static) -> Result<Self> {
+    fn new(
+        gpu: &Gpu,
+        name: String,
+        amount: f64,
+        record: impl Fn(&mut Recorder) + Send + Sync + 'static,
+    ) -> Result<Self> {
         let (recorder, record) = (Recorder::new(gpu), Box::new(record));
         let mut yardstick = Self { name, recorder, record, amount, turns: 1, shortest: f64::INFINITY };
         // The first turn compiles and commits memory.

@@ -1,5 +1,7 @@
 //! What a family makes of a config: what the model is for, what it is, and where its tensors are.
 
+use std::sync::Arc;
+
 use super::{Classes, TransformerNames, TransformerSpec};
 use crate::{Result, weights::Checkpoint};
 
@@ -24,7 +26,7 @@ pub(crate) enum Task {
         end: u32,
     },
     /// Name what an image shows.
-    Classify(Classes),
+    Classify(Arc<Classes>),
 }
 
 impl Task {
@@ -48,7 +50,7 @@ pub(crate) struct Description {
 }
 
 /// What is left to do once a family has checked a config in itself: what only the tensors decide.
-pub(crate) type Describe = Box<dyn FnOnce(&Checkpoint) -> Result<Description>>;
+pub(crate) type Describe = Box<dyn FnOnce(&Checkpoint) -> Result<Description> + Send>;
 
 impl Description {
     /// Of a config that says it all.

@@ -44,8 +44,8 @@ impl Transformer {
         Self { spec, precision, cache_precision, layers }
     }
 
-    /// Records one step: `ids` to logits of the rows in `workspace.logit_rows`. `memory` holds what the stack attends
-    /// to besides itself.
+    /// Records one step: `ids` to logits of the rows in `workspace.logit_rows`, or to their normed states. `memory` holds
+    /// what the stack attends to besides itself.
     pub fn record<'a>(
         &'a self,
         mut pass: Pass<'a, '_>,
@@ -58,7 +58,9 @@ impl Transformer {
         let Pass { recorder, workspace, step, .. } = pass;
         if step.logit_rows > 0 {
             self.layers.stack.final_norm.record_last(recorder, workspace, step.logit_rows);
-            self.layers.head.record(recorder, workspace, step.logit_rows);
+            if !step.hidden {
+                self.layers.head.record(recorder, workspace, step.logit_rows);
+            }
         }
     }
 

@@ -12,8 +12,8 @@
 
 use super::padded;
 
-/// A binding holds at least so many slots of one head, if the cache has them. No fewer than a decoding workgroup reads, so that windows
-/// take few dispatches.
+/// A binding holds at least so many slots of one head, if the cache has them: no fewer than a decoding workgroup reads, so that
+/// there are few dispatches.
 const LEAST_SLOTS: u32 = 256;
 
 /// How a key/value cache holds its numbers.

@@ -10,6 +10,8 @@ use super::{
     variant::{Chosen, Measured},
 };
 use crate::gpu::{Capabilities, Clock, Gpu, KernelChoice, KernelMemory};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::{aside, block_on};
 
 use notes::Note;
 pub use notes::Notes;
@@ -162,6 +164,18 @@ pub async fn choose_kernels(gpu: &Gpu) {
     if gpu.kernel_choice() != KernelChoice::Auto || gpu.kept::<Chosen>().is_some() {
         return;
     }
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        // What the device reports meanwhile belongs to the thread that works.
+        let gpu = gpu.clone();
+        aside("kernels", move || block_on(find_kernels(&gpu))).await;
+    }
+    #[cfg(target_arch = "wasm32")]
+    find_kernels(gpu).await;
+}
+
+/// Finds out, and keeps it with the device.
+async fn find_kernels(gpu: &Gpu) {
     let capabilities = gpu.capabilities();
     let (variants, measured) = match remembered(gpu.kernel_memory(), capabilities) {
         Some((variants, Measured::Fully)) => (variants, Measured::Fully),

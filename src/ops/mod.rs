@@ -36,6 +36,7 @@ mod select;
 mod sequence_cut;
 mod splits;
 mod stick_breaking;
+mod token_logprob;
 mod top_logits;
 mod variant;
 
@@ -78,6 +79,7 @@ pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
 pub use splits::scratch_splits;
 pub use stick_breaking::StickBreaking;
+pub use token_logprob::TokenLogprob;
 pub use top_logits::{MAX_TOP_LOGITS, TopLogits};
 pub use variant::{Measured, Packed, Variant, Variants};
 
@@ -126,6 +128,7 @@ pub static KERNELS: &[&Kernel] = &[
     &sample::ARGMAX,
     &sample::SAMPLE,
     &sequence_cut::KERNEL,
+    &token_logprob::KERNEL,
     &top_logits::KERNEL,
 ];
 

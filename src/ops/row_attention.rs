@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Here, and nowhere else, it is decided how a step's keys and values reach the cache and which kernel attends: one that
-//! does both for tokens that are alone in their sequences' step, one for single rows, one for tiles of them. A cache whose windows are cut
-//! by slots is read section by section, by those that leave splits behind: tiles wait for none, so they are for one section only.
+//! does both for tokens that are alone in their sequences' step, one for single rows, one for tiles of them. A cache whose
+//! windows are cut by slots is read section by section, by the kernels that leave splits behind, so tiles never read one.
 
 use super::{
     CacheAppend, DecodeAttention, FEW_TOKENS, HeadLayout, KeyOrValue, KeyValues, PrefillAttention, Queries,

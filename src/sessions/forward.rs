@@ -67,7 +67,8 @@ impl Session {
         let from_tokens = self.place_ids(&written);
         let workspace = &self.workspace;
         let logit_rows = written.logit_rows.len() as u32;
-        let step = Step { logit_rows, ..workspace.begin(&written.spans, &written.ranges) };
+        let begun = workspace.begin(&written.spans, &written.ranges);
+        let step = Step { logit_rows, hidden: self.layout.hidden, ..begun };
         workspace.logit_rows.write(0, &written.logit_rows);
         let ids = if from_tokens { &workspace.tokens } else { &workspace.ids };
         let hook = self.hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
@@ -112,12 +113,13 @@ impl Session {
     /// [`Run::sampled`]; [`tokens`](Self::tokens) reads it. Draws are counted by position and sequence.
     ///
     /// # Errors
-    /// An option out of range, and a last step without logits.
+    /// An option out of range, a last step without logits, and a session of hidden states.
     pub fn sample(&mut self, sampling: &Sampling) -> Result<()> {
         sampling.check()?;
         if self.last.rows.is_empty() {
             return Err(Error::argument("rows of logits", "none in the last step", "at least one"));
         }
+        self.check_rows(false)?;
         self.settle();
         let Workspace { logits, tokens, spans, logit_rows, .. } = &self.workspace;
         let (rows, vocab) = (self.last.step.logit_rows, self.transformer.spec.outputs);

@@ -1,6 +1,5 @@
 //! Sessions: sequences on the GPU, one step at a time, and what their routers chose.
 
-mod cancel;
 mod forward;
 mod keeping;
 mod options;
@@ -12,9 +11,9 @@ mod runs;
 mod sampling;
 pub(crate) mod saved;
 mod session;
+mod states;
 mod translation;
 
-pub use cancel::Cancel;
 pub(crate) use forward::check_ids;
 pub(crate) use options::STEP_TOKENS;
 pub use options::SessionOptions;
@@ -27,4 +26,5 @@ pub use runs::{LogitRows, Run};
 pub(crate) use runs::{Room, steps};
 pub use sampling::Sampling;
 pub use session::Session;
+pub use states::PendingValues;
 pub(crate) use translation::{Row, TargetLayout, TranslationSession};

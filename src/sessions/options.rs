@@ -23,12 +23,13 @@ pub struct SessionOptions {
     reserve: u32,
     step_tokens: Option<u32>,
     logit_rows: Option<u32>,
+    hidden: bool,
 }
 
 impl Default for SessionOptions {
     /// One sequence as long as the model's context, 512 tokens in a step.
     fn default() -> Self {
-        Self { sequences: 1, positions: None, reserve: 1, step_tokens: None, logit_rows: None }
+        Self { sequences: 1, positions: None, reserve: 1, step_tokens: None, logit_rows: None, hidden: false }
     }
 }
 
@@ -70,6 +71,13 @@ impl SessionOptions {
         self
     }
 
+    /// Leaves the output head out: a row that would want logits is a hidden state, normed as the head would read it, for
+    /// [`Session::hidden`](super::Session::hidden). There are no logits, and no memory for them.
+    pub fn hidden(mut self) -> Self {
+        self.hidden = true;
+        self
+    }
+
     /// What that is for a model of this context.
     pub(super) fn layout(&self, gpu: &Gpu, context: u32) -> Result<Layout> {
         let within = |name, found, most| match (1..=most).contains(&found) {
@@ -84,7 +92,7 @@ impl SessionOptions {
         let rows = self.logit_rows.unwrap_or_else(|| sequences.min(step_tokens));
         let logit_rows = within("rows of logits of a step", rows, step_tokens)?;
         let first = within("positions to reserve", self.reserve, capacity)?;
-        Ok(Layout { sequences, capacity, first, step_tokens, logit_rows })
+        Ok(Layout { sequences, capacity, first, step_tokens, logit_rows, hidden: self.hidden })
     }
 }
 
@@ -100,6 +108,8 @@ pub(super) struct Layout {
     pub step_tokens: u32,
     /// Rows of logits of one step.
     pub logit_rows: u32,
+    /// Whether they stay hidden states.
+    pub hidden: bool,
 }
 
 impl Layout {

@@ -29,9 +29,17 @@ pub(crate) fn logit_range<'a>(workspace: &'a Workspace, outputs: u32, step: &Ste
 /// # Errors
 /// [`Error::NotFinite`] where one is not.
 pub(crate) fn logits(bytes: &[u8], outputs: u32) -> Result<Vec<f32>> {
+    rows("the logits", bytes, outputs)
+}
+
+/// Rows of `width` numbers, without their padding, if they are numbers.
+///
+/// # Errors
+/// [`Error::NotFinite`] where one is not.
+pub(crate) fn rows(what: &'static str, bytes: &[u8], width: u32) -> Result<Vec<f32>> {
     let padded_rows: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
-    let rows = padded_rows.chunks(padded(outputs) as usize);
-    finite("the logits", rows.flat_map(|row| row[..outputs as usize].iter().copied()).collect())
+    let rows = padded_rows.chunks(padded(width) as usize);
+    finite(what, rows.flat_map(|row| row[..width as usize].iter().copied()).collect())
 }
 
 /// Records the choice of the `n` largest logits of each row.

@@ -13,10 +13,11 @@ use crate::{Error, Result, gpu::Pending, models::Transformer, ops::padded};
 impl Session {
     /// Submits what was recorded, in parts where it is much, and reads nothing back. `watch` is told before each part how much
     /// of the work was submitted, of how much, and may end the step: `|_, _| cancel.flow()` lets a
-    /// [`Cancel`](super::Cancel) do so.
+    /// [`Cancel`](crate::Cancel) do so.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] where `watch` ends the step: the sequences are as before it. What the GPU reports.
+    /// [`Error::Cancelled`] where `watch` ends the step, or the handle of the model
+    /// ([`Model::cancelled_by`](crate::Model::cancelled_by)): the sequences are as before it. What the GPU reports.
     pub async fn submit(&mut self, watch: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
         self.submit_ahead(watch).await?;
         self.submit_recorded();
@@ -24,7 +25,15 @@ impl Session {
     }
 
     /// As [`submit`](Self::submit), and leaves the last part for a readback to submit.
-    async fn submit_ahead(&mut self, watch: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
+    pub(super) async fn submit_ahead(
+        &mut self,
+        mut watch: impl FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let cancel = self.cancel.clone();
+        let watch = |submitted, of| match cancel.flow() {
+            ControlFlow::Continue(()) => watch(submitted, of),
+            stop => stop,
+        };
         if !self.recorder.is_empty() && self.recorder.submit_ahead(watch).await?.is_break() {
             self.undo();
             return Err(Error::Cancelled);
@@ -75,20 +84,15 @@ impl Session {
     /// that wanted some.
     ///
     /// # Errors
-    /// A sequence that the session does not have, or that wanted no logits in the last step; [`Error::NotFinite`] where one is
-    /// not; what the GPU reports.
+    /// A sequence that the session does not have, or that wanted no logits in the last step; a session of hidden states;
+    /// [`Error::NotFinite`] where one is not; what the GPU reports.
     pub async fn logits(&mut self, sequence: u32) -> Result<Vec<f32>> {
-        self.sequence(sequence)?;
-        let before = self.last.rows.iter().take_while(|row| row.sequence != sequence).count();
-        let count = self.last.rows.iter().filter(|row| row.sequence == sequence).count();
-        if count == 0 {
-            let found = format!("none of sequence {sequence} in the last step");
-            return Err(Error::argument("rows of logits", found, "a run that wants some"));
-        }
+        self.check_rows(false)?;
+        let [before, count] = self.rows_of(sequence)?;
         self.submit_ahead(unwatched).await?;
         let outputs = self.transformer.spec.outputs;
         let row = 4 * u64::from(padded(outputs));
-        let range = (&self.workspace.logits, row * before as u64, row * count as u64);
+        let range = (&self.workspace.logits, row * before, row * count);
         logits(&self.recorder.submit_and_read(&[range]).wait("reading logits").await?, outputs)
     }
 

@@ -89,6 +89,11 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// How many of its tokens want logits.
+    pub(crate) fn row_count(&self) -> usize {
+        self.rows().len()
+    }
+
     /// What can be read before, in any pieces, and what has to be in the last step.
     fn split(self) -> (Option<Self>, Option<Self>) {
         match (self.input, self.logits) {

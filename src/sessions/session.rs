@@ -7,7 +7,7 @@ use super::{
     options::{Layout, PAGE, SOFTWARE_POSITIONS},
 };
 use crate::{
-    Error, Result,
+    Cancel, Error, Result,
     gpu::{Buffer, Counters, Gpu, Recorder},
     layers::{CacheSize, HeadMixtureSpec, Hook, KvCache, Step, Workspace, angle_bytes},
     models::Transformer,
@@ -65,6 +65,8 @@ pub struct Session {
     pub(super) last: LastStep,
     /// Who stands in the steps to come.
     pub(super) hook: Option<Box<dyn Hook + Send>>,
+    /// Ends every step.
+    pub(super) cancel: Cancel,
 }
 
 /// How far a sequence is.
@@ -104,7 +106,8 @@ pub(super) struct LogitRow {
 }
 
 impl Session {
-    /// Plans the memory, then allocates it. `model` is a number that tells the transformer's model from others.
+    /// Plans the memory, then allocates it. `model` is a number that tells the transformer's model from others; `cancel` ends
+    /// every step.
     ///
     /// # Errors
     /// An option out of range, [`Error::TooLarge`] before anything is allocated, [`Error::Gpu`] when the device refuses.
@@ -112,6 +115,7 @@ impl Session {
         gpu: &Gpu,
         transformer: &Arc<Transformer>,
         model: u64,
+        cancel: &Cancel,
         options: SessionOptions,
     ) -> Result<Self> {
         let spec = &transformer.spec;
@@ -121,6 +125,9 @@ impl Session {
         check_cache(gpu, spec.stack.attentions(), most)?;
         let mut dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
         dimensions.sections = most.sections(gpu, spec.stack.attentions());
+        if layout.hidden {
+            dimensions.vocab = 0;
+        }
         dimensions.check(gpu)?;
         let size = CacheSize { capacity: layout.first_capacity(), ..most };
         let (attentions, cache_use) = (|| spec.stack.attentions(), spec.stack.cache_use());
@@ -142,6 +149,7 @@ impl Session {
             fixed_bytes,
             last: LastStep::default(),
             hook: None,
+            cancel: cancel.clone(),
         };
         gpu.check("allocating a session")?;
         Ok(session)
@@ -231,6 +239,33 @@ impl Session {
                 format!("below the {} of the session", self.layout.sequences),
             )
         })
+    }
+
+    /// Refuses to read hidden states of a session that has logits, or logits of one that has not.
+    pub(super) fn check_rows(&self, hidden: bool) -> Result<()> {
+        match (self.layout.hidden, hidden) {
+            (true, false) => Err(Error::argument("session", "one of hidden states", "one with logits")),
+            (false, true) => {
+                Err(Error::argument("session", "one with logits", "one of SessionOptions::hidden"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a sequence's rows of the last step begin, and how many they are.
+    ///
+    /// # Errors
+    /// A sequence that the session does not have, or that wanted none.
+    pub(super) fn rows_of(&self, sequence: u32) -> Result<[u64; 2]> {
+        self.sequence(sequence)?;
+        let rows = &self.last.rows;
+        let before = rows.iter().take_while(|row| row.sequence != sequence).count();
+        let count = rows.iter().filter(|row| row.sequence == sequence).count();
+        if count == 0 {
+            let found = format!("none of sequence {sequence} in the last step");
+            return Err(Error::argument("rows of logits", found, "a run that wants some"));
+        }
+        Ok([before as u64, count as u64])
     }
 
     /// Submits what was recorded, if anything was.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{
-    Cancel, Routes,
+    Routes,
     readback::{length, logit_range, logits, ranked, record_top, route_ranges, top_ranges},
     session::check_cache,
 };
 use crate::{
-    Error, Result,
+    Cancel, Error, Result,
     gpu::{Counters, Gpu, Recorder},
     layers::{CacheUse, KvCache, Pass, Step, Workspace},
     models::{StackSpec, Transformer},

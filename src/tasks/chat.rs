@@ -13,8 +13,8 @@ use crate::{
 ///
 /// Each turn renders the whole conversation with the model's template, but the model reads only what it has not read: keys
 /// and values of the turns before stay on the GPU.
-pub struct Chat<'a> {
-    model: &'a Model,
+pub struct Chat {
+    model: Model,
     template: ChatTemplate,
     messages: Vec<ChatMessage>,
     session: Session,
@@ -42,12 +42,12 @@ pub struct Reply {
     pub counters: Counters,
 }
 
-impl<'a> Chat<'a> {
+impl Chat {
     /// Starts a conversation of at most `context` tokens, or of the model's context.
     ///
     /// # Errors
     /// A model that does not write, or has no tokenizer, and [`Error::TooLarge`] when the cache does not fit.
-    pub fn new(model: &'a Model, template: ChatTemplate, context: Option<u32>) -> Result<Self> {
+    pub fn new(model: &Model, template: ChatTemplate, context: Option<u32>) -> Result<Self> {
         model.check_generates()?;
         model.tokenizer()?;
         let most = most_positions(&model.gpu, model.info().context);
@@ -57,7 +57,7 @@ impl<'a> Chat<'a> {
         }
         // It grows with the conversation.
         let session = model.session(SessionOptions::new().positions(capacity))?;
-        let (messages, read) = (Vec::new(), Vec::new());
+        let (model, messages, read) = (model.clone(), Vec::new(), Vec::new());
         Ok(Self { model, template, messages, session, capacity: capacity as usize, read })
     }
 
@@ -77,30 +77,30 @@ impl<'a> Chat<'a> {
     ///
     /// # Errors
     /// What the template objects to, a conversation that is longer than the context, and what the GPU reports. The
-    /// conversation is then as it was.
+    /// conversation is then as it was, and so it is where the future is dropped.
     pub async fn reply(
         &mut self,
         text: &str,
         options: &Generate,
         on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Reply> {
-        self.messages.push(ChatMessage::new("user", text));
-        let reply = self.answer(options, on_token).await;
-        match &reply {
-            Ok(reply) => self.messages.push(ChatMessage::new("assistant", reply.text.as_str())),
-            Err(_) => drop(self.messages.pop()),
-        }
-        reply
+        let mut messages = self.messages.clone();
+        messages.push(ChatMessage::new("user", text));
+        let reply = self.answer(&messages, options, on_token).await?;
+        messages.push(ChatMessage::new("assistant", reply.text.as_str()));
+        self.messages = messages;
+        Ok(reply)
     }
 
-    /// The answer to the messages.
+    /// The answer to messages.
     async fn answer(
         &mut self,
+        messages: &[ChatMessage],
         options: &Generate,
         mut on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Reply> {
         let tokenizer = self.model.tokenizer()?;
-        let prompt = self.template.render(&self.messages, true)?;
+        let prompt = self.template.render(messages, true)?;
         let prompt = tokenizer.encode_as_it_is(&prompt, self.capacity)?;
         if prompt.is_empty() || prompt.len() >= self.capacity {
             let expected = format!("at least one and fewer than the {} of the context", self.capacity);

@@ -121,7 +121,8 @@ impl Image {
 const BATCH_TOKENS: usize = 2048;
 
 impl Model {
-    /// The `top` likeliest classes of each image. Images of another size than the model's are scaled.
+    /// The `top` likeliest classes of each image. Images of another size than the model's are scaled; those
+    /// that [`Cancel`](crate::Cancel) leaves out have no classes.
     ///
     /// # Errors
     /// A model that does not classify images, no images, `top` outside 1 to 16 or the number of classes, and what the GPU
@@ -135,7 +136,7 @@ impl Model {
         if images.is_empty() {
             return Err(Error::argument("images", "none", "at least one"));
         }
-        let each = 1 + classes.patches();
+        let (count, each) = (images.len(), 1 + classes.patches());
         let batch = (BATCH_TOKENS / each as usize).max(1);
         let mut results = Vec::with_capacity(images.len());
         for images in images.chunks(batch) {
@@ -149,7 +150,10 @@ impl Model {
             let mut patches = Vec::new();
             images.iter().for_each(|image| image.patches(classes, &mut patches));
             session.forward_images(count, each, &patches)?;
-            let (tops, routes) = session.read_top(top as u32).await?;
+            let (tops, routes) = match session.read_top(top as u32).await {
+                Err(Error::Cancelled) => break,
+                read => read?,
+            };
             for (image, top) in (0..).zip(tops) {
                 let first = image * each as usize;
                 let named = top.into_iter().map(|(id, log)| Class {
@@ -163,6 +167,8 @@ impl Model {
                 });
             }
         }
+        let missed = || Classification { classes: Vec::new(), routes: Vec::new() };
+        results.resize_with(count, missed);
         Ok(results)
     }
 }

@@ -42,6 +42,13 @@ pub struct Filled {
     pub routes: Vec<TokenRoutes>,
 }
 
+impl Filled {
+    /// Of a text that was not read.
+    fn nothing(ids: &[u32]) -> Self {
+        Self { ids: ids.to_vec(), masks: Vec::new(), routes: Vec::new() }
+    }
+}
+
 impl Model {
     /// The `top` likeliest tokens behind each mask of a text. The mask is written as the tokenizer has it, often
     /// `[MASK]`.
@@ -65,7 +72,8 @@ impl Model {
         Ok(filled)
     }
 
-    /// The `top` likeliest tokens behind each mask of a batch of sequences, which end as the model wants them to.
+    /// The `top` likeliest tokens behind each mask of a batch of sequences, which end as the model wants them to. Of sequences that
+    /// [`Cancel`](crate::Cancel) leaves out no masks are named.
     ///
     /// # Errors
     /// As [`Model::fill`], and an id outside the vocabulary.
@@ -98,7 +106,10 @@ impl Model {
                 .logit_rows(masks.iter().map(Vec::len).sum::<usize>() as u32);
             let mut session = self.session(layout)?;
             session.forward(&runs)?;
-            let (tops, routes) = session.read_top(top as u32).await?;
+            let (tops, routes) = match session.read_top(top as u32).await {
+                Err(Error::Cancelled) => break,
+                read => read?,
+            };
             let (mut tops, mut tokens) = (tops.into_iter(), 0..);
             for (ids, masks) in batch.iter().zip(&masks) {
                 let filled = masks.iter().zip(tops.by_ref());
@@ -113,6 +124,8 @@ impl Model {
                 });
             }
         }
+        let missed = &sequences[results.len()..];
+        results.extend(missed.iter().map(|ids| Filled::nothing(ids)));
         Ok(results)
     }
 

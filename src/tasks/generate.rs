@@ -46,6 +46,7 @@ impl Model {
         on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Generation> {
         options.check()?;
+        let options = &options.cancelled_by(&self.cancel);
         self.check_generates()?;
         self.check_prompts(prompts)?;
         let longest = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
@@ -78,6 +79,7 @@ impl Model {
         on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Generation> {
         options.check()?;
+        let options = &options.cancelled_by(&self.cancel);
         let kept = session.position(0)? as usize;
         let rest = [prompt.get(kept..).unwrap_or_default()];
         let mut run = Continuation::new(session, options, stop, capacity, &rest, on_token).behind(kept);

@@ -3,9 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    Result,
+    Cancel, Result,
     gpu::Counters,
-    sessions::{Cancel, Sampling, TokenRoutes},
+    sessions::{Sampling, TokenRoutes},
 };
 
 /// How to generate.
@@ -108,6 +108,11 @@ impl Generate {
         self
     }
 
+    /// The same, which `cancel` ends, too.
+    pub(super) fn cancelled_by(&self, cancel: &Cancel) -> Self {
+        Self { cancel: Cancel::below([cancel, &self.cancel]), ..self.clone() }
+    }
+
     /// Says how much of the prompts was read.
     pub(super) fn tell_progress(&self, read: u64, of: u64) {
         if let Some(Progress(tell)) = &self.progress {
@@ -126,6 +131,7 @@ impl Generate {
 
 /// One token, as it comes.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Token {
     /// Which prompt it belongs to.
     pub sequence: usize,
@@ -159,6 +165,7 @@ impl Token {
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum StopReason {
     /// It has as many new tokens as were asked for.
     MaxNew,
@@ -172,6 +179,7 @@ pub enum StopReason {
 
 /// What was generated.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Generation {
     /// The new ids of each prompt.
     pub ids: Vec<Vec<u32>>,

@@ -71,7 +71,8 @@ const STEP_TOKENS: usize = 64;
 const ROUTE_TOKENS: usize = 512;
 
 impl Model {
-    /// Logits and routes of every token of `sequences`, each its own text.
+    /// Logits and routes of every token of `sequences`, each its own text; of those alone that were read, where [`Cancel`](crate::Cancel) ends
+    /// it.
     ///
     /// # Errors
     /// An empty sequence, one longer than the model's context, an id outside the vocabulary, and what the GPU
@@ -113,7 +114,10 @@ impl Model {
             .collect();
         for runs in plan {
             session.forward(&runs)?;
-            let (values, routes) = session.read_logits().await?;
+            let (values, routes) = match session.read_logits().await {
+                Err(Error::Cancelled) => break,
+                read => read?,
+            };
             let mut token = 0;
             for run in runs {
                 let (result, count) = (&mut results[run.sequence() as usize], run.tokens());
@@ -126,7 +130,7 @@ impl Model {
     }
 
     /// The experts that the tokens of a text chose. A text longer than the model's context is read in pieces of
-    /// that length, each on its own.
+    /// that length, each on its own. Where [`Cancel`](crate::Cancel) ends it, these are the routes of the tokens that were read.
     ///
     /// # Errors
     /// No tokens, an id outside the vocabulary, and what the GPU reports.
@@ -163,14 +167,17 @@ impl Model {
             let mut session = self.session(layout)?;
             for step in piece.chunks(step_tokens) {
                 session.forward(&[Run::ids(0, step).logits(LogitRows::None)])?;
-                show(&session.routes().await?);
+                match session.routes().await {
+                    Err(Error::Cancelled) => return Ok(()),
+                    routes => show(&routes?),
+                }
             }
         }
         Ok(())
     }
 
     /// Refuses a model that reads more, or other things, than one text.
-    fn check_reads_text(&self) -> Result<()> {
+    pub(super) fn check_reads_text(&self) -> Result<()> {
         match self.task {
             Task::Generate | Task::FillMask { .. } => Ok(()),
             Task::Translate { .. } | Task::Classify(_) => Err(self.wrong_task("generate or fill")),

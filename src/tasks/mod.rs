@@ -6,12 +6,18 @@ mod chat;
 mod chat_template;
 mod classify;
 mod continuation;
+mod embed;
 mod fill;
 mod generate;
 mod generation;
 mod info;
 mod logits;
 mod model;
+mod packing;
+#[cfg(feature = "chat")]
+mod reply_stream;
+mod score;
+mod stream;
 #[cfg(feature = "tokenizer")]
 mod text;
 #[cfg(feature = "chat")]
@@ -31,6 +37,7 @@ pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 #[cfg(any(feature = "tokenizer", not(target_arch = "wasm32")))]
 pub(crate) const MAX_TOKENIZER: u64 = 128 << 20;
 
+pub use embed::{Embed, Pooling};
 pub use fill::{Candidate, Filled, FilledMask};
 pub use generation::{Generate, Generation, StopReason, Token};
 pub use info::{AttentionInfo, MlpInfo, ModelInfo, PrecisionMemory};
@@ -38,6 +45,10 @@ pub use logits::Logits;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 pub(crate) use model::Files;
 pub use model::{LoadOptions, Model};
+#[cfg(feature = "chat")]
+pub use reply_stream::ReplyStream;
+pub use score::{Score, Scored};
+pub use stream::TokenStream;
 #[cfg(feature = "tokenizer")]
 pub use text::{TextStream, Tokenizer};
 pub use translate::{Translate, Translation, TranslationLogits};

@@ -1,24 +1,46 @@
 //! A loaded model.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::ModelInfo;
+#[cfg(any(doc, feature = "tokenizer"))]
+use crate::Error;
 use crate::{
-    Result,
-    gpu::Gpu,
+    Cancel, Result,
+    gpu::{Gpu, WasmNotSend},
     models::{Blueprint, Task, Transformer},
     ops::{CachePrecision, Precision, choose_kernels},
     sessions::{Session, SessionOptions},
     weights::{Checkpoint, Fingerprint, Source, Upload},
 };
 
+/// Whoever wants to know how much was read.
+#[cfg(not(target_arch = "wasm32"))]
+type Progress<'a> = Box<dyn FnMut(u64, u64) + Send + 'a>;
+/// As natively, on the one thread of a browser.
+#[cfg(target_arch = "wasm32")]
+type Progress<'a> = Box<dyn FnMut(u64, u64) + 'a>;
+
 /// How to load a model.
 #[derive(Default)]
 pub struct LoadOptions<'a> {
     precision: Option<Precision>,
     cache_precision: CachePrecision,
-    progress: Option<Box<dyn FnMut(u64, u64) + 'a>>,
+    progress: Option<Progress<'a>>,
     warm_up: bool,
+    cancel: Cancel,
+}
+
+impl fmt::Debug for LoadOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { precision, cache_precision, warm_up, cancel, .. } = self;
+        f.debug_struct("LoadOptions")
+            .field("precision", precision)
+            .field("cache_precision", cache_precision)
+            .field("warm_up", warm_up)
+            .field("cancel", cancel)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> LoadOptions<'a> {
@@ -46,23 +68,40 @@ impl<'a> LoadOptions<'a> {
         self
     }
 
-    /// Called with the bytes read so far and in all, from 0 to the end.
-    pub fn progress(mut self, progress: impl FnMut(u64, u64) + 'a) -> Self {
+    /// Lets another thread or handler stop the loading, with [`Error::Cancelled`]; what was allocated is free then. The model does
+    /// not keep the handle: [`Model::cancelled_by`] is for its work.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    /// Called with the bytes read so far and in all, from 0 to the end; `Send`, except in a browser.
+    pub fn progress(mut self, progress: impl FnMut(u64, u64) + WasmNotSend + 'a) -> Self {
         self.progress = Some(Box::new(progress));
         self
     }
 }
 
-/// A model on a GPU. Dropping it frees its memory.
+/// A model on a GPU: a handle, cheap to clone. Dropping the last clone and all sessions frees its memory.
+#[derive(Clone)]
 pub struct Model {
     pub(crate) gpu: Gpu,
     pub(crate) transformer: Arc<Transformer>,
     pub(crate) task: Task,
     /// Which model it is, by its sizes and its weights.
     fingerprint: u64,
-    info: ModelInfo,
+    info: Arc<ModelInfo>,
     #[cfg(feature = "tokenizer")]
     tokenizer: Option<super::Tokenizer>,
+    /// Ends the work of this handle.
+    pub(super) cancel: Cancel,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ModelInfo { family, task, parameters, .. } = self.info();
+        write!(f, "Model({family}, to {task}, {parameters} parameters)")
+    }
 }
 
 /// All of a model but its weights.
@@ -109,10 +148,11 @@ impl Model {
     /// model.
     ///
     /// # Errors
-    /// What is wrong with a file, naming it; [`crate::Error::TooLarge`] when the model does not fit.
+    /// What is wrong with a file, naming it; [`Error::TooLarge`] when the model does not fit; [`Error::Cancelled`].
     pub async fn load(gpu: &Gpu, source: &Source, options: LoadOptions<'_>) -> Result<Self> {
         let steady = source.steady();
         let source = steady.as_ref().unwrap_or(source);
+        options.cancel.check()?;
         let files = Files::read(source).await?;
         Self::load_weights(gpu, source, files, options).await
     }
@@ -135,8 +175,8 @@ impl Model {
         let precision = info.precision(options.precision)?;
         gpu.plan("the model", info.weight_bytes(precision))?;
         gpu.fits("the table of positions", blueprint.spec.position_bytes())?;
+        options.cancel.check()?;
         choose_kernels(gpu).await;
-        let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
         let Blueprint { spec, names, task, .. } = blueprint;
         let mut fingerprint = Fingerprint::new().with(format!("{spec:?}").as_bytes()).value();
         let mut upload = Upload::new(gpu, &checkpoint, precision);
@@ -148,12 +188,18 @@ impl Model {
             transformer: Arc::new(transformer),
             task,
             fingerprint,
-            info,
+            info: Arc::new(info),
             #[cfg(feature = "tokenizer")]
             tokenizer,
+            cancel: Cancel::new(),
         };
-        let streaming = upload.stream(source, &mut *progress, &mut fingerprint);
-        if options.warm_up {
+        let LoadOptions { mut progress, cancel, warm_up, .. } = options;
+        let mut watch = move |done, of| {
+            progress.iter_mut().for_each(|told| told(done, of));
+            cancel.flow()
+        };
+        let streaming = upload.stream(source, &mut watch, &mut fingerprint);
+        if warm_up {
             model.warm_up_while(streaming).await?;
         } else {
             streaming.await?;
@@ -181,12 +227,17 @@ impl Model {
         Self::load(gpu, &Source::demo(), LoadOptions::new()).await
     }
 
+    /// The same model, by a handle whose work `cancel` ends: all that is asked of it and of the sessions that it makes. What was
+    /// done by then is kept, as [`Cancel`] says.
+    pub fn cancelled_by(&self, cancel: &Cancel) -> Self {
+        Self { cancel: Cancel::below([&self.cancel, cancel]), ..self.clone() }
+    }
+
     /// Makes a session: sequences on the GPU, to be worked on one step at a time. It owns what it needs, so it may outlive the
     /// model. A model that translates has [`Model::translate`] instead, one that looks at images [`Model::classify`].
     ///
     /// # Errors
-    /// A model that translates or classifies, an option out of range, and [`Error::TooLarge`](crate::Error::TooLarge) before
-    /// anything is allocated.
+    /// A model that translates or classifies, an option out of range, and [`Error::TooLarge`] before anything is allocated.
     pub fn session(&self, options: SessionOptions) -> Result<Session> {
         match self.task {
             Task::Translate { .. } | Task::Classify(_) => Err(self.wrong_task("generate or fill")),
@@ -196,12 +247,18 @@ impl Model {
 
     /// A session of any model of one stack.
     pub(crate) fn any_session(&self, options: SessionOptions) -> Result<Session> {
-        Session::new(&self.gpu, &self.transformer, self.fingerprint, options)
+        Session::new(&self.gpu, &self.transformer, self.fingerprint, &self.cancel, options)
     }
 
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// A number that tells the model from others, by its sizes and the first 4 KiB of each tensor as its files have it: what
+    /// was computed from one model is then not taken for another's. It is no protection against intent.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     /// The GPU it is on.
@@ -221,12 +278,7 @@ impl Model {
     #[cfg(feature = "tokenizer")]
     pub fn tokenizer(&self) -> Result<&super::Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| {
-            crate::Error::bad_file(
-                "the model folder",
-                "tokenizer.json",
-                "nothing",
-                "a tokenizer, to work with text",
-            )
+            Error::bad_file("the model folder", "tokenizer.json", "nothing", "a tokenizer, to work with text")
         })
     }
 }

@@ -1,11 +1,11 @@
 //! Translation: texts in, texts out, greedily or by beam search.
 
-use super::{Logits, Model, fill::packed};
+use super::{Logits, Model, StopReason, fill::packed};
 use crate::{
-    Error, Result,
+    Cancel, Error, Result,
     models::Task,
     ops::MAX_TOP_LOGITS,
-    sessions::{Cancel, Row, TargetLayout, TokenRoutes, TranslationSession, check_ids},
+    sessions::{Row, TargetLayout, TokenRoutes, TranslationSession, check_ids},
 };
 
 /// How to translate.
@@ -95,6 +95,7 @@ impl Translate {
 
 /// A translated text.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Translation {
     /// The ids of the translation, its end token last unless it was cut off.
     pub ids: Vec<u32>,
@@ -108,14 +109,32 @@ pub struct Translation {
     pub source_routes: Vec<TokenRoutes>,
     /// The experts chosen on the way to each id of the translation, with [`Translate::with_routes`].
     pub routes: Vec<TokenRoutes>,
+    /// Why it ended.
+    pub stopped: StopReason,
+}
+
+impl Translation {
+    /// Of a text that was not read.
+    fn nothing(source: &[u32]) -> Self {
+        Self {
+            ids: Vec::new(),
+            text: String::new(),
+            score: 0.0,
+            source_ids: source.to_vec(),
+            source_routes: Vec::new(),
+            routes: Vec::new(),
+            stopped: StopReason::Cancelled,
+        }
+    }
 }
 
 impl Model {
-    /// Translates texts. `progress` is told how many are done, and of how many.
+    /// Translates texts. `progress` is told how many are done, and of how many. Where [`Cancel`] ends it, texts are translated as far
+    /// as it came; those of like length side by side, so not those that were given first.
     ///
     /// # Errors
-    /// A model that does not translate, a text longer than the model's context, options out of range,
-    /// [`Error::Cancelled`], and what the GPU reports.
+    /// A model that does not translate, a text longer than the model's context, options out of range, and what the GPU
+    /// reports.
     #[cfg(feature = "tokenizer")]
     pub async fn translate(
         &self,
@@ -147,10 +166,7 @@ impl Model {
         options: &Translate,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Vec<Translation>> {
-        let (Task::Translate { start, end }, Some(encoder)) = (&self.task, &self.transformer.spec.encoder)
-        else {
-            return Err(self.wrong_task("translate"));
-        };
+        let Task::Translate { .. } = self.task else { return Err(self.wrong_task("translate")) };
         options.check()?;
         self.check_prompts(sources)?;
         let vocab = self.info().vocab;
@@ -159,64 +175,90 @@ impl Model {
         let mut order: Vec<usize> = (0..sources.len()).collect();
         order.sort_by_key(|&index| sources[index].len());
         let sorted: Vec<&[u32]> = order.iter().map(|&index| sources[index]).collect();
-        let capacity = (self.info().context as usize).min(options.max_new) as u32;
-        let beams = options.beams as u32;
-        let layout = TargetLayout { beams, capacity, step_tokens: 1, with_routes: options.routes };
-        let mut results: Vec<Option<Translation>> = vec![None; sources.len()];
+        let cancel = Cancel::below([&self.cancel, &options.cancel]);
+        let mut results: Vec<Translation> = sources.iter().map(|ids| Translation::nothing(ids)).collect();
         let mut done = 0;
         progress(done, sources.len());
         let batches = packed(&sorted, SOURCE_TOKENS);
         for batch in batches.iter().flat_map(|batch| batch.chunks(options.batch)) {
-            let (mut session, read) = TranslationSession::read(
-                &self.gpu,
-                &self.transformer,
-                encoder,
-                batch,
-                layout,
-                &options.cancel,
-            )
-            .await?;
-            let mut searches: Vec<Search> =
-                (0..).map(|source| Search::new(source, *start, *end, options)).take(batch.len()).collect();
-            for _ in 0..capacity {
-                let rows: Vec<Row> = searches.iter().flat_map(Search::rows).collect();
-                if rows.is_empty() {
-                    break;
-                }
-                // Greedy search looks at the best token alone.
-                let n = if beams == 1 { 1 } else { 2 * beams };
-                let found = session.step(&rows, n.min(vocab)).await?;
-                let mut parents: Vec<u32> = (0..batch.len() as u32 * beams).collect();
-                let mut row = 0;
-                for search in &mut searches {
-                    let live = search.live.len();
-                    let routes =
-                        found.routes.iter().flat_map(|all| (row..row + live).map(|row| all.token(row)));
-                    search.advance(&found.top[row..row + live], &routes.collect::<Vec<_>>(), &mut parents);
-                    row += live;
-                }
-                session.reorder(&parents);
+            let translated = match self.translate_batch(batch, options, &cancel).await {
+                Err(Error::Cancelled) => break,
+                translated => translated?,
+            };
+            for (&index, translation) in order[done..].iter().zip(translated) {
+                results[index] = translation;
             }
-            tracing::debug!(counters = ?session.counters(), "translated a batch");
-            let mut token = 0;
-            for (source, search) in batch.iter().zip(searches) {
-                let tokens = token..token + source.len();
-                let routes = read.iter().flat_map(|all| tokens.clone().map(|token| all.token(token)));
-                let routes = routes.collect();
-                token += source.len();
-                results[order[done]] = Some(search.finish(source, routes));
-                done += 1;
+            done += batch.len();
+            if cancel.is_cancelled() {
+                break;
             }
             progress(done, sources.len());
         }
-        Ok(results.into_iter().flatten().collect())
+        Ok(results)
+    }
+
+    /// Translates sources side by side; as far as it came, where it is cancelled after they were read.
+    async fn translate_batch(
+        &self,
+        sources: &[&[u32]],
+        options: &Translate,
+        cancel: &Cancel,
+    ) -> Result<Vec<Translation>> {
+        let (Task::Translate { start, end }, Some(encoder)) = (&self.task, &self.transformer.spec.encoder)
+        else {
+            return Err(self.wrong_task("translate"));
+        };
+        let info = self.info();
+        let (context, beams) = (info.context as usize, options.beams as u32);
+        let capacity = context.min(options.max_new) as u32;
+        let layout = TargetLayout { beams, capacity, step_tokens: 1, with_routes: options.routes };
+        let (gpu, transformer) = (&self.gpu, &self.transformer);
+        let (mut session, read) =
+            TranslationSession::read(gpu, transformer, encoder, sources, layout, cancel).await?;
+        let search = |source| Search::new(source, *start, *end, options);
+        let mut searches: Vec<Search> = (0..).map(search).take(sources.len()).collect();
+        // What ends those that come to no end by themselves.
+        let mut cut = if options.max_new <= context { StopReason::MaxNew } else { StopReason::Context };
+        for _ in 0..capacity {
+            let rows: Vec<Row> = searches.iter().flat_map(Search::rows).collect();
+            if rows.is_empty() {
+                break;
+            }
+            // Greedy search looks at the best token alone.
+            let n = if beams == 1 { 1 } else { 2 * beams };
+            let found = match session.step(&rows, n.min(info.vocab)).await {
+                Err(Error::Cancelled) => {
+                    cut = StopReason::Cancelled;
+                    break;
+                }
+                found => found?,
+            };
+            let mut parents: Vec<u32> = (0..sources.len() as u32 * beams).collect();
+            let mut row = 0;
+            for search in &mut searches {
+                let live = search.live.len();
+                let routes = found.routes.iter().flat_map(|all| (row..row + live).map(|row| all.token(row)));
+                search.advance(&found.top[row..row + live], &routes.collect::<Vec<_>>(), &mut parents);
+                row += live;
+            }
+            session.reorder(&parents);
+        }
+        tracing::debug!(counters = ?session.counters(), "translated a batch");
+        let mut token = 0;
+        let translated = sources.iter().zip(searches).map(|(source, search)| {
+            let tokens = token..token + source.len();
+            token += source.len();
+            let routes = read.iter().flat_map(|all| tokens.clone().map(|token| all.token(token)));
+            search.finish(source, routes.collect(), cut)
+        });
+        Ok(translated.collect())
     }
 
     /// Logits and routes of a target that is given, `target` starting with the model's start token.
     ///
     /// # Errors
-    /// A model that does not translate, sequences that are empty, too long or hold an id outside the vocabulary, and what
-    /// the GPU reports.
+    /// A model that does not translate, sequences that are empty, too long or hold an id outside the vocabulary,
+    /// [`Error::Cancelled`], and what the GPU reports.
     pub async fn translation_logits(&self, source: &[u32], target: &[u32]) -> Result<TranslationLogits> {
         let (Task::Translate { .. }, Some(encoder)) = (&self.task, &self.transformer.spec.encoder) else {
             return Err(self.wrong_task("translate"));
@@ -226,9 +268,9 @@ impl Model {
         [source, target].into_iter().try_for_each(|ids| check_ids(ids, vocab))?;
         let capacity = target.len() as u32;
         let layout = TargetLayout { beams: 1, capacity, step_tokens: capacity, with_routes: true };
-        let (gpu, transformer, cancel) = (&self.gpu, &self.transformer, Cancel::new());
+        let (gpu, transformer) = (&self.gpu, &self.transformer);
         let (mut session, read) =
-            TranslationSession::read(gpu, transformer, encoder, &[source], layout, &cancel).await?;
+            TranslationSession::read(gpu, transformer, encoder, &[source], layout, &self.cancel).await?;
         let (values, routes) = session.follow(target).await?;
         let routes = (0..target.len()).map(|token| routes.token(token)).collect();
         Ok(TranslationLogits {
@@ -326,7 +368,10 @@ impl Search {
         }
     }
 
-    fn finish(mut self, source: &[u32], source_routes: Vec<TokenRoutes>) -> Translation {
+    /// The best translation. `cut` is what ends a search that is not done.
+    fn finish(mut self, source: &[u32], source_routes: Vec<TokenRoutes>, cut: StopReason) -> Translation {
+        let done = self.live.is_empty() || !self.finished.is_empty() && cut != StopReason::Cancelled;
+        let stopped = if done { StopReason::StopToken } else { cut };
         if self.finished.is_empty() {
             let scores: Vec<f64> = self.live.iter().map(|hypothesis| self.penalised(hypothesis)).collect();
             self.live.iter_mut().zip(scores).for_each(|(hypothesis, score)| hypothesis.score = score);
@@ -337,6 +382,6 @@ impl Search {
             .into_iter()
             .reduce(|best, other| if other.score > best.score { other } else { best });
         let Hypothesis { ids, score, routes } = best.unwrap_or_default();
-        Translation { ids, text: String::new(), score, source_ids: source.to_vec(), source_routes, routes }
+        Translation { ids, score, source_routes, routes, stopped, ..Translation::nothing(source) }
     }
 }

@@ -4,6 +4,11 @@ use std::{future::Future, ops::ControlFlow};
 
 use super::{Generate, Image, Model, Translate};
 use crate::{Result, models::Task};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::{
+    cancel::{Cancel, CancelOnDrop},
+    gpu::{aside, block_on},
+};
 
 /// Tokens of the prompt: enough for the kernels of many rows; decoding compiles those of few.
 const TOKENS: u32 = 16;
@@ -43,12 +48,15 @@ impl Model {
     /// reported then.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) async fn warm_up_while(&self, loading: impl Future<Output = Result<()>>) -> Result<()> {
-        std::thread::scope(|scope| {
-            let warming = scope.spawn(|| pollster::block_on(self.warm_up()));
-            let loaded = pollster::block_on(loading);
-            let _ = warming.join();
-            loaded
-        })
+        let stop = CancelOnDrop(Cancel::new());
+        let model = self.cancelled_by(&stop.0);
+        let warming = aside("warm-up", move || block_on(model.warm_up()).is_ok());
+        let loaded = loading.await;
+        if loaded.is_err() {
+            drop(stop);
+        }
+        warming.await;
+        loaded
     }
 
     /// As natively, without threads: a browser compiles while both wait.

@@ -24,7 +24,7 @@ use super::{
     names::WEIGHTS_FILE,
     stand_in,
 };
-use crate::{Error, Result};
+use crate::{Cancel, Error, Result};
 use cache::{Held, Look, RepoCache};
 use client::{Client, FileMeta, Trouble};
 use environment::Environment;
@@ -102,6 +102,7 @@ impl Hub {
             cache,
             unreachable: OnceLock::new(),
             weights: Vec::new(),
+            cancel: Cancel::new(),
         };
         if self.offline {
             let why = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set and the cache has no such file";
@@ -134,6 +135,8 @@ pub struct HubModel<'a> {
     unreachable: OnceLock<Trouble>,
     /// Files of weights that are not in the cache, with their headers.
     weights: Vec<(FileMeta, Vec<u8>)>,
+    /// Ends the download.
+    cancel: Cancel,
 }
 
 impl HubModel<'_> {
@@ -160,14 +163,21 @@ impl HubModel<'_> {
         fs4::available_space(self.cache.blobs()).ok()
     }
 
+    /// Lets another thread or handler stop the download, with [`Error::Cancelled`]. What is here by then stays for the next one.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
     /// Fetches the weights that are missing and returns the model's folder. A broken connection is taken up again where
     /// it broke, and so is a download that ended early, however it ended; a file is whole when it has the hash that the hub
     /// names. `progress` sees the bytes that are here and those of all files that were missing.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] before anything is fetched when the disk is too small, [`Error::Hub`], and what cannot be
-    /// written.
+    /// [`Error::TooLarge`] before anything is fetched when the disk is too small, [`Error::Hub`], [`Error::Cancelled`], and what
+    /// cannot be written.
     pub fn download(self, mut progress: impl FnMut(u64, u64)) -> Result<PathBuf> {
+        self.cancel.check()?;
         let (need, have) = (self.missing_bytes(), self.disk_bytes());
         if let Some(have) = have.filter(|&have| have < need) {
             let limit = format!("the disk of {}", self.hub.cache.display());

@@ -10,6 +10,8 @@ mod filling;
 mod fingerprint;
 #[cfg(not(target_arch = "wasm32"))]
 mod folder;
+#[cfg(not(target_arch = "wasm32"))]
+mod growing;
 mod header;
 #[cfg(target_arch = "wasm32")]
 mod http;
@@ -49,6 +51,8 @@ pub(crate) use filling::pack_matrix;
 pub(crate) use fingerprint::Fingerprint;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use folder::NewFolder;
+#[cfg(not(target_arch = "wasm32"))]
+pub use growing::GrowingFile;
 pub(crate) use header::TensorInfo;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub use hub::{Hub, HubModel, HubRepo};

@@ -135,7 +135,7 @@ impl Write for NewFile {
 }
 
 /// What a file's path stands for, if it can be written.
-fn judge(path: &Path) -> io::Result<Place> {
+pub(super) fn judge(path: &Path) -> io::Result<Place> {
     if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
         return Err(ErrorKind::IsADirectory.into());
     }

@@ -1,19 +1,23 @@
 //! From a checkpoint's bytes to the GPU: plan, allocate, stream.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::ControlFlow};
 
 use super::{
     Checkpoint, Fingerprint, Form, Request, Source, TensorInfo, Tensors,
     filling::{Place, Target, absent},
 };
 use crate::{
-    Result,
-    gpu::{Buffer, Gpu},
+    Error, Result,
+    gpu::{Buffer, Gpu, breathe},
     ops::{Matrix, Precision, sinusoidal_positions},
 };
 
-/// Bytes done and bytes in all, as loading goes on.
-pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+/// Told the bytes done and the bytes in all, as loading goes on; may end it.
+#[cfg(not(target_arch = "wasm32"))]
+pub type Watch<'a> = &'a mut (dyn FnMut(u64, u64) -> ControlFlow<()> + Send);
+/// As natively, on the one thread of a browser.
+#[cfg(target_arch = "wasm32")]
+pub type Watch<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
 /// Upload bytes that may wait in the queue before loading pauses for the device to take them.
 const IN_FLIGHT: u64 = 16 << 20;
@@ -72,8 +76,9 @@ impl<'a> Upload<'a> {
     /// input-major).
     ///
     /// # Errors
-    /// What the checkpoint's reader finds, values that the precision does not hold, and what the device reports.
-    pub async fn stream(self, source: &Source, progress: Progress<'_>, fingerprint: &mut u64) -> Result<()> {
+    /// What the checkpoint's reader finds, values that the precision does not hold, [`Error::Cancelled`] where `watch` ends it,
+    /// and what the device reports.
+    pub async fn stream(self, source: &Source, watch: Watch<'_>, fingerprint: &mut u64) -> Result<()> {
         let Self { gpu, checkpoint, wanted: all, .. } = self;
         let mut targets: HashMap<&str, Vec<Target<'_>>> = HashMap::new();
         let mut wanted: Vec<&TensorInfo> = Vec::new();
@@ -99,7 +104,11 @@ impl<'a> Upload<'a> {
         let total = wanted.iter().map(|tensor| tensor.bytes).sum();
         let (mut done, mut waiting) = (0, 0);
         let mut stream = checkpoint.stream(source, wanted);
-        progress(done, total);
+        let mut watch = |done| match watch(done, total) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
+        };
+        watch(done)?;
         while let Some(chunk) = stream.next().await? {
             *fingerprint ^= Fingerprint::of_tensor(&chunk);
             let targets = targets.get_mut(chunk.tensor.name.as_str());
@@ -111,7 +120,8 @@ impl<'a> Upload<'a> {
             }
             done += chunk.bytes.len() as u64;
             waiting += chunk.bytes.len() as u64;
-            progress(done, total);
+            watch(done)?;
+            breathe().await;
             if waiting >= IN_FLIGHT {
                 gpu.flush().await?;
                 waiting = 0;

@@ -36,7 +36,7 @@ fn lines_are_answered_as_the_library_answers_them() {
     let mut chat = Chat::new(&model, template(), None).unwrap();
     let system = [ChatMessage::new("system", "Speak of kings.")];
     let (mut text, mut remarks) = (String::new(), String::new());
-    let mut say = |chat: &mut Chat<'_>, line: &str| {
+    let mut say = |chat: &mut Chat, line: &str| {
         let reply = block_on(chat.reply(line, &greedy, |_| ControlFlow::Continue(()))).unwrap();
         text += &format!("{}\n", reply.text);
         let (kept, read) = (reply.kept_tokens, reply.prompt_tokens - reply.kept_tokens);

@@ -12,12 +12,13 @@ use std::{
 
 use crate::support::*;
 
-/// Commands that write one file, without its path; the model of the last is not there.
-fn writers(input: &Path) -> [Vec<&str>; 2] {
+/// Commands that write one file, without its path.
+fn writers(input: &Path) -> [Vec<&str>; 3] {
     let input = input.to_str().unwrap();
     [
         vec!["logits", "--model", TINY, "--ids", "1,2", "--out"],
         vec!["translate", "-q", "--input", input, "--output"],
+        vec!["score", "-q", input, "--out"],
     ]
 }
 
@@ -88,9 +89,10 @@ fn a_target_that_cannot_be_written_is_refused_before_the_work() {
     fs::create_dir_all(at("taken/x")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
     let (none, text, taken) = (at("no-model"), at("en.txt"), at("taken"));
-    let files: [&[&str]; 2] = [
+    let files: [&[&str]; 3] = [
         &["logits", "--model", &none, "--ids", "1", "--out"],
         &["translate", "--model", &none, "--input", &text, "--output"],
+        &["score", "--model", &none, &text, "--out"],
     ];
     let mut tried = 0;
     for command in files {

@@ -1,14 +1,17 @@
-//! Choosing tokens: `argmax`, `sample`, `top_logits`.
+//! Choosing tokens: `argmax`, `sample`, `top_logits`; and how likely a given one is: `token_logprob`.
 
 use std::cell::Cell;
 
 use headwise::internal::{
-    Argmax, Buffer, Gpu, KernelChoice, MAX_TOP_LOGITS, NOT_FINITE, Sample, Span, TopLogits,
+    Argmax, Buffer, Gpu, KernelChoice, MAX_TOP_LOGITS, NOT_FINITE, Sample, Span, TokenLogprob, TopLogits,
 };
 use proptest::prelude::*;
 
 use crate::{
-    reference::sample::{Sampling, argmax, distribution, philox4x32_10, sample, uniform},
+    reference::{
+        sample::{Sampling, argmax, distribution, philox4x32_10, sample, uniform},
+        token_logprob::token_logprob,
+    },
     support::{Guarded, assert_close, assert_repeatable, check, gpu, hash, noise, run, size, upload},
 };
 
@@ -79,6 +82,9 @@ fn no_token_is_chosen_where_a_logit_is_not_finite() {
         let (ids, _) = top_logits(&logits, vocab, n);
         let expected: Vec<bool> = whole.iter().flat_map(|&whole| vec![whole; n as usize]).collect();
         assert_eq!(all(&ids), expected, "top_logits");
+        let targets: Vec<u32> = (0..rows).map(|row| hash(seed, 50 + row as usize) as u32 % vocab).collect();
+        let bits = logprob_bits(gpu(KernelChoice::Plain), &logits, &targets, vocab);
+        assert_eq!(all(&bits), whole, "token_logprob");
     });
     assert_eq!(argmax_of(&[f64::NAN; 7], 7), [NOT_FINITE]);
 }
@@ -419,4 +425,75 @@ fn top_logits_give_the_same_bits_every_time() {
         let (ids, values) = top_logits(&logits, 3000, 7);
         ids.into_iter().map(f64::from).chain(values).collect()
     });
+}
+
+/// What `token_logprob` writes, by its bits.
+fn logprob_bits(gpu: &Gpu, logits: &[f64], targets: &[u32], vocab: u32) -> Vec<u32> {
+    let rows = targets.len();
+    let logits = upload(gpu, logits, vocab);
+    let targets = Buffer::with_data(gpu, "test.targets", targets);
+    let values = Guarded::new(gpu, 0, rows);
+    run(gpu, |recorder| {
+        let values = &values.buffer;
+        TokenLogprob { logits: &logits, targets: &targets, values, rows: rows as u32, vocab }
+            .record(recorder);
+    });
+    values.read()
+}
+
+fn check_logprobs(choice: KernelChoice, logits: &[f64], targets: &[u32], vocab: u32) {
+    let bits = logprob_bits(gpu(choice), logits, targets, vocab);
+    let got: Vec<f64> = bits.into_iter().map(|bits| f64::from(f32::from_bits(bits))).collect();
+    assert_close(&got, &token_logprob(logits, targets), (choice, vocab));
+}
+
+/// Rows of few lanes, as on software adapters, and of many.
+const ROW_LANES: [KernelChoice; 2] = [KernelChoice::Plain, KernelChoice::Workgroup];
+
+#[test]
+fn token_logprob_is_the_log_softmax_of_the_target() {
+    let scale = prop_oneof![Just(8.0), Just(1e-3), Just(100.0)];
+    check(
+        64,
+        (size(9), vocabulary(), levels(), scale, any::<u64>()),
+        |(rows, vocab, levels, scale, seed)| {
+            let logits = some_logits(seed, rows * vocab, scale, levels);
+            // The first and the last token, too.
+            let target = |row: u32| [0, vocab - 1, hash(seed, row as usize) as u32 % vocab][row as usize % 3];
+            let targets: Vec<u32> = (0..rows).map(target).collect();
+            ROW_LANES.iter().for_each(|&choice| check_logprobs(choice, &logits, &targets, vocab));
+        },
+    );
+    // All below zero, which padding is; far apart; the largest there are.
+    for logits in [[-1e4, -1e4 - 1.0, -2e4, -1e4, -3e4], [-50.0, 700.0, 3.0, -900.0, 699.0], [-3e38; 5]] {
+        for target in 0..5 {
+            ROW_LANES.iter().for_each(|&choice| check_logprobs(choice, &logits, &[target], 5));
+        }
+    }
+}
+
+/// llvmpipe ends a shader after 65,535 turns of all its loops together, without a word.
+#[test]
+fn token_logprob_reads_a_large_vocabulary_to_its_end() {
+    let vocab = 262_144;
+    let mut logits = some_logits(7, vocab, 8.0, 0);
+    logits[vocab as usize - 1] = 20.0;
+    for choice in ROW_LANES {
+        check_logprobs(choice, &logits, &[5], vocab);
+        check_logprobs(choice, &logits, &[vocab - 1], vocab);
+    }
+}
+
+#[test]
+fn token_logprob_gives_the_same_bits_every_time_and_clamps_its_targets() {
+    let logits = some_logits(1, 9 * 3000, 8.0, 5);
+    let targets: Vec<u32> = (0..9).map(|row| row * 333).collect();
+    for choice in ROW_LANES {
+        assert_repeatable(|| {
+            let bits = logprob_bits(gpu(choice), &logits, &targets, 3000);
+            bits.into_iter().map(f64::from).collect()
+        });
+        let last = logprob_bits(gpu(choice), &logits[..3000], &[2999], 3000);
+        assert_eq!(logprob_bits(gpu(choice), &logits[..3000], &[u32::MAX], 3000), last);
+    }
 }

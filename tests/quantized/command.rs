@@ -319,6 +319,14 @@ fn what_cannot_be_quantized_is_refused_and_leaves_nothing() {
     let (model, out) = small("cut");
     let cut = cut(model.join("model.safetensors"));
     refused(quantize(&model, &out, q4().progress(cut)), &out, &["model.safetensors: ", "found the end"]);
+    let (model, out) = small("cancelled");
+    let cancel = headwise::Cancel::new();
+    let stop = |done, _| {
+        if done > 0 {
+            cancel.cancel()
+        }
+    };
+    refused(quantize(&model, &out, q4().progress(stop).cancel(&cancel)), &out, &["cancelled"]);
     let (model, out) = small("scheme");
     refused(
         quantize(&model, &out, QuantizeOptions::new(Precision::F32)),

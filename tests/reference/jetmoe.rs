@@ -82,6 +82,8 @@ pub struct Cache {
 pub struct Output {
     /// `[tokens, vocabulary]`.
     pub logits: Vec<f64>,
+    /// `[tokens, D]`, behind the last norm.
+    pub hidden: Vec<f64>,
     /// For each layer.
     pub routes: Vec<LayerRoutes>,
 }
@@ -167,7 +169,7 @@ impl JetMoe {
 
         let x = rms_norm(&x, &self.norm, self.epsilon);
         let logits = linear(&self.embedding, self.width, &x);
-        Output { logits, routes }
+        Output { logits, hidden: x, routes }
     }
 
     /// The prompt's continuation by argmax, and the smallest gap between the two best logits on the way.

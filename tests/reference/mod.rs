@@ -29,6 +29,7 @@ pub mod row_attention;
 pub mod sample;
 pub mod selective_heads;
 pub mod swiglu;
+pub mod token_logprob;
 pub mod vit;
 
 /// Σ a·b.

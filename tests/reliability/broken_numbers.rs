@@ -2,7 +2,7 @@
 
 use std::{fs, ops::ControlFlow, path::PathBuf};
 
-use headwise::{Error, Generate, Image, LoadOptions, Model, Source, Translate, block_on};
+use headwise::{Embed, Error, Generate, Image, LoadOptions, Model, Score, Source, Translate, block_on};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::plain_gpu;
@@ -42,6 +42,8 @@ fn refused<T: std::fmt::Debug>(result: Result<T, Error>) {
 fn no_text_is_written_from_numbers_that_are_none() {
     let (folder, model) = overflowing("text", "models/prose", "model.norm.weight");
     refused(block_on(model.logits(&[&[1, 2, 3]])));
+    refused(block_on(model.score_ids(&[&[1, 2, 3]], &Score::new())));
+    refused(block_on(model.embed_ids(&[&[1, 2, 3]], &Embed::new())));
     for options in [Generate::new().greedy(), Generate::new(), Generate::new().top_k(None).top_p(1.0)] {
         for options in [options.clone(), options.with_routes()] {
             let mut told = 0;

@@ -6,7 +6,7 @@ use std::{ops::ControlFlow, path::Path, sync::mpsc};
 use headwise::{
     CachePrecision, Cancel, Error, Generate, GpuOptions, KernelChoice, LoadOptions, LogitRows, Model,
     Precision, Run, Sampling, Session, SessionOptions, Source, block_on,
-    internal::{Hook, Place, Recorder, Site, Sublayer},
+    internal::{Hook, OptionsForTests, Place, Recorder, Site, Sublayer},
 };
 
 #[allow(dead_code)] // its `main` runs elsewhere

@@ -75,7 +75,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Describe> {
             family: if mixture.is_some() { "moh-vit" } else { "vit" },
             spec: TransformerSpec::new(classes.labels.len() as u32, 1 + count, input, stack),
             names: TransformerNames::new(patch_names(&classes, width as usize), stack_names, head),
-            task: Task::Classify(classes),
+            task: Task::Classify(classes.into()),
         })
     }))
 }

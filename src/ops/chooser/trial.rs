@@ -31,20 +31,21 @@ const MOST_TURNS: f64 = 32.0;
 const HOPELESS: f64 = 1.0;
 
 /// The work of each family, made when it is measured first.
-pub(super) struct Trials<'a> {
-    gpu: &'a Gpu,
+pub(super) struct Trials {
+    /// Apart: what a driver refuses here says nothing of the work to come.
+    gpu: Gpu,
     works: Vec<Work>,
 }
 
-impl<'a> Trials<'a> {
-    pub fn new(gpu: &'a Gpu) -> Self {
-        Self { gpu, works: Vec::new() }
+impl Trials {
+    pub fn new(gpu: &Gpu) -> Self {
+        Self { gpu: gpu.apart(), works: Vec::new() }
     }
 
     /// The time that a candidate takes for its family's work, in times of the first candidate's; none where the device
     /// refuses it.
     pub async fn ratio(&mut self, family: Family, first: Candidate, candidate: Candidate) -> Option<f64> {
-        let gpu = self.gpu;
+        let gpu = &self.gpu;
         let trial = async {
             match self.works.iter_mut().find(|work| work.family == family) {
                 Some(work) => work.ratio(first, candidate).await,

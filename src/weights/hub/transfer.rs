@@ -54,6 +54,7 @@ impl HubModel<'_> {
         told(partial.bytes);
         let (mut failures, mut most) = (0, partial.bytes);
         while partial.bytes < file.size {
+            self.cancel.check()?;
             let Err(trouble) = self.transfer(file, &mut partial, told)? else { continue };
             failures = if partial.bytes > most { 1 } else { failures + 1 };
             most = most.max(partial.bytes);
@@ -90,6 +91,7 @@ impl HubModel<'_> {
         };
         let mut buffer = vec![0; 256 << 10];
         while partial.bytes < file.size {
+            self.cancel.check()?;
             let room = (file.size - partial.bytes).min(buffer.len() as u64) as usize;
             match body.read(&mut buffer[..room]) {
                 Ok(0) => return Ok(Err(Trouble::transient("the connection ended early"))),

@@ -1,0 +1,293 @@
+//! `headwise score`
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use clap::Args;
+use headwise::{
+    Cancel, Error, Model, Score, Scored, Source,
+    internal::{GrowingFile, NewFile},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{
+    args::{ModelArgs, Shared},
+    failure::Failure,
+    interrupt,
+    lines::{LineReader, bad, ids_of, numbered},
+    progress,
+};
+
+/// Write how likely a model finds each text of a file
+#[derive(Args)]
+#[command(
+    after_help = "OUT has a JSON object for each text: `index` (from 0), `tokens`, `logprob`, the sum of ln p of all tokens but the \
+        first, each given those before it, and `perplexity`, null where there is no second token. What a run that ended early \
+        had done is kept beside OUT, and the same command goes on from there.\n\n\
+        Example:\n  headwise score lines.txt --out scores.jsonl --tokens"
+)]
+pub struct ScoreArgs {
+    /// File of texts, one a line; with the ending .jsonl a JSON object a line
+    file: PathBuf,
+    /// File to write; it appears only when it is complete
+    #[arg(long, value_name = "OUT.jsonl")]
+    out: PathBuf,
+    /// The objects' field that has the text, for JSON whatever the file's ending [default: text]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
+    /// Write `ids` and `logprobs` of the tokens, too: ln p of each but the first
+    #[arg(long)]
+    tokens: bool,
+    /// Read a text longer than the model's context in pieces, each on its own
+    #[arg(long)]
+    cut: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Texts are scored and written in pieces of so many, or about so many bytes.
+const CHUNK_LINES: usize = 256;
+const CHUNK_BYTES: usize = 32 << 10;
+/// The longest line of a result that is looked at again.
+const MAX_RESULT: u64 = 1 << 30;
+
+/// A line of the result.
+#[derive(Serialize)]
+struct Line<'a> {
+    index: usize,
+    tokens: usize,
+    logprob: f64,
+    perplexity: Option<f64>,
+    #[serde(flatten)]
+    each: Option<&'a Scored>,
+}
+
+/// What a line of an earlier run has to have.
+#[derive(Deserialize)]
+struct Known {
+    index: usize,
+}
+
+/// Texts that are scored together, the same ones in every run.
+struct Chunk {
+    /// The line of the first.
+    first: usize,
+    texts: Vec<String>,
+}
+
+pub fn run(args: &ScoreArgs, shared: &Shared) -> Result<(), Failure> {
+    NewFile::check(&args.out)?;
+    let content = digest(&args.file)?;
+    let model = args.model.load(shared, Source::demo)?;
+    // Another task is refused before a line is read.
+    pollster::block_on(model.score_ids(&[], &Score::new()))?;
+    let mut work = Work {
+        args,
+        model: &model,
+        input: Input::open(args)?,
+        out: GrowingFile::open(&args.out, &key(args, &model, content))?,
+        cancel: interrupt::answer(),
+        done: 0,
+    };
+    let start = Instant::now();
+    let (found, result) = match work.go_on() {
+        Ok(first) => (work.done, work.rest(first, shared)),
+        Err(error) => (0, Err(error)),
+    };
+    let Work { out, done, .. } = work;
+    if let (Err(_), Some(kept), true) = (&result, out.kept_in(), done > 0) {
+        remark(
+            shared,
+            &format!("{done} lines are kept in {}: the same command goes on there", kept.display()),
+        );
+    }
+    result?;
+    out.finish()?;
+    let (lines, seconds) = (done - found, start.elapsed().as_secs_f64());
+    let (speed, adapter) = (lines as f64 / seconds, model.gpu().capabilities());
+    let before = if found > 0 { format!(" after {found} that were there") } else { String::new() };
+    let (name, backend) = (&adapter.name, &adapter.backend);
+    remark(
+        shared,
+        &format!("{lines} lines in {seconds:.2} s{before}, {speed:.1} lines/s; {name} ({backend})"),
+    );
+    Ok(())
+}
+
+/// One run over a file.
+struct Work<'a> {
+    args: &'a ScoreArgs,
+    model: &'a Model,
+    input: Input<'a>,
+    out: GrowingFile,
+    cancel: Cancel,
+    /// Lines that are written.
+    done: usize,
+}
+
+impl Work<'_> {
+    /// Passes over what earlier runs have written in whole chunks; the first that is left.
+    fn go_on(&mut self) -> Result<Option<Chunk>, Error> {
+        let mut bytes = 0;
+        let mut kept = self.out.read_back()?;
+        let left = loop {
+            let Some(chunk) = self.input.chunk()? else { break None };
+            match kept_bytes(&mut kept, &chunk) {
+                Some(more) => bytes += more,
+                None => break Some(chunk),
+            }
+            self.done += chunk.texts.len();
+        };
+        drop(kept);
+        self.out.go_on_at(bytes)?;
+        Ok(left)
+    }
+
+    /// Scores and writes the rest, from `chunk` on.
+    fn rest(&mut self, mut chunk: Option<Chunk>, shared: &Shared) -> Result<(), Error> {
+        let bar = progress::bar_of("scoring", shared.quiet);
+        let options = Score::new().cut(self.args.cut).cancel(&self.cancel);
+        while let Some(Chunk { first, texts }) = chunk {
+            let file = &self.input.lines.file;
+            let ids = |(index, text): (usize, &String)| match self.args.cut {
+                true => self.model.tokenizer()?.encode(text),
+                false => ids_of(file, first + index, text, self.model, 0),
+            };
+            let ids: Vec<Vec<u32>> = texts.iter().enumerate().map(ids).collect::<Result<_, _>>()?;
+            let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+            let scored = pollster::block_on(self.model.score_ids(&ids, &options))?;
+            if self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            self.out.append(&lines_of(first, &scored, self.args.tokens)?)?;
+            self.done += scored.len();
+            bar(self.input.lines.bytes(), self.input.length);
+            chunk = self.input.chunk()?;
+        }
+        bar(self.input.length, self.input.length);
+        Ok(())
+    }
+}
+
+/// The file of texts.
+struct Input<'a> {
+    lines: LineReader,
+    /// Its bytes.
+    length: u64,
+    /// Where a line has its text, if lines are JSON.
+    field: Option<&'a str>,
+    /// Lines read.
+    next: usize,
+}
+
+impl<'a> Input<'a> {
+    fn open(args: &'a ScoreArgs) -> Result<Self, Error> {
+        let ending = args.file.extension().unwrap_or_default();
+        let json = ["jsonl", "ndjson"].iter().any(|json| ending.eq_ignore_ascii_case(json));
+        let field = args.field.as_deref().or(json.then_some("text"));
+        let length = fs::metadata(&args.file).map_or(0, |data| data.len());
+        Ok(Self { lines: LineReader::open(&args.file)?, length, field, next: 0 })
+    }
+
+    /// The next texts.
+    fn chunk(&mut self) -> Result<Option<Chunk>, Error> {
+        let (first, mut texts, mut bytes) = (self.next, Vec::new(), 0);
+        while texts.len() < CHUNK_LINES && bytes < CHUNK_BYTES {
+            let Some(line) = self.lines.line()? else { break };
+            let text = self.text(line)?;
+            bytes += text.len();
+            texts.push(text);
+            self.next += 1;
+        }
+        Ok((!texts.is_empty()).then_some(Chunk { first, texts }))
+    }
+
+    fn text(&self, line: String) -> Result<String, Error> {
+        let Some(field) = self.field else { return Ok(line) };
+        let wrong = |found: &str| {
+            let expected = format!("a JSON object with a string \"{field}\"");
+            bad(&self.lines.file, &numbered(self.next), found, &expected)
+        };
+        match serde_json::from_str(&line) {
+            Ok(Value::Object(mut object)) => match object.remove(field) {
+                Some(Value::String(text)) => Ok(text),
+                Some(_) => Err(wrong("another kind of value there")),
+                None => Err(wrong("no such field")),
+            },
+            Ok(_) => Err(wrong("another kind of value")),
+            Err(error) => Err(wrong(&format!("no JSON ({error})"))),
+        }
+    }
+}
+
+/// Bytes of the lines that an earlier run has written for a chunk, where it has written all.
+fn kept_bytes(kept: &mut impl BufRead, chunk: &Chunk) -> Option<u64> {
+    let mut bytes = 0;
+    for index in chunk.first..chunk.first + chunk.texts.len() {
+        let mut line = Vec::new();
+        kept.by_ref().take(MAX_RESULT).read_until(b'\n', &mut line).ok()?;
+        let known: Known = serde_json::from_slice(line.strip_suffix(b"\n")?).ok()?;
+        if known.index != index {
+            return None;
+        }
+        bytes += line.len() as u64;
+    }
+    Some(bytes)
+}
+
+/// The results of texts, from this line on.
+fn lines_of(first: usize, scored: &[Scored], each: bool) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    for (index, scored) in (first..).zip(scored) {
+        let (logprob, perplexity) = (scored.sum(), scored.perplexity());
+        let line =
+            Line { index, tokens: scored.ids.len(), logprob, perplexity, each: each.then_some(scored) };
+        serde_json::to_writer(&mut bytes, &line)
+            .map_err(|error| Error::Io { path: "a line of JSON".to_owned(), source: error.into() })?;
+        bytes.push(b'\n');
+    }
+    Ok(bytes)
+}
+
+/// A hash of a file, which is read twice.
+fn digest(path: &Path) -> Result<Sha256, Error> {
+    let file = path.display().to_string();
+    let io = |source| Error::Io { path: file.clone(), source };
+    if !fs::metadata(path).map_err(io)?.is_file() {
+        return Err(bad(&file, "file", "what can be read once, or a folder", "a file"));
+    }
+    let mut hash = Sha256::new();
+    let mut input = BufReader::new(File::open(path).map_err(io)?);
+    loop {
+        let bytes = input.fill_buf().map_err(io)?;
+        if bytes.is_empty() {
+            return Ok(hash);
+        }
+        hash.update(bytes);
+        let read = bytes.len();
+        input.consume(read);
+    }
+}
+
+/// What tells these results from those of other files, models and options.
+fn key(args: &ScoreArgs, model: &Model, content: Sha256) -> String {
+    let (precision, cache) = (model.precision(), args.model.kv_cache());
+    let options =
+        (model.fingerprint(), precision, cache, &args.field, args.tokens, env!("CARGO_PKG_VERSION"));
+    let hash = content.chain_update(format!("{options:?}")).finalize();
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Says something on stderr.
+fn remark(shared: &Shared, text: &str) {
+    if !shared.quiet {
+        // Losing a remark is no reason to fail.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+}
