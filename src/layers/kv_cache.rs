@@ -3,7 +3,7 @@
 use crate::{
     gpu::{Buffer, BufferCopy, Gpu, Recorder},
     layers::{HeadMixtureSpec, PositionEncoding},
-    ops::{CacheLayout, CachePrecision, CacheReorder, KeyValues, rope_angles},
+    ops::{CacheLayout, CachePrecision, CacheReorder, KeyValues, Sections, rope_angles},
 };
 
 /// The room a cache has, and how it holds its numbers.
@@ -24,13 +24,14 @@ impl CacheSize {
     }
 
     /// Where they lie when the cache has grown as far as it may.
-    pub fn grown_layout(&self, spec: &HeadMixtureSpec) -> CacheLayout {
+    fn grown_layout(&self, spec: &HeadMixtureSpec) -> CacheLayout {
         Self { capacity: self.most.max(self.capacity), ..*self }.layout(spec)
     }
 
-    /// Sections of the layers' caches at the most.
-    pub fn sections<'a>(&self, gpu: &Gpu, layers: impl Iterator<Item = &'a HeadMixtureSpec>) -> u32 {
-        layers.map(|spec| KeyValues::sections_on(gpu, &self.grown_layout(spec))).max().unwrap_or(1)
+    /// How the layers' caches are cut then.
+    pub fn sections<'a>(&self, gpu: &Gpu, layers: impl Iterator<Item = &'a HeadMixtureSpec>) -> Sections {
+        let each = layers.map(|spec| KeyValues::sections_on(gpu, &self.grown_layout(spec)));
+        each.reduce(Sections::or).unwrap_or_default()
     }
 
     /// Bytes of a layer's keys and values.

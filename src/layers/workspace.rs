@@ -5,7 +5,7 @@ use crate::{
     gpu::{Buffer, Gpu},
     layers::{ExpertMlpSpec, HeadMixtureSpec, RouterSpec, Step},
     ops::{
-        GroupBuffers, HeadLayout, MAX_TOP_LOGITS, Queries, Routes, Span, Visible, head_stride,
+        GroupBuffers, HeadLayout, MAX_TOP_LOGITS, Queries, Routes, Sections, Span, Visible, head_stride,
         least_tile_rows, most_tiles, padded, scratch_splits, split_tokens, workgroups,
     },
 };
@@ -18,8 +18,8 @@ pub struct Dimensions {
     pub sequences: u32,
     /// Keys that a token sees at the most.
     pub keys: u32,
-    /// Sections of the caches that tokens see, at the most.
-    pub sections: u32,
+    /// How the caches are cut that tokens see.
+    pub sections: Sections,
     /// Rows of logits in one step.
     pub logit_rows: u32,
     pub width: u32,
@@ -141,10 +141,10 @@ pub struct Workspace {
 type Sizes = Vec<(&'static str, u64)>;
 
 impl Dimensions {
-    /// For steps of at most `tokens` tokens of at most `sequences` sequences, each of which sees at most `keys` keys, of caches of
-    /// one section.
+    /// For steps of at most `tokens` tokens of at most `sequences` sequences, each of which sees at most `keys` keys, of caches that
+    /// are not cut into sections.
     pub fn new(tokens: u32, sequences: u32, keys: u32, logit_rows: u32) -> Self {
-        Self { tokens, sequences, keys, sections: 1, logit_rows, ..Self::default() }
+        Self { tokens, sequences, keys, logit_rows, ..Self::default() }
     }
 
     /// Makes room for an attention.

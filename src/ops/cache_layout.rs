@@ -85,6 +85,29 @@ pub struct Window {
     pub heads: u32,
 }
 
+/// How the slots of caches are cut into sections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sections {
+    /// Sections of a cache at the most.
+    pub count: u32,
+    /// Slots of one at the most.
+    pub slots: u32,
+}
+
+impl Default for Sections {
+    /// Not at all.
+    fn default() -> Self {
+        Self { count: 1, slots: u32::MAX }
+    }
+}
+
+impl Sections {
+    /// Of caches that are cut in either way.
+    pub fn or(self, other: Self) -> Self {
+        Self { count: self.count.max(other.count), slots: self.slots.max(other.slots) }
+    }
+}
+
 /// A run of bytes of a window: some slots of one sequence, keys or values of all the window's heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -297,8 +320,7 @@ mod tests {
         }
     }
 
-    /// A head of a sequence that one window does not hold is cut by slots, into parts of one length but for the last, of no fewer
-    /// than the least.
+    /// A head of a sequence that one window does not hold is cut by slots, into as few parts as can be, alike but for the last.
     #[test]
     fn windows_are_cut_by_slots_last() {
         let long = CacheLayout { sequences: 2, capacity: 1000, kv_heads: 3, ..LAYOUT };

@@ -2,7 +2,7 @@
 
 use super::{
     CacheLayout,
-    cache_layout::{CacheWindow, Run, Window},
+    cache_layout::{CacheWindow, Run, Sections, Window},
 };
 use crate::gpu::{Buffer, BufferCopy, Gpu};
 
@@ -24,7 +24,7 @@ impl KeyValues {
     /// Empty, cut so that it keeps its windows when it grows to `most` slots: those of slots that it does not have yet come then.
     pub fn new(gpu: &Gpu, layout: CacheLayout, most: u32) -> Self {
         let grown = CacheLayout { capacity: most.max(layout.capacity), ..layout };
-        let windows = windows_on(gpu, &grown).into_iter().filter_map(|window| {
+        let windows = Self::windows_on(gpu, &grown).into_iter().filter_map(|window| {
             let slots = window.slots.min(layout.capacity.saturating_sub(window.first_slot));
             let window = Window { slots, ..window };
             let there = slots > 0 || window.first_slot == 0;
@@ -34,19 +34,24 @@ impl KeyValues {
         Self { layout, windows: windows.collect() }
     }
 
-    /// How many sections a cache of this layout has on a device.
-    pub fn sections_on(gpu: &Gpu, layout: &CacheLayout) -> u32 {
-        sections_of(windows_on(gpu, layout).iter())
+    /// How a cache of this layout is cut on a device.
+    pub fn sections_on(gpu: &Gpu, layout: &CacheLayout) -> Sections {
+        sections_of(Self::windows_on(gpu, layout).iter())
+    }
+
+    fn windows_on(gpu: &Gpu, layout: &CacheLayout) -> Vec<Window> {
+        let capabilities = gpu.capabilities();
+        layout.windows(capabilities.max_binding.min(capabilities.max_buffer))
     }
 
     /// How many sections it has: more than one where its windows are cut by slots.
     pub fn sections(&self) -> u32 {
-        sections_of(self.windows.iter().map(|cached| &cached.window))
+        sections_of(self.windows.iter().map(|cached| &cached.window)).count
     }
 
     /// Slots of the longest section.
     pub(super) fn section_slots(&self) -> u32 {
-        self.windows.iter().map(|cached| cached.window.slots).max().unwrap_or(0)
+        sections_of(self.windows.iter().map(|cached| &cached.window)).slots
     }
 
     /// Copies of the first `count` slots of sequence `from` into those of `to`'s sequence `into`, where `to` is cut alike by heads
@@ -141,17 +146,6 @@ impl KeyValues {
     }
 }
 
-/// What windows a cache of this layout has on a device.
-fn windows_on(gpu: &Gpu, layout: &CacheLayout) -> Vec<Window> {
-    let capabilities = gpu.capabilities();
-    layout.windows(capabilities.max_binding.min(capabilities.max_buffer))
-}
-
-/// Sections among the windows of a cache, which all start with the first head of the first sequence.
-fn sections_of<'a>(windows: impl Iterator<Item = &'a Window>) -> u32 {
-    windows.filter(|window| window.first_sequence == 0 && window.first_head == 0).count() as u32
-}
-
 /// One window, as a dispatch takes it.
 pub(super) struct Binding<'a> {
     pub window: CacheWindow,
@@ -178,4 +172,13 @@ impl Share {
         let up_to = |places: u64| u128::from(n) * u128::from(places) / u128::from(self.all.max(1));
         (up_to(self.before + self.own) - up_to(self.before)) as u64
     }
+}
+
+/// The sections among the windows of a cache: each begins with the first head of the first sequence.
+fn sections_of<'a>(windows: impl Iterator<Item = &'a Window>) -> Sections {
+    let firsts = windows.filter(|window| window.first_sequence == 0 && window.first_head == 0);
+    firsts.fold(Sections { count: 0, slots: 0 }, |sections, window| Sections {
+        count: sections.count + 1,
+        slots: sections.slots.max(window.slots),
+    })
 }

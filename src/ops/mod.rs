@@ -46,7 +46,7 @@ use crate::gpu::{Buffer, Kernel};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
 pub use cache_append::{CacheAppend, KeyOrValue};
-pub use cache_layout::{CacheLayout, CachePrecision, Window};
+pub use cache_layout::{CacheLayout, CachePrecision, Sections, Window};
 pub use cache_reorder::CacheReorder;
 pub use chooser::{
     AdapterReport, Candidate, Family, MARGIN, Notes, candidates, choose, choose_kernels, pick,

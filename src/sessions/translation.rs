@@ -86,8 +86,8 @@ impl TranslationSession {
             (transformer.cache_size(count, longest), transformer.cache_size(rows, capacity));
         let mut dimensions = spec.dimensions(tokens.max(steps), rows, longest.max(capacity), steps);
         dimensions.sections = (sources_size.sections(gpu, encoder.attentions()))
-            .max(sources_size.sections(gpu, spec.stack.cross_attentions()))
-            .max(own_size.sections(gpu, spec.stack.attentions()));
+            .or(sources_size.sections(gpu, spec.stack.cross_attentions()))
+            .or(own_size.sections(gpu, spec.stack.attentions()));
         dimensions.check(gpu)?;
         check_cache(gpu, encoder.attentions(), sources_size)?;
         check_cache(gpu, spec.stack.cross_attentions(), sources_size)?;

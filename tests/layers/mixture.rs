@@ -4,8 +4,8 @@ use headwise::internal::{
     Activation, AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, CachedWindow, Counters,
     Dimensions, ExpertChoice, Gpu, HeadMixture, HeadMixtureSpec, HeadMixtureWeights, Hook, KeyValues,
     KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind, NormPlacement, OutputBias, Pass,
-    PositionEncoding, Precision, Router, RouterNet, RouterSpec, RouterWeights, Scope, Span, Step, Visible,
-    Weighting, Workspace, head_stride, padded,
+    PositionEncoding, Precision, Router, RouterNet, RouterSpec, RouterWeights, Scope, Sections, Span, Step,
+    Visible, Weighting, Workspace, head_stride, padded,
 };
 
 use super::drawn::{Drawn, OutputBiased, Use};
@@ -279,7 +279,7 @@ fn workspace(gpu: &Gpu, spec: &HeadMixtureSpec, use_: &Use) -> Workspace {
     let remembered: u32 = use_.memory.iter().sum();
     let keys = use_.memory.iter().copied().fold(use_.capacity(), u32::max);
     let mut dimensions = Dimensions::new(tokens.max(remembered), use_.sequences(), keys, 1);
-    dimensions.sections = use_.sections;
+    dimensions.sections = Sections { count: use_.sections, slots: keys };
     dimensions.attention(spec);
     dimensions.reserve(use_.routes_before, use_.scores_before);
     Workspace::new(gpu, &dimensions)
