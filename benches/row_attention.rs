@@ -68,7 +68,8 @@ impl Setup {
         let spans: Vec<Span> = (keys - tokens..keys).map(|position| Span::causal(position, 0)).collect();
         let floats = |count: u32| Buffer::new(gpu, "bench", 4 * u64::from(count));
         let rows = u64::from(slots * heads_of_slot);
-        let scratch = HeadLayout::split_floats(rows, HeadLayout::splits(keys), heads.value_stride());
+        let scratch =
+            HeadLayout::split_floats(rows * u64::from(HeadLayout::splits(keys)), heads.value_stride());
         Self {
             recorder: Recorder::new(gpu),
             keys,

@@ -1,6 +1,7 @@
-// attention_merge: puts the splits of row_attention_decode together.
+// attention_merge: puts the splits of row_attention_decode together, or of stick_breaking.
 //
 //     M = max_i m_i,   o = Σ_i exp(m_i − M) o_i / Σ_i exp(m_i − M) l_i, 0 for a row without keys
+//     o = Σ_i exp(Σ_{j > i} r_j) o_i with STICKS: a split has what the newer ones left of a stick
 //
 // scratch see splits.wgsl
 // out     [tokens · slots, 4·out_quads]
@@ -21,6 +22,8 @@ struct Params {
 
 //!include "shared/splits.wgsl"
 
+override STICKS: bool = false;
+
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     let head = at.x / params.value_quads;
@@ -30,6 +33,17 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         return;
     }
     let first = split_row(token, head, 0u);
+    let row = token * params.slots + head / params.heads;
+    let to = row * params.out_quads + (head % params.heads) * params.value_quads + column;
+    if STICKS {
+        out[to] = broken_off(first, column);
+    } else {
+        out[to] = averaged(first, column);
+    }
+}
+
+// A column of the sum of the splits from `first` on, by softmax.
+fn averaged(first: u32, column: u32) -> vec4<f32> {
     var highest = scratch[split_stats(first)].x;
     for (var i = 1u; i < params.splits; i++) {
         highest = max(highest, scratch[split_stats(first + i)].x);
@@ -42,7 +56,17 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         sum += share * scratch[(first + i) * params.value_quads + column];
         total += share * stat.y;
     }
-    let row = token * params.slots + head / params.heads;
-    out[row * params.out_quads + (head % params.heads) * params.value_quads + column] =
-        select(vec4<f32>(0.0), sum / total, total > 0.0);
+    return select(vec4<f32>(0.0), sum / total, total > 0.0);
+}
+
+// The same from the newest on, by what is left of the stick.
+fn broken_off(first: u32, column: u32) -> vec4<f32> {
+    var sum = vec4<f32>(0.0);
+    var rest = 0.0;
+    for (var i = params.splits; i > 0u; i--) {
+        let split = first + i - 1u;
+        sum += exp(rest) * scratch[split * params.value_quads + column];
+        rest += scratch[split_stats(split)].x;
+    }
+    return sum;
 }

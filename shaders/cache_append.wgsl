@@ -37,7 +37,8 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         return;
     }
     let span = span_of(token, head);
-    if !in_window(span.sequence, head) || (HEAD_SPANS && span.first == span.end) {
+    let is_here = in_window(span.sequence, head) && slot_in_window(span.slot);
+    if !is_here || (HEAD_SPANS && span.first == span.end) {
         return;
     }
     let start = token * params.src_quads + params.first + head * params.head_quads + 2u * i;

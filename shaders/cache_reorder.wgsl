@@ -1,15 +1,15 @@
-// cache_reorder: to[s][p] = from_cache[parents[s]][p] for the first slots: sequences go on from others' keys or values, as beam
-// search wants it
+// cache_reorder: to[s][p] = from_cache[parents[s]][p] for the first slots of a section: sequences go on from others' keys or
+// values, as beam search wants it
 //
 // parents [sequences] u32
-// from_cache, to_cache   windows, of which each has keys or values [its sequences, capacity, 4·row_quads] u32 from vec4 from_at
+// from_cache, to_cache   windows, of which each has keys or values [its sequences, slots, 4·row_quads] u32 from vec4 from_at
 //                        or to_at on, whatever they hold: those of sequences from_first … and to_first …
 // grid    x: vec4s of `filled` slots, y: the sequences of to_cache
 
 struct Params {
     row_quads: u32,
     filled: u32,
-    capacity: u32,
+    slots: u32,
     sequences: u32,
     from_at: u32,
     from_first: u32,
@@ -34,7 +34,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     if parent >= params.from_sequences {
         return;
     }
-    let sequence_quads = params.capacity * params.row_quads;
+    let sequence_quads = params.slots * params.row_quads;
     to_cache[params.to_at + at.y * sequence_quads + at.x] =
         from_cache[params.from_at + parent * sequence_quads + at.x];
 }

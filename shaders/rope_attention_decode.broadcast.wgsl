@@ -3,7 +3,7 @@
 //
 // Lane r turns the query of row r into the place of the row's output, where it alone reads it again until the last key; no
 // lane has its results before it got that from lane r.
-// grid   x: tiles of rows of each key/value head of the window, y: tokens, z: splits
+// grid   x: tiles of rows of each key/value head of the window, y: tokens, z: the window's splits
 
 //!include "shared/rope_attention.wgsl"
 //!include "shared/row_tile.wgsl"
@@ -23,13 +23,12 @@ fn main(@builtin(subgroup_invocation_id) lane: u32, @builtin(workgroup_id) group
     }
     find_tile(group);
     let row = min(lane % ROWS, tile.count - 1u);
-    let first = span.first + group.z * params.split_keys;
-    let end = min(first + params.split_keys, span.end);
+    let seen = seen_in_split(span, group.z);
     query_start = out_start(row);
     let score = turn_query(lane, row, turning_position(span)) * params.scale;
 
     rows_see_nothing();
-    if first <= span.slot && span.slot < end {
+    if seen.first <= span.slot && span.slot < seen.end {
         // The own key comes first: its weight is 1, counted once for all lanes.
         highest.a = vec4<f32>(
             subgroupBroadcast(score, 0u), subgroupBroadcast(score, 1u),
@@ -55,8 +54,8 @@ fn main(@builtin(subgroup_invocation_id) lane: u32, @builtin(workgroup_id) group
             }
         }
     }
-    let cached = min(end, span.slot);
-    attend(lane, span.sequence, tile.kv_head, first, cached, all_see(first, cached));
+    let cached = min(seen.end, span.slot);
+    attend(lane, span.sequence, tile.kv_head, seen.first, cached, all_see(seen.first, cached));
     finish(lane);
 }
 

@@ -22,9 +22,8 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     if !in_window(span.sequence, kv_head) {
         return;
     }
-    let first = span.first + group.z * params.split_keys;
-    let end = min(first + params.split_keys, span.end);
-    let owns = first <= span.slot && span.slot < end;
+    let seen = seen_in_split(span, group.z);
+    let owns = seen.first <= span.slot && span.slot < seen.end;
 
     if lane < params.key_quads {
         let start = query_from(token, index);
@@ -51,7 +50,8 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         }
     }
     let place = Place(span.sequence, kv_head, span.slot, 0u);
-    finish(lane, token, index, group.z, attend(lane, place, first, min(end, span.slot), softmax));
+    let sum = attend(lane, place, seen.first, min(seen.end, span.slot), softmax);
+    finish(lane, token, index, split_of_window(group.z), sum);
 }
 
 fn key_of(place: Place, key: u32, k_from: u32, i: u32) -> vec4<f32> {

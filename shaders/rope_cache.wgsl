@@ -57,7 +57,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     }
     let position = min(span.position, arrayLength(&angles) / params.half_rotated - 1u);
     if is_key {
-        if in_window(span.sequence, head) {
+        if in_window(span.sequence, head) && slot_in_window(span.slot) {
             append(token, head, (at.x - pairs) % eights, position, span);
         }
         return;

@@ -1,6 +1,6 @@
 // row_attention_decode, for software adapters whose subgroups have one size: a workgroup is a subgroup, and takes all query
 // rows of a token that share a key/value head, up to 8. Heads count by slot; no learned distances.
-// grid   x: tiles of rows of each key/value head of the window, y: tokens, z: splits
+// grid   x: tiles of rows of each key/value head of the window, y: tokens, z: the window's splits
 
 //!include "shared/row_attention.wgsl"
 //!include "shared/row_tile.wgsl"
@@ -24,9 +24,8 @@ fn main(@builtin(subgroup_invocation_id) lane: u32, @builtin(workgroup_id) group
     find_tile(group);
     let own = min(lane % ROWS, tile.count - 1u);
     query_start = query_from(tile.token, tile_head(own));
-    let first = span.first + group.z * params.split_keys;
-    let end = min(first + params.split_keys, span.end);
+    let seen = seen_in_split(span, group.z);
     rows_see_nothing();
-    attend(lane, span.sequence, tile.kv_head, first, end, all_see(first, span.end));
+    attend(lane, span.sequence, tile.kv_head, seen.first, seen.end, all_see(seen.first, seen.end));
     finish(lane);
 }

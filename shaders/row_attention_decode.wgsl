@@ -7,7 +7,7 @@
 // With one split the result is o / l (0 for a row without keys) in rows of 4·out_quads for each slot. With more, `out` is scratch
 // (splits.wgsl), which attention_merge puts together.
 // llvmpipe's 65,535 turns (see row_attention_prefill) are 21,000 keys of one split with heads of 128.
-// grid   x: query heads (slots · heads), y: tokens, z: splits; one workgroup each
+// grid   x: query heads (slots · heads), y: tokens, z: the window's splits; one workgroup each
 
 //!include "shared/row_attention.wgsl"
 //!include "shared/expert_heads.wgsl"
@@ -29,8 +29,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     if !in_window(span.sequence, kv_head) {
         return;
     }
-    let first = span.first + group.z * params.split_keys;
-    let end = min(first + params.split_keys, span.end);
+    let seen = seen_in_split(span, group.z);
 
     if lane < params.key_quads {
         query[lane] = q[own.start + lane] * params.scale;
@@ -38,7 +37,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     workgroupBarrier();
     let place = Place(span.sequence, kv_head, span.slot, index % params.heads);
     let none = Softmax(LOWEST, 0.0, vec4<f32>(0.0));
-    finish(lane, token, index, group.z, attend(lane, place, first, end, none));
+    finish(lane, token, index, split_of_window(group.z), attend(lane, place, seen.first, seen.end, none));
 }
 
 fn key_of(place: Place, key: u32, k_from: u32, i: u32) -> vec4<f32> {

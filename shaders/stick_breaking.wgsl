@@ -2,7 +2,8 @@
 //
 //     β_j = sigmoid(q·k_j·scale),   o = Σ_j β_j · Π_{j < l < end} (1 − β_l) · v_j
 //
-// Keys go from the newest to the oldest, 64 at a time; `rest` is the logarithm of what is left of the stick.
+// Keys go from the newest to the oldest, 64 at a time; `rest` is the logarithm of what is left of the stick. With a split for each
+// section of the cache, `out` is scratch: each breaks a whole stick and leaves its rest for attention_merge (splits.wgsl).
 //
 // llvmpipe's 65,535 turns (see row_attention_prefill) are 18,000 keys with heads of 128, 6,500 with heads of 1024.
 //
@@ -11,6 +12,7 @@
 
 //!include "shared/row_attention.wgsl"
 //!include "shared/expert_heads.wgsl"
+//!include "shared/splits.wgsl"
 
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 
@@ -41,8 +43,10 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         return;
     }
     let sequence = span.sequence;
-    let newest = span.end - 1u;
-    let keys = span.end - span.first;
+    let seen = seen_in_split(span, 0u);
+    let newest = seen.end - 1u;
+    // None where what the row sees ends before the window.
+    let keys = max(seen.end, seen.first) - seen.first;
     for (var i = lane; i < params.key_quads; i += LANES) {
         query[i] = q[own.start + i] * params.scale;
     }
@@ -87,7 +91,14 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         workgroupBarrier();
     }
 
-    let to = out_to(token, index);
+    var to = out_to(token, index);
+    if params.splits > 1u {
+        let row = split_row(token, index, split_of_window(0u));
+        to = row * params.value_quads;
+        if lane == 0u {
+            out[split_stats(row)] = vec4<f32>(rest, 0.0, 0.0, 0.0);
+        }
+    }
     for (var column = 0u; column < COLUMNS; column++) {
         let quad = lane + column * LANES;
         if quad < params.value_quads {

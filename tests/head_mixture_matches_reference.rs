@@ -194,6 +194,7 @@ fn traits(drawn: &Drawn) -> Vec<String> {
     let lengths: BTreeSet<u32> = use_.steps[0].iter().copied().collect();
     let cut_bias = format!("cut, {:?} bias, {position}", use_.biases.output);
     let cut_causal = format!("cut, {:?}", spec.router.scope);
+    let sections = format!("{:?}, {position}, sections", spec.kernel);
     let layout = [
         (heads > 1 && spec.kv_heads == heads, "a key/value head each"),
         (
@@ -211,6 +212,9 @@ fn traits(drawn: &Drawn) -> Vec<String> {
         (spec.kv == KvProjection::Memory && use_.memory.iter().any(|&keys| keys > 256), "long memory"),
         (shares && spec.value_router().is_some(), "shared queries and mixed values"),
         (!shares && spec.router.routes() && spec.value_router().is_some(), "routed queries and mixed values"),
+        (use_.sections > 1, &sections[..]),
+        (use_.sections > 1 && cut, "cut, sections"),
+        (use_.sections > 1 && spec.kv == KvProjection::Memory, "memory in sections"),
         (cut, &cut_bias[..]),
         (cut, &cut_causal),
         (cut && lengths.len() > 1, "cut sequences of unequal lengths"),
@@ -250,6 +254,8 @@ fn all_traits() -> Vec<String> {
         }
     }
     let every = ["none", "relative", "part of rope", "rope"];
+    all.extend(every.map(|position| format!("Softmax, {position}, sections")));
+    all.extend(["none", "rope"].map(|position| format!("StickBreaking, {position}, sections")));
     for (kv, softmax, stick) in [
         ("projected", &every[..], &["none", "part of rope", "rope"][..]),
         ("identity", &["none", "relative"], &["none"]),
@@ -298,6 +304,8 @@ fn all_traits() -> Vec<String> {
         "cut sequences of unequal lengths",
         "cut sequences of equal lengths",
         "a short cut",
+        "cut, sections",
+        "memory in sections",
     ];
     all.extend(single.map(str::to_owned));
     all
@@ -417,6 +425,7 @@ fn plain_use(kernels: KernelChoice, steps: &[&[u32]]) -> Use {
         part_rows: 1 << 16,
         steps: steps.iter().map(|counts| counts.to_vec()).collect(),
         spare_capacity: 1,
+        sections: 1,
         routes_before: 0,
         scores_before: 0,
         causal: true,

@@ -1,6 +1,6 @@
 // A tile of the rows of one token and one split of their keys; `out` as in row_attention_decode.
 
-//!needs var params, var out, const ROWS, fn out_to, fn head_of
+//!needs var params, var out, const ROWS, fn out_to, fn head_of, fn split_of_window
 
 //!include "shared/splits.wgsl"
 
@@ -19,7 +19,7 @@ var<private> tile: Tile;
 fn find_tile(group: vec3<u32>) {
     let rows = params.slots * params.heads / params.kv_heads;
     let first = group.x / params.cache.heads * ROWS;
-    tile = Tile(group.y, kv_head_of_tile(group), first, min(ROWS, rows - first), group.z);
+    tile = Tile(group.y, kv_head_of_tile(group), first, min(ROWS, rows - first), split_of_window(group.z));
 }
 
 fn kv_head_of_tile(group: vec3<u32>) -> u32 {

@@ -23,6 +23,7 @@ pub struct GpuOptions {
     memory: KernelMemory,
     memory_limit: Option<u64>,
     pub(super) submission_macs: Option<u64>,
+    pub(super) most_binding: Option<u64>,
 }
 
 /// Where [`KernelChoice::Auto`] finds and leaves what it measured.
@@ -188,7 +189,10 @@ impl Gpu {
     pub async fn new(options: GpuOptions) -> Result<Self> {
         let instance = adapter::instance().await;
         let adapter = adapter::select(&instance, &options.selection).await?;
-        let limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+        let mut limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+        if let Some(bytes) = options.most_binding {
+            limits.max_storage_buffer_binding_size = bytes.min(limits.max_storage_buffer_binding_size);
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("headwise"),
             required_features: adapter.features() & adapter::WANTED_FEATURES,

@@ -3,7 +3,7 @@
 use crate::{
     gpu::{Buffer, BufferCopy, Gpu, Recorder},
     layers::{HeadMixtureSpec, PositionEncoding},
-    ops::{CacheLayout, CachePrecision, CacheReorder, KeyValues, rope_angles},
+    ops::{CacheLayout, CachePrecision, CacheReorder, KeyValues, Sections, rope_angles},
 };
 
 /// The room a cache has, and how it holds its numbers.
@@ -21,6 +21,17 @@ impl CacheSize {
     /// Where a layer's keys and values lie in a cache of this size.
     pub fn layout(&self, spec: &HeadMixtureSpec) -> CacheLayout {
         spec.cache_layout(self.sequences, self.capacity, self.precision)
+    }
+
+    /// Where they lie when the cache has grown as far as it may.
+    fn grown_layout(&self, spec: &HeadMixtureSpec) -> CacheLayout {
+        Self { capacity: self.most.max(self.capacity), ..*self }.layout(spec)
+    }
+
+    /// How the layers' caches are cut then.
+    pub fn sections<'a>(&self, gpu: &Gpu, layers: impl Iterator<Item = &'a HeadMixtureSpec>) -> Sections {
+        let each = layers.map(|spec| KeyValues::sections_on(gpu, &self.grown_layout(spec)));
+        each.reduce(Sections::or).unwrap_or_default()
     }
 
     /// Bytes of a layer's keys and values.
@@ -46,6 +57,14 @@ pub enum CacheUse {
     OneStep,
 }
 
+/// Bytes of the table by which a layer turns, of so many positions: one binding.
+pub fn angle_bytes(spec: &HeadMixtureSpec, positions: u32) -> u64 {
+    match spec.position {
+        PositionEncoding::Rope { channels, .. } => 8 * u64::from(positions) * u64::from(channels / 2),
+        _ => 0,
+    }
+}
+
 /// Tables of angles by what they depend on: channels that turn and the base.
 #[derive(Default)]
 struct Tables(Vec<(u32, f64, Buffer)>);
@@ -54,14 +73,16 @@ impl Tables {
     /// Bytes of the tables of `layers`, each of so many positions.
     fn bytes<'a>(layers: impl Iterator<Item = &'a HeadMixtureSpec>, positions: u32) -> u64 {
         let mut seen: Vec<(u32, f64)> = Vec::new();
+        let mut all = 0;
         for spec in layers {
             if let PositionEncoding::Rope { theta, channels } = spec.position
                 && !seen.contains(&(channels, theta))
             {
                 seen.push((channels, theta));
+                all += angle_bytes(spec, positions);
             }
         }
-        seen.iter().map(|(channels, _)| 8 * u64::from(positions) * u64::from(channels / 2)).sum()
+        all
     }
 
     fn of(&mut self, gpu: &Gpu, spec: &HeadMixtureSpec, positions: u32) -> Buffer {

@@ -22,7 +22,7 @@ pub use expert_mlp::{ExpertMlp, ExpertMlpWeights};
 pub use expert_mlp_spec::{ExpertMlpSpec, MlpActivation};
 pub use head_mixture::{HeadMixture, HeadMixtureWeights, OutputBias};
 pub use head_mixture_spec::{HeadMixtureSpec, Heads, KvProjection, PositionEncoding};
-pub use kv_cache::{CacheSize, CacheUse, KvCache, LayerCache};
+pub use kv_cache::{CacheSize, CacheUse, KvCache, LayerCache, angle_bytes};
 pub use norm::Norm;
 pub use norm_spec::{NormPlacement, NormSpec};
 pub use output_head::OutputHead;

@@ -5,8 +5,8 @@ use crate::{
     gpu::{Buffer, Gpu},
     layers::{ExpertMlpSpec, HeadMixtureSpec, RouterSpec, Step},
     ops::{
-        GroupBuffers, HeadLayout, MAX_TOP_LOGITS, Queries, Routes, Span, Visible, head_stride,
-        least_tile_rows, most_tiles, padded, split_tokens, workgroups,
+        GroupBuffers, HeadLayout, MAX_TOP_LOGITS, Queries, Routes, Sections, Span, Visible, head_stride,
+        least_tile_rows, most_tiles, padded, scratch_splits, split_tokens, workgroups,
     },
 };
 
@@ -18,6 +18,8 @@ pub struct Dimensions {
     pub sequences: u32,
     /// Keys that a token sees at the most.
     pub keys: u32,
+    /// How the caches are cut that tokens see.
+    pub sections: Sections,
     /// Rows of logits in one step.
     pub logit_rows: u32,
     pub width: u32,
@@ -139,7 +141,8 @@ pub struct Workspace {
 type Sizes = Vec<(&'static str, u64)>;
 
 impl Dimensions {
-    /// For steps of at most `tokens` tokens of at most `sequences` sequences, each of which sees at most `keys` keys.
+    /// For steps of at most `tokens` tokens of at most `sequences` sequences, each of which sees at most `keys` keys, of caches that
+    /// are not cut into sections.
     pub fn new(tokens: u32, sequences: u32, keys: u32, logit_rows: u32) -> Self {
         Self { tokens, sequences, keys, logit_rows, ..Self::default() }
     }
@@ -205,10 +208,9 @@ impl Dimensions {
     fn buffers(&self) -> Sizes {
         let mlp = self.tokens * self.mlp_rows.active;
         let floats = |rows: u32, width: u32| 4 * u64::from(rows) * u64::from(padded(width));
-        // One split needs no scratch.
-        let splits = HeadLayout::splits(self.keys);
-        let query_heads = u64::from(split_tokens(self.tokens, self.sequences) * self.split_heads);
-        let split_rows = if splits > 1 { query_heads } else { 0 };
+        let few = split_tokens(self.tokens, self.sequences);
+        let splits = scratch_splits([few, self.tokens], self.keys, self.sections);
+        let split_floats = HeadLayout::split_floats(splits * u64::from(self.split_heads), self.split_stride);
         let words = |n: u32| 4 * u64::from(n);
         let span_words = u64::from(Span::WORDS) * words(self.tokens);
         let top = u64::from(MAX_TOP_LOGITS) * words(self.logit_rows);
@@ -236,7 +238,7 @@ impl Dimensions {
             ("routes.chosen", routes),
             ("routes.gates", routes),
             ("routes.scores", words(self.tokens) * u64::from(self.scores_per_token)),
-            ("split_scratch", 4 * HeadLayout::split_floats(split_rows, splits, self.split_stride)),
+            ("split_scratch", 4 * split_floats),
             ("last", floats(self.logit_rows, self.width)),
             ("logits", floats(self.logit_rows, self.vocab)),
             ("tokens", words(self.logit_rows)),

@@ -24,6 +24,27 @@ pub(super) fn merge(
     splits: u32,
     buffers: [&Buffer; 2],
 ) {
+    record(recorder, heads, [tokens, splits], buffers, false);
+}
+
+/// The same of stick-breaking: the splits are of one stick, from the last to the first.
+pub(super) fn merge_sticks(
+    recorder: &mut Recorder,
+    heads: &HeadLayout,
+    tokens: u32,
+    splits: u32,
+    buffers: [&Buffer; 2],
+) {
+    record(recorder, heads, [tokens, splits], buffers, true);
+}
+
+fn record(
+    recorder: &mut Recorder,
+    heads: &HeadLayout,
+    [tokens, splits]: [u32; 2],
+    buffers: [&Buffer; 2],
+    sticks: bool,
+) {
     let value_quads = heads.value_stride() / 4;
     let params = Params {
         tokens,
@@ -34,5 +55,6 @@ pub(super) fn merge(
         splits,
     };
     let groups = [(heads.used_heads() * value_quads).div_ceil(64), tokens, 1];
-    recorder.dispatch(&params, Dispatch::new(&KERNEL, &buffers, groups));
+    let constants = &[("STICKS", f64::from(u8::from(sticks)))];
+    recorder.dispatch(&params, Dispatch { constants, ..Dispatch::new(&KERNEL, &buffers, groups) });
 }

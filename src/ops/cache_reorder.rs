@@ -9,7 +9,7 @@ uniform! {
     struct Params {
         row_quads: u32,
         filled: u32,
-        capacity: u32,
+        slots: u32,
         sequences: u32,
         from_at: u32,
         from_first: u32,
@@ -32,24 +32,27 @@ pub struct CacheReorder<'a> {
 impl CacheReorder<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         for to in &self.to.windows {
-            let same_heads = |from: &&CachedWindow| from.window.first_head == to.window.first_head;
-            for from in self.from.windows.iter().filter(same_heads) {
+            let place = |cached: &CachedWindow| (cached.window.first_slot, cached.window.first_head);
+            for from in self.from.windows.iter().filter(|from| place(from) == place(to)) {
                 self.copy(recorder, from, to);
             }
         }
     }
 
-    /// Keys, then values, from one window into another of the same heads.
+    /// Keys, then values, from one window into another of the same slots and heads.
     fn copy(&self, recorder: &mut Recorder, from: &CachedWindow, to: &CachedWindow) {
         let layout = &self.from.layout;
         // Where the first sequence starts, and how long a slot is, in units of four words, whatever they hold.
-        let runs = |cached: &CachedWindow| layout.runs(&cached.window, cached.window.first_sequence, 0, 1);
+        let runs = |CachedWindow { window, .. }: &CachedWindow| {
+            layout.runs(window, window.first_sequence, window.first_slot, 1)
+        };
+        let filled = self.filled.saturating_sub(to.window.first_slot).min(to.window.slots);
         for (source, target) in runs(from).into_iter().zip(runs(to)) {
             let quads = |bytes: u64| (bytes / 16) as u32;
             let params = Params {
                 row_quads: quads(source.bytes),
-                filled: self.filled,
-                capacity: layout.capacity,
+                filled,
+                slots: to.window.slots,
                 sequences: layout.sequences,
                 from_at: quads(source.offset),
                 from_first: from.window.first_sequence,
@@ -58,8 +61,8 @@ impl CacheReorder<'_> {
                 to_first: to.window.first_sequence,
                 to_sequences: to.window.sequences,
             };
-            let groups = [(params.row_quads * self.filled).div_ceil(64), to.window.sequences, 1];
-            let copied = u64::from(to.window.sequences) * u64::from(self.filled) * source.bytes;
+            let groups = [(params.row_quads * filled).div_ceil(64), to.window.sequences, 1];
+            let copied = u64::from(to.window.sequences) * u64::from(filled) * source.bytes;
             recorder.dispatch(
                 &params,
                 Dispatch {

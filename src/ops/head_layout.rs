@@ -119,10 +119,10 @@ impl HeadLayout {
         keys.div_ceil(DECODE_SPLIT_KEYS).max(1)
     }
 
-    /// Floats of scratch for `rows` query heads, each in `splits` splits of `value_stride` floats, as
+    /// Floats of scratch for `splits` splits of `value_stride` floats, those of all query heads, as
     /// `shaders/shared/splits.wgsl` lays them out.
-    pub fn split_floats(rows: u64, splits: u32, value_stride: u32) -> u64 {
-        rows * u64::from(splits) * u64::from(value_stride + 4)
+    pub fn split_floats(splits: u64, value_stride: u32) -> u64 {
+        splits * u64::from(value_stride + 4)
     }
 
     /// Parameters for a window of a cache of `layout`, whose keys are not split.

@@ -2,7 +2,7 @@
 
 use super::{
     CacheLayout,
-    cache_layout::{CacheWindow, Run, Window},
+    cache_layout::{CacheWindow, Run, Sections, Window},
 };
 use crate::gpu::{Buffer, BufferCopy, Gpu};
 
@@ -21,19 +21,41 @@ pub struct CachedWindow {
 }
 
 impl KeyValues {
-    /// Empty, cut so that it keeps its windows when it grows to `most` slots.
+    /// Empty, cut so that it keeps its windows when it grows to `most` slots: those of slots that it does not have yet come then.
     pub fn new(gpu: &Gpu, layout: CacheLayout, most: u32) -> Self {
-        let capabilities = gpu.capabilities();
-        let most_bytes = capabilities.max_binding.min(capabilities.max_buffer);
         let grown = CacheLayout { capacity: most.max(layout.capacity), ..layout };
-        let cached = |window: Window| CachedWindow {
-            window,
-            buffer: Buffer::new(gpu, "cache", layout.bytes_of(&window)),
-        };
-        Self { layout, windows: grown.windows(most_bytes).into_iter().map(cached).collect() }
+        let windows = Self::windows_on(gpu, &grown).into_iter().filter_map(|window| {
+            let slots = window.slots.min(layout.capacity.saturating_sub(window.first_slot));
+            let window = Window { slots, ..window };
+            let there = slots > 0 || window.first_slot == 0;
+            there
+                .then(|| CachedWindow { window, buffer: Buffer::new(gpu, "cache", layout.bytes_of(&window)) })
+        });
+        Self { layout, windows: windows.collect() }
     }
 
-    /// Copies of the first `count` slots of sequence `from` into those of `to`'s sequence `into`, where `to` is cut alike by heads.
+    /// How a cache of this layout is cut on a device.
+    pub fn sections_on(gpu: &Gpu, layout: &CacheLayout) -> Sections {
+        sections_of(Self::windows_on(gpu, layout).iter())
+    }
+
+    fn windows_on(gpu: &Gpu, layout: &CacheLayout) -> Vec<Window> {
+        let capabilities = gpu.capabilities();
+        layout.windows(capabilities.max_binding.min(capabilities.max_buffer))
+    }
+
+    /// How many sections it has: more than one where its windows are cut by slots.
+    pub fn sections(&self) -> u32 {
+        sections_of(self.windows.iter().map(|cached| &cached.window)).count
+    }
+
+    /// Slots of the longest section.
+    pub(super) fn section_slots(&self) -> u32 {
+        sections_of(self.windows.iter().map(|cached| &cached.window)).slots
+    }
+
+    /// Copies of the first `count` slots of sequence `from` into those of `to`'s sequence `into`, where `to` is cut alike by heads
+    /// and slots.
     pub fn copies<'a>(&'a self, from: u32, to: &'a Self, into: u32, count: u32) -> Vec<BufferCopy<'a>> {
         let pairs = self.ranges(from, count).into_iter().zip(to.ranges(into, count));
         pairs
@@ -78,30 +100,29 @@ impl KeyValues {
 
     /// Where the pieces of one window's order lie among bytes that come window after window.
     fn pieces(&self, count: u32) -> Vec<std::ops::Range<usize>> {
-        let runs: Vec<Vec<Run>> =
-            self.of_sequence(0).map(|cached| self.layout.runs(&cached.window, 0, 0, count)).collect();
-        let mut starts = Vec::new();
+        let windows: Vec<&Window> = self.of_sequence(0).map(|cached| &cached.window).collect();
+        let mut pieces = [Vec::new(), Vec::new()];
         let mut at = 0;
-        for runs in &runs {
-            starts.push(at);
-            at += runs.iter().map(|run| run.bytes as usize).sum::<usize>();
-        }
-        let halves = runs.first().map_or(0, Vec::len);
-        let mut pieces = Vec::new();
-        for half in 0..halves {
-            for slot in 0..count as usize {
-                for (runs, start) in runs.iter().zip(&starts) {
-                    let before: usize = runs[..half].iter().map(|run| run.bytes as usize).sum();
-                    let row = runs[half].bytes as usize / count as usize;
-                    let from = start + before + slot * row;
-                    pieces.push(from..from + row);
+        for section in windows.chunk_by(|a, b| a.first_slot == b.first_slot) {
+            let slots = count.saturating_sub(section[0].first_slot).min(section[0].slots) as usize;
+            // Where each window's keys and values start, and the bytes of a slot.
+            let mut rows = [Vec::new(), Vec::new()];
+            for window in section {
+                for (half, run) in self.layout.runs(window, 0, 0, count).iter().enumerate() {
+                    rows[half].push((at, run.bytes as usize / slots));
+                    at += run.bytes as usize;
                 }
             }
+            for (pieces, rows) in pieces.iter_mut().zip(&rows) {
+                let of_slot =
+                    |slot| rows.iter().map(move |&(start, row)| start + slot * row..start + (slot + 1) * row);
+                pieces.extend((0..slots).flat_map(of_slot));
+            }
         }
-        pieces
+        pieces.concat()
     }
 
-    /// The windows that hold a sequence, by heads.
+    /// The windows that hold a sequence, by slots, then by heads.
     fn of_sequence(&self, sequence: u32) -> impl Iterator<Item = &CachedWindow> {
         self.windows.iter().filter(move |cached| {
             let Window { first_sequence, sequences, .. } = cached.window;
@@ -111,12 +132,16 @@ impl KeyValues {
 
     /// What a dispatch binds of each window.
     pub(super) fn bindings(&self) -> impl Iterator<Item = Binding<'_>> {
-        let heads = |window: &Window| u64::from(window.heads) * u64::from(window.sequences);
-        let all = self.windows.iter().map(|cached| heads(&cached.window)).sum();
+        let places = |window: &Window| {
+            [window.sequences, window.slots, window.heads].map(u64::from).iter().product::<u64>()
+        };
+        let all = self.windows.iter().map(|cached| places(&cached.window)).sum();
+        let (sections, section_slots) = (self.sections(), self.section_slots().max(1));
         self.windows.iter().scan(0, move |before, CachedWindow { window, buffer }| {
-            let share = Share { before: *before, own: heads(window), all };
+            let share = Share { before: *before, own: places(window), all };
             *before += share.own;
-            Some(Binding { window: self.layout.params(window), buffer, share })
+            let window = self.layout.params(window, window.first_slot / section_slots, sections);
+            Some(Binding { window, buffer, share })
         })
     }
 }
@@ -128,7 +153,7 @@ pub(super) struct Binding<'a> {
     pub share: Share,
 }
 
-/// Heads of sequences in a window, of those in all and of those before it.
+/// Heads of slots of sequences in a window, of those in all and of those before it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
     before: u64,
@@ -144,7 +169,16 @@ impl Share {
 
     /// The part of `n` that falls to the window: those of all windows add up to `n`.
     pub fn of(self, n: u64) -> u64 {
-        let up_to = |heads: u64| u128::from(n) * u128::from(heads) / u128::from(self.all.max(1));
+        let up_to = |places: u64| u128::from(n) * u128::from(places) / u128::from(self.all.max(1));
         (up_to(self.before + self.own) - up_to(self.before)) as u64
     }
+}
+
+/// The sections among the windows of a cache: each begins with the first head of the first sequence.
+fn sections_of<'a>(windows: impl Iterator<Item = &'a Window>) -> Sections {
+    let firsts = windows.filter(|window| window.first_sequence == 0 && window.first_head == 0);
+    firsts.fold(Sections { count: 0, slots: 0 }, |sections, window| Sections {
+        count: sections.count + 1,
+        slots: sections.slots.max(window.slots),
+    })
 }

@@ -34,6 +34,7 @@ mod row_tile;
 mod sample;
 mod select;
 mod sequence_cut;
+mod splits;
 mod stick_breaking;
 mod token_logprob;
 mod top_logits;
@@ -45,7 +46,7 @@ use crate::gpu::{Buffer, Kernel};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
 pub use cache_append::{CacheAppend, KeyOrValue};
-pub use cache_layout::{CacheLayout, CachePrecision, Window};
+pub use cache_layout::{CacheLayout, CachePrecision, Sections, Window};
 pub use cache_reorder::CacheReorder;
 pub use chooser::{
     AdapterReport, Candidate, Family, MARGIN, Notes, candidates, choose, choose_kernels, pick,
@@ -76,6 +77,7 @@ pub use row_attention_prefill::{PrefillAttention, most_tiles};
 pub use sample::{Argmax, NOT_FINITE, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
+pub use splits::scratch_splits;
 pub use stick_breaking::StickBreaking;
 pub use token_logprob::TokenLogprob;
 pub use top_logits::{MAX_TOP_LOGITS, TopLogits};

@@ -2,7 +2,7 @@
 
 use super::{
     HeadLayout, Kernel, KeyValues, Queries, RowTile, attention_merge::merge, head_layout::Params,
-    key_values::Binding, padded, row_attention_decode::splits_of, shaders,
+    key_values::Binding, padded, shaders, splits::Splits,
 };
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -50,14 +50,14 @@ impl RopeAttentionDecode<'_> {
 
     pub fn record(&self, recorder: &mut Recorder) {
         let Self { heads, cache, tokens, keys, .. } = *self;
-        let (splits, split_keys) = splits_of(self.split, self.most_keys, cache);
-        let into = if splits == 1 { self.out } else { self.scratch };
+        let splits = Splits::of(cache, self.split.then_some(self.most_keys));
+        let into = if splits.all == 1 { self.out } else { self.scratch };
         let tile = RowTile::choose(recorder.gpu(), &heads, heads.rows_of_kv_head());
         let format = [cache.layout.precision.constant()];
         for Binding { window, buffer, share } in cache.bindings() {
             let params = Params {
-                splits,
-                split_keys,
+                splits: splits.all,
+                split_keys: splits.keys,
                 kv_quads: padded(heads.kv_widths().iter().sum()) / 4,
                 half_rotated: self.rotated / 2,
                 ..heads.params(&cache.layout, window, tokens)
@@ -75,7 +75,7 @@ impl RopeAttentionDecode<'_> {
                     kernel,
                     constants: &constants,
                     buffers: &[self.spans, self.q, self.kv, self.angles, buffer, into],
-                    groups: [groups, tokens, splits],
+                    groups: [groups, tokens, splits.each],
                     macs: share.of(heads.macs(keys)),
                     weight_bytes: 0,
                     // The own key and value are written, not read.
@@ -83,8 +83,8 @@ impl RopeAttentionDecode<'_> {
                 },
             );
         }
-        if splits > 1 {
-            merge(recorder, &heads, tokens, splits, [self.scratch, self.out]);
+        if splits.all > 1 {
+            merge(recorder, &heads, tokens, splits.all, [self.scratch, self.out]);
         }
     }
 }

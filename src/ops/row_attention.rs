@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Here, and nowhere else, it is decided how a step's keys and values reach the cache and which kernel attends: one that
-//! does both for tokens that are alone in their sequences' step, one for single rows, one for tiles of them.
+//! does both for tokens that are alone in their sequences' step, one for single rows, one for tiles of them. A cache whose
+//! windows are cut by slots is read section by section, by the kernels that leave splits behind, so tiles never read one.
 
 use super::{
     CacheAppend, DecodeAttention, FEW_TOKENS, HeadLayout, KeyOrValue, KeyValues, PrefillAttention, Queries,
@@ -94,7 +95,7 @@ pub struct RowAttention<'a> {
     pub new: NewKeys<'a>,
     pub positions: Positions<'a>,
     pub cache: &'a KeyValues,
-    /// [`HeadLayout::split_floats`] for attention that is split by keys.
+    /// [`HeadLayout::split_floats`] for attention that is split, by keys or by sections.
     pub scratch: &'a Buffer,
     /// `[tokens · slots, heads · value_dim]`
     pub out: &'a Buffer,
@@ -199,9 +200,10 @@ impl RowAttention<'_> {
             Positions::Relative(relative) => Some(relative),
             Positions::None | Positions::Rope { .. } => None,
         };
-        let tiles = heads.queries == Queries::BySlot && !heads.head_spans && relative.is_none();
+        let alike = heads.queries == Queries::BySlot && !heads.head_spans && relative.is_none();
+        let tiles = alike && cache.sections() == 1;
         if self.kernel == AttentionKernel::StickBreaking {
-            StickBreaking { heads, spans, q, cache, routes, out, tokens, keys }.record(recorder);
+            StickBreaking { heads, spans, q, cache, scratch, routes, out, tokens, keys }.record(recorder);
         } else if self.single() || !tiles {
             let split = self.splits();
             DecodeAttention {

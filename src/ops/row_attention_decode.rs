@@ -2,7 +2,7 @@
 
 use super::{
     HeadLayout, Kernel, KeyValues, Queries, Routes, RowTile, attention_merge::merge, head_layout::Params,
-    key_values::Binding, shaders,
+    key_values::Binding, shaders, splits::Splits,
 };
 use crate::gpu::{Buffer, Dispatch, Recorder};
 
@@ -17,14 +17,14 @@ pub struct RelativePositions<'a> {
     pub clip: u32,
 }
 
-/// Softmax attention, split by keys for few tokens: one workgroup for each query row, or one subgroup for those that
-/// share a key/value head.
+/// Softmax attention, split by keys for few tokens and by the cache's sections: one workgroup for each query row, or one subgroup
+/// for those that share a key/value head.
 pub struct DecodeAttention<'a> {
     pub heads: HeadLayout,
     pub spans: &'a Buffer,
     pub q: &'a Buffer,
     pub cache: &'a KeyValues,
-    /// Scratch of [`HeadLayout::split_floats`]; unused where the keys are not split.
+    /// Scratch of [`HeadLayout::split_floats`]; unused where there is one split.
     pub scratch: &'a Buffer,
     /// The experts whose heads these are; unused when queries count by slot.
     pub routes: Option<Routes<'a>>,
@@ -41,26 +41,18 @@ pub struct DecodeAttention<'a> {
     pub keys: u64,
 }
 
-/// Splits of a decode kernel where it `split`s, and the keys of each.
-pub(super) fn splits_of(split: bool, most_keys: u32, cache: &KeyValues) -> (u32, u32) {
-    match split {
-        true => (HeadLayout::splits(most_keys), super::DECODE_SPLIT_KEYS),
-        false => (1, cache.layout.capacity),
-    }
-}
-
 impl DecodeAttention<'_> {
     pub fn record(&self, recorder: &mut Recorder) {
         let Self { heads, cache, tokens, keys, .. } = *self;
-        let (splits, split_keys) = splits_of(self.split, self.most_keys, cache);
-        let into = if splits == 1 { self.out } else { self.scratch };
+        let splits = Splits::of(cache, self.split.then_some(self.most_keys));
+        let into = if splits.all == 1 { self.out } else { self.scratch };
         let tile = self.tile(recorder);
         let first_route = self.routes.map_or(0, |routes| routes.first);
         let clip = self.relative.map_or(0, |relative| relative.clip);
         for Binding { window, buffer, share } in cache.bindings() {
             let params = Params {
-                splits,
-                split_keys,
+                splits: splits.all,
+                split_keys: splits.keys,
                 first_route,
                 clip,
                 ..heads.params(&cache.layout, window, tokens)
@@ -70,7 +62,7 @@ impl DecodeAttention<'_> {
             let work = Dispatch {
                 macs: share.of(heads.macs(keys)),
                 cache_bytes: share.of(cache.layout.read_bytes(keys)),
-                ..Dispatch::new(&PLAIN, &[], [heads.used_heads(), tokens, splits])
+                ..Dispatch::new(&PLAIN, &[], [heads.used_heads(), tokens, splits.each])
             };
             match tile {
                 Some(tile) => recorder.dispatch(
@@ -79,7 +71,7 @@ impl DecodeAttention<'_> {
                         kernel: &BROADCAST,
                         constants: &[&constants[..], &tile.constants()].concat(),
                         buffers: &[&shared[..], &[into]].concat(),
-                        groups: [tile.of_token(&heads, window.heads), tokens, splits],
+                        groups: [tile.of_token(&heads, window.heads), tokens, splits.each],
                         ..work
                     },
                 ),
@@ -94,8 +86,8 @@ impl DecodeAttention<'_> {
                 ),
             }
         }
-        if splits > 1 {
-            merge(recorder, &heads, tokens, splits, [self.scratch, self.out]);
+        if splits.all > 1 {
+            merge(recorder, &heads, tokens, splits.all, [self.scratch, self.out]);
         }
     }
 

@@ -14,7 +14,7 @@ pub static BROADCAST: Kernel = Kernel::new(&shaders::ROW_ATTENTION_PREFILL_BROAD
 const PLAIN_ROWS: u32 = 8;
 
 /// Softmax attention for many tokens, in tiles of query rows that count by slot. What later tokens of a sequence see neither
-/// starts nor ends before what earlier ones see.
+/// starts nor ends before what earlier ones see. The cache has one section.
 pub struct PrefillAttention<'a> {
     pub heads: HeadLayout,
     pub spans: &'a Buffer,

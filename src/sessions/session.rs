@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Cancel, Error, Result,
     gpu::{Buffer, Counters, Gpu, Recorder},
-    layers::{CacheSize, HeadMixtureSpec, Hook, KvCache, Step, Workspace},
+    layers::{CacheSize, HeadMixtureSpec, Hook, KvCache, Step, Workspace, angle_bytes},
     models::Transformer,
 };
 
@@ -124,6 +124,7 @@ impl Session {
         let most = transformer.cache_size(sequences, capacity);
         check_cache(gpu, spec.stack.attentions(), most)?;
         let mut dimensions = spec.dimensions(step_tokens, sequences, capacity, logit_rows);
+        dimensions.sections = most.sections(gpu, spec.stack.attentions());
         if layout.hidden {
             dimensions.vocab = 0;
         }
@@ -327,7 +328,11 @@ pub(crate) fn check_cache<'a>(
         let expected = format!("at most {SOFTWARE_POSITIONS} on a software adapter");
         return Err(Error::argument("context", capacity, expected));
     }
-    let largest = attentions.map(|spec| size.layout(spec).least_window_bytes()).max();
-    let what = format!("the keys and values of one head for {capacity} positions");
-    gpu.fits(&what, largest.unwrap_or(0))
+    for spec in attentions {
+        let layout = size.layout(spec);
+        let what = format!("the keys and values of one head for {} positions", layout.least_slots());
+        gpu.fits(&what, layout.least_window_bytes())?;
+        gpu.fits(&format!("the angles of {capacity} positions"), angle_bytes(spec, capacity))?;
+    }
+    Ok(())
 }

@@ -82,10 +82,13 @@ impl TranslationSession {
         let longest = sources.iter().map(|ids| ids.len() as u32).max().unwrap_or(0);
         let rows = count * beams;
         let steps = rows.max(step_tokens);
-        let dimensions = spec.dimensions(tokens.max(steps), rows, longest.max(capacity), steps);
-        dimensions.check(gpu)?;
         let (sources_size, own_size) =
             (transformer.cache_size(count, longest), transformer.cache_size(rows, capacity));
+        let mut dimensions = spec.dimensions(tokens.max(steps), rows, longest.max(capacity), steps);
+        dimensions.sections = (sources_size.sections(gpu, encoder.attentions()))
+            .or(sources_size.sections(gpu, spec.stack.cross_attentions()))
+            .or(own_size.sections(gpu, spec.stack.attentions()));
+        dimensions.check(gpu)?;
         check_cache(gpu, encoder.attentions(), sources_size)?;
         check_cache(gpu, spec.stack.cross_attentions(), sources_size)?;
         check_cache(gpu, spec.stack.attentions(), own_size)?;

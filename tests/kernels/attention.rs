@@ -18,7 +18,7 @@ use crate::{
     },
     support::{
         Guarded, among, assert_close, assert_close_in, assert_repeatable,
-        cache::{AttentionShape, GuardedCache, Most, cache_precision, most},
+        cache::{AttentionShape, GuardedCache, Most, cache_precision, most, sections},
         check, choices, gpu, hash, noise, pad, run, size, upload,
     },
 };
@@ -176,6 +176,11 @@ fn by_expert(shape: AttentionShape, experts: u32, spans: Vec<[u32; 2]>, seed: u6
 }
 
 impl Attention {
+    /// The same over a cache that is cut in another way.
+    fn cut(self, most: Most) -> Self {
+        Self { shape: AttentionShape { most, ..self.shape }, ..self }
+    }
+
     /// The same in another shape of the kernels.
     fn on(self, choice: KernelChoice) -> Self {
         Self { choice, ..self }
@@ -369,13 +374,14 @@ impl Attention {
 
     fn stick_breaking(&self, operands: &Operands) -> (Vec<f64>, Counters) {
         let (spans, q, cache) = &self.buffers(operands);
-        let (chosen, out) = (self.chosen(), self.output());
+        let (chosen, out, scratch) = (self.chosen(), self.output(), self.scratch(cache.kv.sections()));
         let counters = run(self.gpu(), |recorder| {
             StickBreaking {
                 heads: self.shape.head_layout(),
                 spans,
                 q,
                 cache: &cache.kv,
+                scratch: &scratch.buffer,
                 routes: self.routes(&chosen),
                 out: &out.buffer,
                 tokens: self.tokens(),
@@ -383,6 +389,7 @@ impl Attention {
             }
             .record(recorder);
         });
+        scratch.read::<f32>();
         (self.read(&out), counters)
     }
 
@@ -410,7 +417,7 @@ impl Attention {
         let table =
             Buffer::with_data(gpu, "test.relative", &table.iter().map(|&x| x as f32).collect::<Vec<_>>());
         let relative = self.clip.map(|clip| RelativePositions { table: &table, clip });
-        let scratch = self.scratch(splits);
+        let scratch = self.scratch(splits * cache.kv.sections());
         let (chosen, out) = (self.chosen(), self.output());
         let counters = run(gpu, |recorder| {
             DecodeAttention {
@@ -663,6 +670,7 @@ fn attention_holds_scores_of_any_size() {
         for sign in [1.0, -1.0] {
             for best in [0, 31, 32, 63, 64, 255, 256, 599] {
                 let attention = by_slot(SHAPE, vec![[599, 0]], 10).on(choice);
+                let in_sections = attention.clone().cut(Most::Sections(4));
                 let Operands { q, mut keys, values, relative } = attention.operands();
                 let ones = vec![1.0; q.len()];
                 let width = (SHAPE.kv_heads * SHAPE.key_dim) as usize;
@@ -671,6 +679,7 @@ fn attention_holds_scores_of_any_size() {
                 let expected = values[best * width..(best + 1) * width].repeat(2);
                 let operands = Operands { q: ones, keys, values, relative };
                 assert_close(&attention.decode(&operands).0, &expected, ("decode", best));
+                assert_close(&in_sections.decode(&operands).0, &expected, ("decode over sections", best));
                 assert_close(&attention.decode_unsplit(&operands).0, &expected, ("decode unsplit", best));
                 assert_close(&attention.prefill(&operands, &[[0, 1]]).0, &expected, ("prefill", best));
             }
@@ -689,6 +698,8 @@ fn attention_clamps_spans_out_of_range() {
         for split in [true, false] {
             let (decode, _) = wild.decode_in(split, &operands);
             assert_close(&decode, &expected, ("decode", split));
+            let (decode, _) = wild.clone().cut(Most::Sections(3)).decode_in(split, &operands);
+            assert_close(&decode, &expected, ("decode over sections", split));
         }
         let (stick, _) = wild.stick_breaking(&operands);
         assert_close(&stick, &clamped.oracle_by_head(Weigh::StickBreaking, &operands), "stick-breaking");
@@ -862,6 +873,81 @@ fn stick_breaking_sees_the_keys_its_spans_say() {
     });
 }
 
+/// Where slots lie in sections, what a row sees may begin and end in any of them, and leave any of them out.
+#[test]
+fn decode_sees_the_keys_its_spans_say_over_sections() {
+    for choice in attention_choices() {
+        check(96, (any_visible(1100), sections()), |(attention, most)| {
+            let attention = attention.cut(most).on(choice);
+            let operands = attention.operands();
+            let expected = attention.oracle_by_head(Weigh::Softmax, &operands);
+            for split in [true, false] {
+                let (got, counters) = attention.decode_in(split, &operands);
+                assert_close(&got, &expected, split);
+                assert_eq!(counters.macs, attention.macs());
+            }
+        });
+    }
+}
+
+#[test]
+fn stick_breaking_sees_the_keys_its_spans_say_over_sections() {
+    check(64, (any_visible(600), sections()), |(attention, most)| {
+        let attention = Attention { clip: None, ..attention }.cut(most);
+        let operands = attention.operands();
+        let (got, counters) = attention.stick_breaking(&operands);
+        assert_close(&got, &attention.oracle_by_head(Weigh::StickBreaking, &operands), "out");
+        assert_eq!(counters.macs, attention.macs());
+    });
+}
+
+/// Spans that touch every edge of sections of 225 slots, in steps of more tokens than are ever split.
+#[test]
+fn sections_meet_at_their_edges() {
+    for choice in attention_choices() {
+        let edges = [0u32, 1, 224, 225, 226, 449, 450, 451, 674, 675, 899, 900];
+        let mut attention = by_slot(SHAPE, Vec::new(), 33).cut(Most::Sections(4)).on(choice);
+        for (i, &from) in edges.iter().enumerate() {
+            for &end in &edges[i..] {
+                attention.spans.push([end.saturating_sub(1), attention.spans.len() as u32 % 2]);
+                attention.from.push(from);
+                attention.sees.push(end);
+            }
+        }
+        let operands = attention.operands();
+        let softmax = attention.oracle_by_head(Weigh::Softmax, &operands);
+        assert_close(&attention.decode(&operands).0, &softmax, "decode");
+        assert_close(&attention.decode_unsplit(&operands).0, &softmax, "decode unsplit");
+        let stick = attention.oracle_by_head(Weigh::StickBreaking, &operands);
+        assert_close(&attention.stick_breaking(&operands).0, &stick, "stick-breaking");
+        assert_repeatable(|| attention.decode(&operands).0);
+    }
+}
+
+/// A row has 512 splits at the most where there are sections: here 200 of 800 slots have two, of 512 keys and of the rest.
+#[test]
+fn many_sections_have_longer_splits() {
+    for choice in attention_choices() {
+        let shape = AttentionShape {
+            slots: 1,
+            heads: 2,
+            kv_heads: 1,
+            group: 2,
+            key_dim: 4,
+            value_dim: 4,
+            sequences: 1,
+            capacity: 160_000,
+            ..SHAPE
+        };
+        let mut attention =
+            by_slot(shape, vec![[159_999, 0], [100, 0]], 34).cut(Most::Sections(200)).on(choice);
+        attention.from = vec![700, 0];
+        let operands = attention.operands();
+        let (got, _) = attention.decode(&operands);
+        assert_close(&got, &attention.oracle_by_head(Weigh::Softmax, &operands), "decode");
+    }
+}
+
 /// Every token of a sequence sees the same keys, all of them or none.
 #[test]
 fn prefill_sees_whole_sequences() {
@@ -909,7 +995,7 @@ fn every_head_has_spans_of_its_own() {
                 key_dim: head_dim,
                 value_dim: head_dim,
                 capacity: 1 + (seed % 400) as u32,
-                most: [Most::Everything, Most::Half, Most::Least][seed as usize % 3],
+                most: [Most::Everything, Most::Half, Most::Head, Most::Sections(3)][seed as usize % 4],
                 head_spans: true,
                 ..SHAPE
             };
@@ -961,6 +1047,8 @@ fn stick_breaking_does_not_drift_over_thousands_of_equal_keys() {
             };
             let expected = attention.oracle_by_head(Weigh::StickBreaking, &operands);
             assert_close(&attention.stick_breaking(&operands).0, &expected, (position, score));
+            let in_sections = attention.cut(Most::Sections(3));
+            assert_close(&in_sections.stick_breaking(&operands).0, &expected, ("sections", position, score));
         }
     }
 }
@@ -986,6 +1074,8 @@ fn stick_breaking_holds_scores_of_any_size() {
             let expected = values[4 * best..][..4].to_vec();
             let operands = Operands { q, keys, values, relative: relative() };
             assert_close(&attention.stick_breaking(&operands).0, &expected, (size, best));
+            let in_sections = attention.cut(Most::Sections(5));
+            assert_close(&in_sections.stick_breaking(&operands).0, &expected, ("sections", size, best));
         }
     }
 }
@@ -1077,7 +1167,8 @@ impl RopeDecode {
         let kv_on_gpu = upload(gpu, &kv, (keys_row + stride) as u32);
         let angles = rope_angles(gpu, capacity + ahead, self.rotated, Self::THETA);
         let most_keys = attention.most_keys();
-        let (scratch, out) = (attention.scratch(HeadLayout::splits(most_keys)), attention.output());
+        let splits = HeadLayout::splits(most_keys) * cache.kv.sections();
+        let (scratch, out) = (attention.scratch(splits), attention.output());
         let head_layout = shape.head_layout();
         assert!(RopeAttentionDecode::fits(&head_layout, self.rotated));
         let counters = run(gpu, |recorder| {
@@ -1141,6 +1232,16 @@ fn rope_attention_rotates_appends_and_attends() {
     for choice in attention_choices() {
         check(96, any_rope_decode(), |decode| {
             RopeDecode { attention: decode.attention.on(choice), ..decode }.check();
+        });
+    }
+}
+
+/// The section that has the own slot takes the own key, the others what they have.
+#[test]
+fn rope_attention_attends_over_sections() {
+    for choice in attention_choices() {
+        check(64, (any_rope_decode(), sections()), |(decode, most)| {
+            RopeDecode { attention: decode.attention.cut(most).on(choice), ..decode }.check();
         });
     }
 }

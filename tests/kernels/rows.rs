@@ -2,9 +2,9 @@
 //! `cache_reorder`, `copy`.
 
 use headwise::internal::{
-    AddPositions, Buffer, CacheAppend, CachePrecision, CacheReorder, Copy, Embedding, Gpu, KernelChoice,
-    KeyOrValue, MatrixShape, NormInput, NormKind, NormRows, Precision, Queries, QueryNorm, Recorder,
-    RopeCache, Span, head_stride, padded, rope_angles, sinusoidal_positions,
+    AddPositions, Buffer, CacheAppend, CachePrecision, CacheReorder, CachedWindow, Copy, Embedding, Gpu,
+    KernelChoice, KeyOrValue, KeyValues, MatrixShape, NormInput, NormKind, NormRows, Precision, Queries,
+    QueryNorm, Recorder, RopeCache, Span, Window, head_stride, padded, rope_angles, sinusoidal_positions,
 };
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ use crate::{
     reference::{embedding::embedding, layer_norm::layer_norm, rms_norm::rms_norm, rope_cache::rope},
     support::{
         Guarded, assert_close, assert_close_in, assert_repeatable,
-        cache::{AttentionShape, GuardedCache, Most, cache_precision, most},
+        cache::{AttentionShape, GuardedCache, Most, cache_precision, most, sections},
         check, gpu, hash, matrix, noise, pad, precision, read, run, size, stored, upload,
     },
 };
@@ -444,6 +444,14 @@ fn cache_append_copies_columns_to_their_places_and_nothing_else() {
 }
 
 #[test]
+fn appending_finds_the_section_of_each_slot() {
+    check(64, (any_append(), any_rope(), sections()), |(append, rope, most)| {
+        Append { shape: AttentionShape { most, ..append.shape }, ..append }.check();
+        Rope { shape: AttentionShape { most, ..rope.shape }, ..rope }.check();
+    });
+}
+
+#[test]
 fn cache_append_takes_the_last_place_for_one_out_of_range() {
     let shape = AttentionShape { capacity: 9, ..ROPE };
     for spans in [vec![[9, 0], [u32::MAX, 7], [1, 0]], vec![[3, 2], [4, u32::MAX]]] {
@@ -718,7 +726,8 @@ impl Reorder {
 #[test]
 fn cache_reorder_copies_the_parents_positions_and_nothing_else() {
     let sizes = (size(5), [size(70), size(70)], size(40), size(7));
-    let any = (sizes, any::<u32>(), any::<u64>(), cache_precision(), most());
+    let most = prop_oneof![2 => most(), 1 => sections()];
+    let any = (sizes, any::<u32>(), any::<u64>(), cache_precision(), most);
     check(96, any, |((kv_heads, dims, capacity, sequences), positions, seed, cache, most)| {
         let [key_dim, value_dim] = dims;
         let shape = AttentionShape { kv_heads, key_dim, value_dim, capacity, sequences, cache, most, ..ROPE };
@@ -757,7 +766,42 @@ fn a_sequence_reads_alike_from_any_windows() {
         // Of one window the order is its own.
         let whole = read(Most::Everything);
         assert_eq!(read(Most::Half), whole);
-        assert_eq!(read(Most::Least), whole);
+        assert_eq!(read(Most::Head), whole);
+        // Four slots are all of the first section, or end in the second.
+        assert_eq!(read(Most::Sections(2)), whole);
+        assert_eq!(read(Most::Sections(4)), whole);
+    }
+}
+
+/// What a cache holds is copied to one that has more slots, and so more sections, of which the last may be longer.
+#[test]
+fn sections_are_copied_to_those_of_a_longer_cache() {
+    let gpu = device();
+    let of = |capacity, cut: [u32; 3]| {
+        let shape = AttentionShape { capacity, kv_heads: 3, sequences: 2, ..ROPE };
+        let layout = shape.cache_layout();
+        let buffer = |window: &Window| Buffer::new(gpu, "test.window", layout.bytes_of(window));
+        let cached = |window| CachedWindow { buffer: buffer(&window), window };
+        KeyValues { layout, windows: layout.cut(cut).into_iter().map(cached).collect() }
+    };
+    for filled in [1, 4, 5, 8, 9] {
+        let (from, to) = (of(9, [1, 4, 2]), of(21, [1, 4, 2]));
+        assert_eq!((from.sections(), to.sections()), (3, 6));
+        let bytes: Vec<u8> = noise(1, from.layout.sequence_bytes(filled) as usize)
+            .iter()
+            .map(|x| (x * 100.0) as i8 as u8)
+            .collect();
+        let mut rest = &from.by_window(filled, &bytes)[..];
+        for (buffer, offset, count) in from.ranges(1, filled) {
+            let (now, later) = rest.split_at(count as usize);
+            buffer.write(offset, now);
+            rest = later;
+        }
+        let mut recorder = Recorder::new(gpu);
+        recorder.copy(&from.copies(1, &to, 0, filled));
+        let read = recorder.submit_and_read(&to.ranges(0, filled));
+        let read = pollster::block_on(read.wait("reading")).unwrap();
+        assert_eq!(to.in_order(filled, &read), bytes, "{filled} slots");
     }
 }
 

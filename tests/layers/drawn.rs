@@ -26,6 +26,8 @@ pub struct Use {
     pub steps: Vec<Vec<u32>>,
     /// Positions that are never filled.
     pub spare_capacity: u32,
+    /// Parts that the cache's slots lie in.
+    pub sections: u32,
     /// Experts that routers before this one chose for each token, and scores they left.
     pub routes_before: u32,
     pub scores_before: u32,
@@ -106,6 +108,7 @@ fn any_use() -> impl Strategy<Value = Use> {
                 part_rows,
                 steps,
                 spare_capacity,
+                sections: if seed % 4 == 0 { 2 + (seed / 4 % 4) as u32 } else { 1 },
                 routes_before,
                 scores_before,
                 causal,

@@ -1,11 +1,11 @@
 //! One head mixture twice, from the same numbers: on a GPU, and as its f64 oracle.
 
 use headwise::internal::{
-    Activation, AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, Counters, Dimensions,
-    ExpertChoice, Gpu, HeadMixture, HeadMixtureSpec, HeadMixtureWeights, Hook, KvCache, KvProjection, Matrix,
-    MatrixShape, Norm, NormKind, NormPlacement, OutputBias, Pass, PositionEncoding, Precision, Router,
-    RouterNet, RouterSpec, RouterWeights, Scope, Span, Step, Visible, Weighting, Workspace, head_stride,
-    padded,
+    Activation, AttentionKernel, Buffer, CachePrecision, CacheSize, CacheUse, CachedWindow, Counters,
+    Dimensions, ExpertChoice, Gpu, HeadMixture, HeadMixtureSpec, HeadMixtureWeights, Hook, KeyValues,
+    KvCache, KvProjection, Matrix, MatrixShape, Norm, NormKind, NormPlacement, OutputBias, Pass,
+    PositionEncoding, Precision, Router, RouterNet, RouterSpec, RouterWeights, Scope, Sections, Span, Step,
+    Visible, Weighting, Workspace, head_stride, padded,
 };
 
 use super::drawn::{Drawn, OutputBiased, Use};
@@ -279,9 +279,19 @@ fn workspace(gpu: &Gpu, spec: &HeadMixtureSpec, use_: &Use) -> Workspace {
     let remembered: u32 = use_.memory.iter().sum();
     let keys = use_.memory.iter().copied().fold(use_.capacity(), u32::max);
     let mut dimensions = Dimensions::new(tokens.max(remembered), use_.sequences(), keys, 1);
+    dimensions.sections = Sections { count: use_.sections, slots: keys };
     dimensions.attention(spec);
     dimensions.reserve(use_.routes_before, use_.scores_before);
     Workspace::new(gpu, &dimensions)
+}
+
+/// Lets the slots of a cache lie in so many sections, or one for each of fewer.
+fn in_sections(gpu: &Gpu, kv: &mut KeyValues, sections: u32) {
+    let layout = kv.layout;
+    let windows = layout.cut([layout.sequences, layout.capacity.div_ceil(sections), layout.kv_heads]);
+    let cached =
+        |window| CachedWindow { window, buffer: Buffer::new(gpu, "test.window", layout.bytes_of(&window)) };
+    kv.windows = windows.into_iter().map(cached).collect();
 }
 
 /// The spans of tokens that are not in a step.
@@ -314,8 +324,11 @@ pub fn run_layer_with(
     };
     let capacity = capacity.max(1);
     let size = CacheSize { sequences, capacity, most: capacity, precision: CachePrecision::F32 };
-    let cache = KvCache::new(gpu, [spec].into_iter(), size, CacheUse::Kept);
-    let cache = &cache.layers[0];
+    let mut cache = KvCache::new(gpu, [spec].into_iter(), size, CacheUse::Kept);
+    let cache = &mut cache.layers[0];
+    if use_.sections > 1 {
+        in_sections(gpu, &mut cache.kv, use_.sections);
+    }
     // Nobody may look where nothing was written.
     for window in &cache.kv.windows {
         window.buffer.write(0, &vec![f32::NAN; window.buffer.bytes() as usize / 4]);

@@ -622,6 +622,89 @@ fn five_sequences_that_decode_split_their_keys() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+/// A model of two heads of 8 channels on a device whose bindings hold 256 slots of one of them, and on one that holds all.
+fn cut_and_whole(folder: &Path) -> [Model; 2] {
+    let options = || GpuOptions::new().kernels(KernelChoice::Tuned).default_limits(true);
+    [options().most_binding(256 * 2 * 8 * 4), options()]
+        .map(|options| load(&gpu(options), &Source::folder(folder)).unwrap())
+}
+
+/// For 512 positions: the slots from the 257th on are then cut from the others.
+fn of_512_positions() -> SessionOptions {
+    SessionOptions::new().positions(512).step_tokens(32)
+}
+
+/// The next step of sessions that compute the same, and choose the same for every row.
+#[track_caller]
+fn same(sessions: &mut [Session; 2], runs: &[Run<'_>]) {
+    let [found, expected] = sessions.each_mut().map(|session| {
+        session.forward(runs).unwrap();
+        (block_on(session.logits(0)).unwrap(), choose(session))
+    });
+    let worst = found.0.iter().zip(&expected.0).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 2e-4, "{worst}");
+    assert_eq!(found.1, expected.1);
+}
+
+#[test]
+fn a_cache_that_is_cut_by_slots_computes_what_a_whole_one_does() {
+    let folder = tiny_with_a_long_context("cut-by-slots");
+    let models = cut_and_whole(&folder);
+    let mut sessions = models.each_ref().map(|model| model.session(of_512_positions().sequences(2)).unwrap());
+    let prompt = ids(250, 0);
+    // A prompt in the first section, then decoding into the second.
+    for session in &mut sessions {
+        for step in session.steps(&[Run::ids(0, &prompt)]) {
+            session.forward(&step).unwrap();
+        }
+    }
+    same(&mut sessions, &[Run::ids(0, &[5])]);
+    (0..20).for_each(|_| same(&mut sessions, &[Run::sampled(0)]));
+    // Prompts over both, one of a fork, then a token of each.
+    sessions.iter_mut().for_each(|session| session.fork(0, 1, 265).unwrap());
+    same(&mut sessions, &[Run::ids(1, &prompt[..10]), Run::ids(0, &prompt[..20])]);
+    (0..3).for_each(|_| same(&mut sessions, &[Run::sampled(1), Run::sampled(0)]));
+
+    // What was kept is what was there, to the bit.
+    let [mut session, _] = sessions;
+    let saved = block_on(session.save(0)).unwrap();
+    session.restore(1, &saved).unwrap();
+    assert_eq!(block_on(session.save(1)).unwrap(), saved);
+    session.fork(0, 1, 270).unwrap();
+    session.rewind(0, 270).unwrap();
+    assert_eq!(block_on(session.save(1)).unwrap(), block_on(session.save(0)).unwrap());
+    let next = read(&mut session, 0, &[7]);
+    assert_eq!(read(&mut session, 1, &[7]), next);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Only what has slots in a second section is computed section by section; what cannot be cut is refused by name.
+#[test]
+fn a_cache_is_cut_where_it_must_be() {
+    let folder = tiny_with_a_long_context("cut-where-it-must-be");
+    let [cut, _] = cut_and_whole(&folder);
+    let dispatches = |position: u32| {
+        let mut session = cut.session(of_512_positions()).unwrap();
+        for step in session.steps(&[Run::ids(0, &ids(position, 3))]) {
+            session.forward(&step).unwrap();
+        }
+        choose(&mut session);
+        let before = session.counters();
+        session.forward(&[Run::sampled(0)]).unwrap();
+        choose(&mut session);
+        (session.counters() - before).dispatches
+    };
+    // Of a decoded token in each of two layers: two heads, then two heads of two sections and a merge.
+    assert_eq!(dispatches(257), dispatches(200) + 2 * 3);
+    match cut.session(of_512_positions().positions(513)).map(drop) {
+        Err(Error::TooLarge { what, need, have, .. }) => {
+            assert_eq!((&what[..], need, have), ("the angles of 513 positions", 513 * 32, 512 * 32));
+        }
+        other => panic!("expected TooLarge, got {other:?}"),
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 /// Says where it was called.
 struct Told(mpsc::Sender<(u32, Sublayer, Place)>);
 

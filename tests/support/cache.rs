@@ -33,12 +33,19 @@ pub enum Most {
     /// Half of the bytes of all.
     Half,
     /// One head of one sequence.
-    Least,
+    Head,
+    /// Half of the heads and of the sequences, and so many parts of their slots.
+    Sections(u32),
+}
+
+/// A cache that is cut by slots.
+pub fn sections() -> impl Strategy<Value = Most> {
+    (2..=6u32).prop_map(Most::Sections)
 }
 
 /// Mostly one window.
 pub fn most() -> impl Strategy<Value = Most> {
-    prop_oneof![2 => Just(Most::Everything), 1 => Just(Most::Half), 1 => Just(Most::Least)]
+    prop_oneof![2 => Just(Most::Everything), 1 => Just(Most::Half), 1 => Just(Most::Head)]
 }
 
 /// How a cache holds its numbers.
@@ -61,11 +68,16 @@ impl AttentionShape {
     /// The windows of its cache.
     pub fn windows(&self) -> Vec<Window> {
         let layout = self.cache_layout();
-        layout.windows(match self.most {
-            Most::Everything => u64::MAX,
-            Most::Half => layout.bytes().div_ceil(2),
-            Most::Least => 1,
-        })
+        let Self { sequences, capacity, kv_heads, .. } = *self;
+        let head = layout.bytes() / u64::from(sequences * kv_heads);
+        match self.most {
+            Most::Everything => layout.windows(u64::MAX),
+            Most::Half => layout.windows(layout.bytes().div_ceil(2).max(head)),
+            Most::Head => layout.windows(head),
+            Most::Sections(parts) => {
+                layout.cut([sequences.div_ceil(2), capacity.div_ceil(parts), kv_heads.div_ceil(2)])
+            }
+        }
     }
 
     /// Keys `[sequences, capacity, kv_heads, key_dim]` as they are after storage in the cache.
@@ -165,11 +177,11 @@ impl GuardedCache {
     }
 }
 
-/// The places among `[sequences, capacity, kv_heads]` of what a window holds, in its order: sequences, their slots, heads.
+/// The places among `[sequences, capacity, kv_heads]` of what a window holds, in its order: sequences, its slots, heads.
 fn places<'a>(shape: &'a AttentionShape, window: &'a Window) -> impl Iterator<Item = usize> + 'a {
     let sequences = window.first_sequence..window.first_sequence + window.sequences;
     sequences.flat_map(move |sequence| {
-        (0..shape.capacity).flat_map(move |slot| {
+        (window.first_slot..window.first_slot + window.slots).flat_map(move |slot| {
             let heads = window.first_head..window.first_head + window.heads;
             heads.map(move |head| ((sequence * shape.capacity + slot) * shape.kv_heads + head) as usize)
         })
