@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use headwise::{Cancel, Generate, Model, Source, Token};
+use headwise::{Cancel, Generate, Model, Source, Token, Tokenizer};
 
 use super::{
     args::{ModelArgs, Shared},
@@ -47,6 +47,9 @@ pub struct GenerateArgs {
     /// Always take the likeliest token, whatever the options above say
     #[arg(long)]
     pub greedy: bool,
+    /// End the text before this text, which is not printed; may be given several times
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
     /// Continue these token ids instead of a text
     #[arg(long, value_name = "1,2,3", allow_hyphen_values = true)]
     pub ids: Option<Ids>,
@@ -76,7 +79,7 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
     heads::check_layer(args.layer, model.info())?;
     let ids = prompt.ids(&model)?;
 
-    let mut transcript = transcript(args, &model, &prompt, &ids);
+    let mut transcript = transcript(args, &model, &prompt);
     let mut failed = None;
     let cancel = interrupt::answer();
     let on_token = |token: &Token| match transcript.add(token) {
@@ -91,11 +94,14 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
         // With heads, the prompt's own tokens are shown as they are read.
         options = options.progress(progress::bar_of_tokens("reading", shared.quiet));
     }
-    let generated = headwise::block_on(model.generate_ids(&[&ids], &options, on_token))?;
+    let generated = match &prompt {
+        Prompt::Text(text) => headwise::block_on(model.generate(text, &options, on_token))?,
+        Prompt::Ids(ids) => headwise::block_on(model.generate_ids(&[ids], &options, on_token))?,
+    };
     if let Some(failure) = failed {
         return Err(failure);
     }
-    let transcript = transcript.finish()?;
+    let transcript = transcript.finish(&generated.text.concat())?;
     if args.json {
         output::json(&Report::new(&model, &ids, &transcript, &generated, load))?;
     }
@@ -115,6 +121,7 @@ fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
         .top_k((args.top_k > 0).then_some(args.top_k))
         .top_p(args.top_p)
         .seed(args.seed)
+        .stop(&args.stop)
         .cancel(cancel);
     if args.greedy {
         options = options.greedy();
@@ -126,24 +133,21 @@ fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
 }
 
 /// What will be printed as tokens come, by the options given.
-fn transcript<'a>(args: &GenerateArgs, model: &'a Model, prompt: &Prompt, ids: &[u32]) -> Transcript<'a> {
+fn transcript(args: &GenerateArgs, model: &Model, prompt: &Prompt) -> Transcript {
     let terminal = io::stdout().is_terminal();
-    let mut words = match model.tokenizer() {
-        Ok(tokenizer) if !args.print_ids => Words::text(tokenizer),
-        _ => Words::ids(),
-    };
+    let tokenizer = model.tokenizer().ok().filter(|_| !args.print_ids);
+    let mut words = if tokenizer.is_some() { Words::Text } else { Words::ids() };
     let mut head = String::new();
     let painter = args.show_heads.then(|| Painter::new(args.layer, terminal));
     if let Some(painter) = &painter {
         head = painter.legend(model.info());
     } else if !args.print_ids {
         // The prompt's tokens are reported only with routes. Decoding may change spaces; the user's own text is the truth.
+        let mut stream = tokenizer.map(Tokenizer::stream);
+        let mut text_of = |id| stream.as_mut().map(|stream| stream.push(id)).unwrap_or_default();
         match prompt {
-            Prompt::Text(text) => {
-                words.go_on_from(ids);
-                head.clone_from(text);
-            }
-            Prompt::Ids(ids) => head.extend(ids.iter().map(|&id| words.push(id))),
+            Prompt::Text(text) => head.clone_from(text),
+            Prompt::Ids(ids) => head.extend(ids.iter().map(|&id| words.push(id, &text_of(id)))),
         }
     }
     Transcript::new(words, painter, head, args.json)

@@ -51,7 +51,7 @@ impl<'a> Report<'a> {
     pub fn new(
         model: &'a Model,
         prompt_ids: &'a [u32],
-        transcript: &'a Transcript<'_>,
+        transcript: &'a Transcript,
         generated: &Generation,
         load: Duration,
     ) -> Self {
@@ -73,7 +73,7 @@ impl<'a> Report<'a> {
 }
 
 impl Timings {
-    fn new(transcript: &Transcript<'_>, prompt: usize, load: Duration) -> Self {
+    fn new(transcript: &Transcript, prompt: usize, load: Duration) -> Self {
         let speeds = transcript.speeds(prompt);
         let Speed { tokens: prefill_tokens, time: prefill } = speeds.prefill;
         let Speed { tokens: decode_tokens, time: decode } = speeds.decode;

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, ops::ControlFlow};
 
-use super::{Generate, Generation, StopReason, Token};
+use super::{Generate, Generation, StopReason, Token, writer::Writer};
 use crate::{
     Error, Result,
     gpu::Counters,
@@ -13,19 +13,30 @@ use crate::{
 const STEPS_AHEAD: usize = 3;
 
 /// One prompt's state.
-struct Sequence {
+struct Sequence<'a> {
     prompt_len: usize,
     prompt_reported: usize,
     ids: Vec<u32>,
-    /// Ids reported so far; with routes, a token waits for the step that reads it.
-    reported: usize,
+    /// What the last ids add to the text, of those that were not reported: with routes, a token waits for the step that reads it.
+    waiting: VecDeque<String>,
+    writer: Writer<'a>,
     stopped: Option<StopReason>,
 }
 
-impl Sequence {
-    fn new(prompt_len: usize) -> Self {
-        Self { prompt_len, prompt_reported: 0, ids: Vec::new(), reported: 0, stopped: None }
+impl<'a> Sequence<'a> {
+    fn new(prompt_len: usize, writer: Writer<'a>) -> Self {
+        let (ids, waiting) = (Vec::new(), VecDeque::new());
+        Self { prompt_len, prompt_reported: 0, ids, waiting, writer, stopped: None }
     }
+}
+
+/// How to generate, and where texts end.
+pub(super) struct Rules<'a> {
+    pub options: &'a Generate,
+    /// Tokens that end a text.
+    pub stop: &'a [u32],
+    /// Tokens of a sequence at the most.
+    pub context: usize,
 }
 
 /// One call of `generate_ids`, or a turn of a conversation.
@@ -37,22 +48,24 @@ pub(super) struct Continuation<'a, F> {
     stop: &'a [u32],
     context: usize,
     pending: VecDeque<PendingTokens>,
-    sequences: Vec<Sequence>,
+    sequences: Vec<Sequence<'a>>,
     on_token: F,
     /// The callback or the handle said stop.
     broken: bool,
 }
 
 impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
+    /// Goes on from `prompts`, the text of each by a writer of its own.
     pub fn new(
         session: &'a mut Session,
-        options: &'a Generate,
-        stop: &'a [u32],
-        context: usize,
+        rules: Rules<'a>,
         prompts: &[&[u32]],
+        writers: Vec<Writer<'a>>,
         on_token: F,
     ) -> Self {
-        let sequences = prompts.iter().map(|ids| Sequence::new(ids.len())).collect();
+        let Rules { options, stop, context } = rules;
+        let sequences = prompts.iter().zip(writers).map(|(ids, writer)| Sequence::new(ids.len(), writer));
+        let sequences = sequences.collect();
         let before = session.counters();
         let pending = VecDeque::new();
         Self { session, before, options, stop, context, pending, sequences, on_token, broken: false }
@@ -70,11 +83,18 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
 
     /// What was generated.
     pub fn finish(self) -> Generation {
-        Generation {
+        let mut generation = Generation {
+            ids: Vec::new(),
+            text: Vec::new(),
+            stopped: Vec::new(),
             counters: self.session.counters() - self.before,
-            stopped: self.sequences.iter().map(|s| s.stopped.unwrap_or(StopReason::Cancelled)).collect(),
-            ids: self.sequences.into_iter().map(|sequence| sequence.ids).collect(),
+        };
+        for sequence in self.sequences {
+            generation.ids.push(sequence.ids);
+            generation.text.push(sequence.writer.into_text());
+            generation.stopped.push(sequence.stopped.unwrap_or(StopReason::Cancelled));
         }
+        generation
     }
 
     /// Runs the prompts and samples the first new token of each. One that is cancelled ends without an error.
@@ -179,7 +199,7 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
     }
 
     fn done(&self) -> bool {
-        self.sequences.iter().all(|s| s.stopped.is_some() && (s.reported == s.ids.len()))
+        self.sequences.iter().all(|s| s.stopped.is_some() && s.waiting.is_empty())
     }
 
     /// Takes the next id of every sequence that is still going.
@@ -189,6 +209,7 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
                 continue;
             }
             sequence.ids.push(id);
+            let mut text = sequence.writer.push(id);
             sequence.stopped = if self.stop.contains(&id) {
                 Some(StopReason::StopToken)
             } else if sequence.ids.len() >= self.options.max_new {
@@ -198,6 +219,14 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
             } else {
                 None
             };
+            if sequence.stopped.is_some() {
+                text += &sequence.writer.end();
+            }
+            // What came out at the end may have one, too.
+            if sequence.writer.is_stopped() {
+                sequence.stopped = Some(StopReason::StopString);
+            }
+            sequence.waiting.push_back(text);
         }
     }
 
@@ -208,14 +237,14 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
         }
         for index in 0..self.sequences.len() {
             let sequence = &mut self.sequences[index];
-            let Some(&id) = sequence.ids.get(sequence.reported) else { continue };
-            let position = sequence.prompt_len + sequence.reported;
+            let waiting = sequence.waiting.len();
+            let Some(text) = sequence.waiting.pop_front() else { continue };
+            let reported = sequence.ids.len() - waiting;
+            let (id, position) = (sequence.ids[reported], sequence.prompt_len + reported);
             // Past the context no step could read the token in.
             let routes = routes.filter(|_| position < self.context).map(|routes| routes.token(index));
-            sequence.reported += 1;
-            let last = sequence.stopped.is_some() && sequence.reported == sequence.ids.len();
-            let (prompt, text) = (false, String::new());
-            let token = Token { sequence: index, position, id, prompt, text, last, routes };
+            let last = sequence.stopped.is_some() && waiting == 1;
+            let token = Token { sequence: index, position, id, prompt: false, text, last, routes };
             if !self.tell(&token) {
                 return;
             }
@@ -230,11 +259,11 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
             run.host_ids().iter().map(move |&id| (sequence, id))
         });
         for (row, (sequence, id)) in tokens.enumerate() {
-            let position = self.sequences[sequence].prompt_reported;
-            self.sequences[sequence].prompt_reported += 1;
-            let routes = Some(routes.token(row));
-            let text = String::new();
-            let last = position + 1 == self.sequences[sequence].prompt_len && self.options.max_new == 0;
+            let own = &mut self.sequences[sequence];
+            let position = own.prompt_reported;
+            own.prompt_reported += 1;
+            let last = position + 1 == own.prompt_len && self.options.max_new == 0;
+            let (text, routes) = (own.writer.read(id, last), Some(routes.token(row)));
             if !self.tell(&Token { sequence, position, id, prompt: true, text, last, routes }) {
                 return;
             }

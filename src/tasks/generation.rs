@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    Cancel, Result,
+    Cancel, Error, Result,
     gpu::Counters,
     sessions::{Sampling, TokenRoutes},
 };
@@ -14,6 +14,7 @@ pub struct Generate {
     pub(super) max_new: usize,
     pub(super) sampling: Sampling,
     pub(super) stop: Option<Vec<u32>>,
+    pub(super) stop_strings: Vec<String>,
     pub(super) routes: bool,
     pub(super) cancel: Cancel,
     pub(super) progress: Option<Progress>,
@@ -36,6 +37,7 @@ impl Default for Generate {
             max_new: 64,
             sampling: Sampling::default(),
             stop: None,
+            stop_strings: Vec::new(),
             routes: false,
             cancel: Cancel::default(),
             progress: None,
@@ -90,6 +92,14 @@ impl Generate {
         self
     }
 
+    /// Texts that end a text, found wherever tokens are cut. Neither they nor what comes behind them are part of the text; their
+    /// ids are among the ids. What may be the start of one is held back until it is decided. Special tokens have no text:
+    /// [`stop_at`](Self::stop_at) is for these.
+    pub fn stop<S: Into<String>>(mut self, texts: impl IntoIterator<Item = S>) -> Self {
+        self.stop_strings = texts.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Reads back which experts each token chose, and reports the prompt's tokens too.
     pub fn with_routes(mut self) -> Self {
         self.routes = true;
@@ -123,8 +133,11 @@ impl Generate {
     /// Refuses what is out of range, as every generation does.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) for the first such option.
+    /// [`Error::Argument`] for the first such option.
     pub fn check(&self) -> Result<()> {
+        if self.stop_strings.iter().any(String::is_empty) {
+            return Err(Error::argument("stop", "an empty text", "texts of at least one character"));
+        }
         self.sampling.check()
     }
 }
@@ -141,25 +154,13 @@ pub struct Token {
     pub id: u32,
     /// Whether it is part of the prompt.
     pub prompt: bool,
-    /// Its text; empty while a character is incomplete, and when generating from ids. The last token also has what was
-    /// held back until then.
+    /// What it adds to the text of its sequence: nothing while a character is incomplete or a stop string may have begun, and
+    /// nothing where the model has no tokenizer. The last token also has what was held back until then.
     pub text: String,
     /// Whether it ends its sequence. A caller who stops the generation makes no token the last.
     pub last: bool,
     /// The experts it chose, with [`Generate::with_routes`].
     pub routes: Option<TokenRoutes>,
-}
-
-#[cfg(feature = "tokenizer")]
-impl Token {
-    /// The token with what it adds to the text of its sequence.
-    pub(super) fn with_text(&self, stream: &mut super::TextStream<'_>) -> Self {
-        let mut text = stream.push(self.id);
-        if self.last {
-            text += &stream.finish();
-        }
-        Self { text, ..self.clone() }
-    }
 }
 
 /// Why a sequence ended.
@@ -171,6 +172,8 @@ pub enum StopReason {
     MaxNew,
     /// It came to a stop token, which is the last of its ids.
     StopToken,
+    /// Its text came to a stop string, the ids of which are its last.
+    StopString,
     /// It fills the model's context.
     Context,
     /// The caller stopped it.
@@ -183,6 +186,9 @@ pub enum StopReason {
 pub struct Generation {
     /// The new ids of each prompt.
     pub ids: Vec<Vec<u32>>,
+    /// The new text of each prompt, what its tokens had one after the other; up to a stop string, without it. Where the caller ended
+    /// it, what was held back until then is at its end. Empty where the model has no tokenizer.
+    pub text: Vec<String>,
     /// Why each ended.
     pub stopped: Vec<StopReason>,
     /// Exact counts of the GPU work: dispatches, multiply-accumulates, passes.

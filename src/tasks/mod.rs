@@ -24,6 +24,7 @@ mod text;
 mod tokenizer_config;
 mod translate;
 mod warm_up;
+mod writer;
 
 #[cfg(feature = "chat")]
 pub use chat::{Chat, Reply};
