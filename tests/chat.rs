@@ -9,6 +9,8 @@ mod command;
 mod hostile;
 #[path = "chat/published.rs"]
 mod published;
+#[path = "chat/stops.rs"]
+mod stops;
 #[path = "support/successors.rs"]
 mod successors;
 #[path = "chat/templates.rs"]
