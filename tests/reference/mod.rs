@@ -5,6 +5,7 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 pub mod activations;
+pub mod adjust_logits;
 pub mod blocks;
 pub mod checkpoints;
 pub mod combine;
