@@ -47,9 +47,24 @@ pub struct GenerateArgs {
     /// Always take the likeliest token, whatever the options above say
     #[arg(long)]
     pub greedy: bool,
-    /// End the text before this text, which is not printed; may be given several times
+    /// End the text before this one; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
+    /// Make what prompt and text have less likely, by this factor
+    #[arg(long, value_name = "P", default_value = "1", value_parser = numbers::not_negative::<f32>)]
+    pub repetition_penalty: f32,
+    /// Take P off the logits of tokens that the new text has
+    #[arg(long, value_name = "P", default_value = "0", value_parser = numbers::finite::<f32>)]
+    pub presence_penalty: f32,
+    /// Take P off for each time that it has them
+    #[arg(long, value_name = "P", default_value = "0", value_parser = numbers::finite::<f32>)]
+    pub frequency_penalty: f32,
+    /// Add X to a token's logit, -inf bans it; may be given several times
+    #[arg(long, value_name = "ID=X", value_parser = numbers::bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+    /// With --json: how likely each new token and the N likeliest were
+    #[arg(long, value_name = "N", requires = "json", value_parser = numbers::whole::<u32>)]
+    pub logprobs: Option<u32>,
     /// Continue these token ids instead of a text
     #[arg(long, value_name = "1,2,3", allow_hyphen_values = true)]
     pub ids: Option<Ids>,
@@ -122,6 +137,10 @@ fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
         .top_p(args.top_p)
         .seed(args.seed)
         .stop(&args.stop)
+        .repetition_penalty(args.repetition_penalty)
+        .presence_penalty(args.presence_penalty)
+        .frequency_penalty(args.frequency_penalty)
+        .logit_bias(args.logit_bias.iter().copied())
         .cancel(cancel);
     if args.greedy {
         options = options.greedy();
@@ -129,7 +148,10 @@ fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
     if args.show_heads {
         options = options.with_routes();
     }
-    options
+    match args.logprobs {
+        Some(n) => options.logprobs(n),
+        None => options,
+    }
 }
 
 /// What will be printed as tokens come, by the options given.

@@ -89,7 +89,6 @@ impl AdjustLogits<'_> {
             frequency: self.frequency,
         };
         let buffers = &[self.logits, spans, rows_of, counts, self.bias, self.adjusted];
-        recorder
-            .dispatch(&params, Dispatch::new(&KERNEL, buffers, [(stride / 4).div_ceil(64), rows, 1]));
+        recorder.dispatch(&params, Dispatch::new(&KERNEL, buffers, [(stride / 4).div_ceil(64), rows, 1]));
     }
 }

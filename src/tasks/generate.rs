@@ -91,7 +91,7 @@ impl Model {
         writers: Vec<Writer<'_>>,
         on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        options.check()?;
+        options.check_for(self.info().vocab)?;
         let options = &options.cancelled_by(&self.cancel);
         self.check_generates()?;
         self.check_prompts(prompts)?;
@@ -125,10 +125,11 @@ impl Model {
         writer: Writer<'_>,
         on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        rules.options.check()?;
+        rules.options.check_for(self.info().vocab)?;
         let options = &rules.options.cancelled_by(&self.cancel);
-        let (kept, context) = (session.position(0)? as usize, rules.context);
-        let rest = [prompt.get(kept..).unwrap_or_default()];
+        let (read, context) = (session.position(0)? as usize, rules.context);
+        let (kept, rest) = prompt.split_at(read.min(prompt.len()));
+        let rest = [rest];
         let rules = Rules { options, ..rules };
         let mut run = Continuation::new(session, rules, &rest, vec![writer], on_token).behind(kept);
         run.prefill(&rest).await?;

@@ -2,10 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
+use super::logit_filter::LogitFilter;
 use crate::{
     Cancel, Error, Result,
     gpu::Counters,
-    sessions::{Sampling, TokenRoutes},
+    ops::MAX_TOP_LOGITS,
+    sessions::{Penalties, Sampling, TokenRoutes, Wanted},
 };
 
 /// How to generate.
@@ -15,6 +17,9 @@ pub struct Generate {
     pub(super) sampling: Sampling,
     pub(super) stop: Option<Vec<u32>>,
     pub(super) stop_strings: Vec<String>,
+    pub(super) penalties: Penalties,
+    pub(super) logprobs: Option<u32>,
+    pub(super) filter: Option<LogitFilter>,
     pub(super) routes: bool,
     pub(super) cancel: Cancel,
     pub(super) progress: Option<Progress>,
@@ -38,6 +43,9 @@ impl Default for Generate {
             sampling: Sampling::default(),
             stop: None,
             stop_strings: Vec::new(),
+            penalties: Penalties::default(),
+            logprobs: None,
+            filter: None,
             routes: false,
             cancel: Cancel::default(),
             progress: None,
@@ -83,6 +91,50 @@ impl Generate {
     /// Seeds the generator (Philox4x32-10, counted by position and sequence): same seed, same device, same text.
     pub fn seed(mut self, seed: u64) -> Self {
         self.sampling = self.sampling.seed(seed);
+        self
+    }
+
+    /// Makes less likely what the prompt or the new text has: the logit of such a token is divided by `penalty`, or multiplied where
+    /// it is below zero, as transformers does. 1 changes nothing, less makes repetition likelier.
+    ///
+    /// Penalties, and then [`logit_bias`](Self::logit_bias), change logits on the GPU, before temperature, top-k and top-p.
+    pub fn repetition_penalty(mut self, penalty: f32) -> Self {
+        self.penalties.repetition = penalty;
+        self
+    }
+
+    /// Taken off the logits of tokens that the new text has, as in OpenAI's API; 0 changes nothing.
+    pub fn presence_penalty(mut self, penalty: f32) -> Self {
+        self.penalties.presence = penalty;
+        self
+    }
+
+    /// Taken off the logits of tokens of the new text, once for each time that it has them, as in OpenAI's API; 0 changes nothing.
+    pub fn frequency_penalty(mut self, penalty: f32) -> Self {
+        self.penalties.frequency = penalty;
+        self
+    }
+
+    /// Added to the logits of these ids, whatever the text has; −∞ bans a token. Of equal ids the last counts.
+    pub fn logit_bias(mut self, biases: impl IntoIterator<Item = (u32, f32)>) -> Self {
+        self.penalties.bias = biases.into_iter().collect();
+        self
+    }
+
+    /// Lets `filter` change the logits of each new token. It is called with the ids of a sequence so far, prompt included, and its
+    /// logits, as many as the vocabulary has tokens; −∞ bans one. Penalties and biases come behind it, then the token is drawn on
+    /// the GPU as ever: a filter that changes nothing changes no token. A batch has one call for each of its sequences.
+    ///
+    /// Slow: the logits go to the host and back, and the next step waits for them, where otherwise four steps are under way.
+    pub fn filter_logits(mut self, filter: impl FnMut(&[u32], &mut [f32]) + Send + 'static) -> Self {
+        self.filter = Some(LogitFilter::new(filter));
+        self
+    }
+
+    /// Reads back how likely each new token was, [`Token::logprob`], and the `n` likeliest in its place, [`Token::top`]: 0 to 16.
+    /// Both are of the model's own distribution, before penalties, biases, a filter, temperature, top-k and top-p.
+    pub fn logprobs(mut self, n: u32) -> Self {
+        self.logprobs = Some(n);
         self
     }
 
@@ -138,7 +190,32 @@ impl Generate {
         if self.stop_strings.iter().any(String::is_empty) {
             return Err(Error::argument("stop", "an empty text", "texts of at least one character"));
         }
+        if let Some(n) = self.logprobs.filter(|&n| n > MAX_TOP_LOGITS) {
+            return Err(Error::argument("logprobs", n, format!("at most {MAX_TOP_LOGITS}")));
+        }
+        self.penalties.check()?;
         self.sampling.check()
+    }
+
+    /// Refuses also what is out of range for a model of `vocab` tokens.
+    pub(super) fn check_for(&self, vocab: u32) -> Result<()> {
+        self.check()?;
+        if let Some(n) = self.logprobs.filter(|&n| n > vocab) {
+            return Err(Error::argument("logprobs", n, format!("at most the {vocab} of the vocabulary")));
+        }
+        self.penalties.check_for(vocab)
+    }
+
+    /// What changes logits, if anything does.
+    pub(super) fn penalties(&self) -> Option<&Penalties> {
+        // What a filter says goes the same way.
+        let some = self.filter.is_some() || self.penalties != Penalties::default();
+        some.then_some(&self.penalties)
+    }
+
+    /// What is read back of each step.
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted { routes: self.routes, logprobs: self.logprobs }
     }
 }
 
@@ -159,8 +236,24 @@ pub struct Token {
     pub text: String,
     /// Whether it ends its sequence. A caller who stops the generation makes no token the last.
     pub last: bool,
+    /// How likely the model found it, `ln p` in nats, with [`Generate::logprobs`]; none for a token of the prompt.
+    pub logprob: Option<f32>,
+    /// The likeliest tokens in its place, the likeliest first, with [`Generate::logprobs`].
+    pub top: Vec<TopToken>,
     /// The experts it chose, with [`Generate::with_routes`].
     pub routes: Option<TokenRoutes>,
+}
+
+/// A token that might have come.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct TopToken {
+    /// Its id.
+    pub id: u32,
+    /// What it would have added to the text, had that ended with it; empty where the model has no tokenizer.
+    pub text: String,
+    /// How likely the model found it, `ln p` in nats.
+    pub logprob: f32,
 }
 
 /// Why a sequence ended.

@@ -66,6 +66,12 @@ impl<'a> Writer<'a> {
         text
     }
 
+    /// What a token would add, were it the last.
+    pub fn alternative(&self, id: u32) -> String {
+        let Some(mut stream) = self.stream.clone() else { return String::new() };
+        stream.push(id) + &stream.finish()
+    }
+
     /// Adds a token; what became certain of the text.
     pub fn push(&mut self, id: u32) -> String {
         match &mut self.stream {
@@ -128,9 +134,8 @@ fn stop_in(text: &str, stops: &[String]) -> Option<usize> {
 fn start_of_stop(text: &str, stops: &[String]) -> usize {
     let longest = stops.iter().map(String::len).max().unwrap_or(0);
     let first = text.len().saturating_sub(longest.saturating_sub(1));
-    let may_stop = |&start: &usize| {
-        text.get(start..).is_some_and(|end| stops.iter().any(|stop| stop.starts_with(end)))
-    };
+    let may_stop =
+        |&start: &usize| text.get(start..).is_some_and(|end| stops.iter().any(|stop| stop.starts_with(end)));
     (first..text.len()).find(may_stop).unwrap_or(text.len())
 }
 
@@ -151,7 +156,10 @@ mod tests {
     #[test]
     fn what_may_begin_a_stop_string_waits() {
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-        assert_eq!(given(&["STOP"], &["a S", "T", "OR ST", "OP b"]), (words(&["a ", "", "STOR ", "", ""]), true));
+        assert_eq!(
+            given(&["STOP"], &["a S", "T", "OR ST", "OP b"]),
+            (words(&["a ", "", "STOR ", "", ""]), true)
+        );
         // What was held back is text where the text ends.
         assert_eq!(given(&["STOP"], &["a STO"]), (words(&["a ", "STO"]), false));
         // A beginning within a beginning.

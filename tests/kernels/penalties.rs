@@ -94,7 +94,8 @@ impl Case {
             run(gpu, |recorder| count(&all, sequences).record(recorder, &tokens));
         }
         let logits = upload(gpu, &self.logits, vocab);
-        let bias = self.penalties.bias.iter().map(|&bias| if bias.is_finite() { bias } else { BANNED.into() });
+        let bias =
+            self.penalties.bias.iter().map(|&bias| if bias.is_finite() { bias } else { BANNED.into() });
         let bias = upload(gpu, &bias.collect::<Vec<f64>>(), vocab);
         let adjusted = Guarded::rows(gpu, self.rows.len(), vocab);
         run(gpu, |recorder| {
