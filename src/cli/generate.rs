@@ -50,7 +50,7 @@ pub struct GenerateArgs {
     /// End the text before this one; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
-    /// Make what prompt and text have less likely, by this factor
+    /// Make what the text has less likely, by this factor
     #[arg(long, value_name = "P", default_value = "1", value_parser = numbers::not_negative::<f32>)]
     pub repetition_penalty: f32,
     /// Take P off the logits of tokens that the new text has

@@ -105,7 +105,7 @@ fn penalties_choose_what_their_formulas_choose() {
                 assert_eq!(undecided, 0, "{penalties:?}");
                 // Alone and with the experts of each token, too.
                 let alone = generate(&model, &[prompt], &options.clone().with_routes()).0;
-                assert_eq!(alone.ids, [written.clone()]);
+                assert_eq!(alone.ids[0], *written);
             }
         }
     }
@@ -292,7 +292,8 @@ fn a_filter_may_cancel_and_is_told_what_it_did_wrong() {
     let (generation, tokens) = generate(&model, &[PROMPTS[0]], &options);
     assert_eq!((generation.ids[0].len(), tokens.len()), (3, 3));
     assert_eq!(generation.stopped, [StopReason::Cancelled]);
-    let wrong: [(fn(&mut [f32]), &str); 3] = [
+    type Change = fn(&mut [f32]);
+    let wrong: [(Change, &str); 3] = [
         (
             |logits| logits[9] = f32::NAN,
             "found NaN for token 9, expected a finite number, or -inf to ban the token",
