@@ -81,7 +81,7 @@ impl Model {
         if !options.stop_strings.is_empty() {
             return Err(Error::argument("stop", "texts", "none, without the feature tokenizer"));
         }
-        Ok(prompts.iter().map(|_| Writer::new(None, &[])).collect())
+        Ok(prompts.iter().map(|_| Writer::new(None, &[]).reading(options.routes)).collect())
     }
 
     async fn continue_prompts(
