@@ -1,10 +1,13 @@
 //! The promise: the examples do what they say. They are what a packaged crate is tried with, so these tests need nothing beside it.
 
 #[path = "../examples/own_device.rs"]
+#[allow(dead_code)] // its main
 mod own_device;
 #[path = "../examples/session.rs"]
+#[allow(dead_code)] // its main
 mod session;
 #[path = "../examples/stream.rs"]
+#[allow(dead_code)] // its main
 mod stream;
 
 use std::ops::ControlFlow;
