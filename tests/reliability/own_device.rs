@@ -19,7 +19,6 @@ use headwise::{
 
 use super::{ids, load, plain_gpu, tiny};
 
-
 /// An app with work of its own: a kernel that doubles numbers.
 struct App {
     adapter: wgpu::Adapter,
