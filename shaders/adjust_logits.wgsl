@@ -54,7 +54,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     x -= params.presence * select(vec4<f32>(0.0), vec4<f32>(1.0), written > vec4<u32>(0u));
     x -= params.frequency * vec4<f32>(written);
     x = within(x + bias[quad]);
-    let banned = logit <= vec4<f32>(LOWEST) | bias[quad] <= vec4<f32>(LOWEST);
+    let banned = (logit <= vec4<f32>(LOWEST)) | (bias[quad] <= vec4<f32>(LOWEST));
     x = select(x, vec4<f32>(LOWEST), banned);
     let finite = vec4<bool>(is_finite(logit.x), is_finite(logit.y), is_finite(logit.z), is_finite(logit.w));
     let inside = 4u * quad + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.vocab);
