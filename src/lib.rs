@@ -35,12 +35,13 @@
 //! - [`Error`] is the one error type; GPU errors, lost devices and hostile files come back as values.
 //!
 //! # Features
-//! - `cli` (default): the `headwise` command; brings the others.
+//! None by default.
 //! - `tokenizer`: text in and out.
 //! - `chat`: conversations in the form of a model's chat template, [`Chat`]; brings `tokenizer`.
 //! - `hub`: models from a hub, [`Hub`]; not in a browser.
 //! - `demo-model`: embeds the demo models, 20 MB for generation, 20 MB for translation, 6 MB for masks, 1 MB for images.
 //!   A program carries only those that it names; the `headwise` command carries all.
+//! - `gles`: OpenGL where a machine has nothing better, natively.
 // In a browser everything lives on one thread, and wgpu's handles say so.
 #![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
