@@ -29,6 +29,7 @@ mod quiet_driver;
 mod report;
 mod routes;
 mod score;
+mod selftest;
 mod tokens;
 mod transcript;
 mod translate;
@@ -69,6 +70,7 @@ enum Command {
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
     Adapters(adapters::AdaptersArgs),
+    Selftest(selftest::SelftestArgs),
     Convert(convert::ConvertArgs),
     Quantize(quantize::QuantizeArgs),
     Upcycle(upcycle::UpcycleArgs),
@@ -92,13 +94,15 @@ fn main() -> ExitCode {
     quiet_driver::hush();
     log_if_asked();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(cli: &Cli) -> Result<(), Failure> {
+fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     match &cli.command {
+        // Says by its code what it found.
+        Command::Selftest(args) => return selftest::run(args, &cli.shared),
         Command::Generate(args) => generate::run(args, &cli.shared),
         Command::Chat(args) => chat::run(args, &cli.shared),
         Command::Translate(args) => translate::run(args, &cli.shared),
@@ -113,7 +117,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Convert(args) => convert::run(args, &cli.shared),
         Command::Quantize(args) => quantize::run(args, &cli.shared),
         Command::Upcycle(args) => upcycle::run(args, &cli.shared),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Logs to stderr what `RUST_LOG` asks for; nothing without it.
