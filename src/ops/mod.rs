@@ -13,6 +13,7 @@ mod chooser;
 mod combine;
 mod copy;
 mod cosine_router;
+mod driver;
 mod embedding;
 mod group;
 mod head_layout;
@@ -54,6 +55,7 @@ pub use chooser::{
 pub use combine::Combine;
 pub use copy::Copy;
 pub use cosine_router::CosineRouter;
+pub use driver::{DriverLoop, DriverProducts, DriverSubgroups};
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers, workgroups};
 pub use head_layout::{
@@ -102,6 +104,9 @@ pub static KERNELS: &[&Kernel] = &[
     &combine::KERNEL,
     &copy::KERNEL,
     &cosine_router::KERNEL,
+    &driver::PLAIN,
+    &driver::F16,
+    &driver::SUBGROUP,
     &embedding::KERNEL,
     &group::COUNT,
     &group::SCAN,

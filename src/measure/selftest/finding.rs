@@ -55,3 +55,13 @@ impl Finding {
         if other.share() > self.share() { other } else { self }
     }
 }
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.limit {
+            _ if !self.error.is_finite() => f.write_str("not a finite number"),
+            0.0 => write!(f, "{:.3} % of the values are others", 100.0 * self.error),
+            limit => write!(f, "off by {:.1e}, limit {limit:.1e}", self.error),
+        }
+    }
+}

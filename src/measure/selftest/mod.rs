@@ -4,10 +4,15 @@
 //! A variant runs as it would in earnest: on the same device, opened as if with the choice that means it.
 
 mod attention;
+mod driver;
 mod finding;
 mod lab;
 mod linear;
 mod report;
+mod routing;
+mod rows;
+mod text;
+mod tokens;
 
 use finding::Finding;
 use lab::Lab;
@@ -84,6 +89,13 @@ impl Gpu {
         let mut run = Run { selftest, rows: Vec::new(), done: Vec::new() };
         linear::check(&mut run, &labs).await;
         attention::check(&mut run, &labs).await;
+        routing::check(&mut run, &labs).await;
+        rows::check(&mut run, &labs).await;
+        tokens::check(&mut run, &labs).await;
+        if let Some(lab) = labs.first() {
+            driver::check(&mut run, lab).await;
+            text::check(&mut run, self, lab).await;
+        }
         run.refuse(self.capabilities());
         if run.rows.is_empty() {
             let found = run.selftest.filter.unwrap_or_default();
@@ -100,12 +112,15 @@ impl Gpu {
     }
 }
 
+/// Kernel, variant, and input.
+type Case = (&'static str, String, String);
+
 /// A selftest under way.
 struct Run<'a> {
     selftest: Selftest<'a>,
     rows: Vec<SelftestRow>,
     /// Cases by kernel and variant: several choices may mean one variant.
-    done: Vec<(&'static str, String, String)>,
+    done: Vec<Case>,
 }
 
 impl Run<'_> {
@@ -127,6 +142,30 @@ impl Run<'_> {
         lab.spoil(self.selftest.spoiled.as_deref() == Some(kernel));
         let found = lab.gpu.attempt(kernel, work).await;
         self.rows[index].add(case, found, clock.seconds());
+    }
+
+    /// Looks at something that need not be as elsewhere; what is otherwise is a note.
+    async fn look(
+        &mut self,
+        lab: &Lab,
+        (kernel, what): (&'static str, &str),
+        work: impl Future<Output = Result<Option<String>>>,
+    ) {
+        if !self.wants(kernel, what) {
+            return;
+        }
+        let clock = Clock::start();
+        let index = self.row(kernel, what);
+        let found = lab.gpu.attempt(kernel, work).await;
+        let row = &mut self.rows[index];
+        match found {
+            Ok(None) => row.add(what, Ok(Finding { error: 0.0, limit: 0.0 }), clock.seconds()),
+            Ok(Some(remark)) => {
+                (row.status, row.remark) = (SelftestStatus::Note, Some(remark));
+                row.seconds = clock.seconds();
+            }
+            Err(error) => row.add(what, Err(error), clock.seconds()),
+        }
     }
 
     fn wants(&self, kernel: &str, variant: &str) -> bool {
@@ -198,10 +237,7 @@ impl SelftestRow {
                 (self.error, self.limit) = (Some(worst.error).filter(|error| error.is_finite()), worst.limit);
                 if !finding.is_right() && !self.status.is_bad() {
                     self.status = SelftestStatus::Wrong;
-                    self.remark = Some(match finding.error.is_finite() {
-                        true => format!("{case}: off by {:.1e} of {:.1e}", finding.error, finding.limit),
-                        false => format!("{case}: no finite number"),
-                    });
+                    self.remark = Some(format!("{case}: {finding}"));
                 }
             }
             Err(error) if !self.status.is_bad() => {
