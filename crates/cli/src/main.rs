@@ -8,6 +8,7 @@ mod chat;
 mod classify;
 mod convert;
 mod demo;
+mod doctor;
 mod failure;
 mod fill;
 mod generate;
@@ -71,6 +72,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Adapters(adapters::AdaptersArgs),
     Selftest(selftest::SelftestArgs),
+    Doctor(doctor::DoctorArgs),
     Convert(convert::ConvertArgs),
     Quantize(quantize::QuantizeArgs),
     Upcycle(upcycle::UpcycleArgs),
@@ -114,6 +116,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Info(args) => info::run(args, &cli.shared),
         Command::Bench(args) => bench::run(args, &cli.shared),
         Command::Adapters(args) => adapters::run(args, &cli.shared),
+        Command::Doctor(args) => doctor::run(args),
         Command::Convert(args) => convert::run(args, &cli.shared),
         Command::Quantize(args) => quantize::run(args, &cli.shared),
         Command::Upcycle(args) => upcycle::run(args, &cli.shared),

@@ -57,8 +57,8 @@ fn describe(report: &SelftestReport) -> String {
     rows.extend(report.rows.iter().map(cells));
     let bad = report.rows.iter().filter(|row| row.status.is_bad()).count();
     let end = match bad {
-        0 => format!("all {} right in {:.0} s", report.rows.len(), report.seconds),
-        bad => format!("{bad} of {} WRONG in {:.0} s", report.rows.len(), report.seconds),
+        0 => format!("none of {} wrong, in {:.0} s", report.rows.len(), report.seconds),
+        bad => format!("{bad} of {} WRONG, in {:.0} s", report.rows.len(), report.seconds),
     };
     let table = output::columns(&rows, &[0, 1, 2, 7]);
     let lines: Vec<&str> = table.lines().map(str::trim_end).collect();

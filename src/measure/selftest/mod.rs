@@ -34,11 +34,14 @@ const CHOICES: [KernelChoice; 6] = [
     KernelChoice::Packed,
 ];
 
+/// Is told the name of each row when it begins.
+type Progress<'a> = Box<dyn FnMut(&str) + Send + 'a>;
+
 /// What to test.
 #[derive(Default)]
 pub struct Selftest<'a> {
     filter: Option<String>,
-    progress: Option<Box<dyn FnMut(&str) + Send + 'a>>,
+    progress: Option<Progress<'a>>,
     spoiled: Option<String>,
 }
 
@@ -156,6 +159,7 @@ impl Run<'_> {
         }
         let clock = Clock::start();
         let index = self.row(kernel, what);
+        lab.spoil(false);
         let found = lab.gpu.attempt(kernel, work).await;
         let row = &mut self.rows[index];
         match found {

@@ -18,7 +18,7 @@ use crate::{
     gpu::Recorder,
     ops::{
         Combine, CosineRouter, ExpertChoice, Group, GroupBuffers, NormKind, NormRouter, RouterInput, Routes,
-        Select, Weighting, padded,
+        Select, SequenceCut, Weighting,
     },
 };
 
@@ -62,6 +62,7 @@ pub(super) async fn check(run: &mut Run<'_>, labs: &[Lab]) {
     {
         run.case(lab, ("group", ""), name, grouped(lab, assignments, experts, tile_rows)).await;
     }
+    run.case(lab, ("sequence_cut", ""), "13 and 8 tokens, 2 of 5 heads", cut(lab)).await;
     for (name, gated, residual) in [("gated", true, false), ("plain, added", false, true)] {
         run.case(lab, ("combine", ""), name, combined(lab, gated, residual)).await;
     }
@@ -223,6 +224,68 @@ async fn combined(lab: &Lab, gated: bool, residual: bool) -> Result<Finding> {
         .record(recorder);
     };
     let read = lab.run(&[&x], record).await?;
-    debug_assert_eq!(read[0].len(), (tokens * padded(width)) as usize);
     Ok(Finding::close(&unpad(&read[0], width)?, &expected))
+}
+
+/// Every head takes as many tokens of a sequence as the busiest one kept: those that kept it, then the earliest.
+async fn cut(lab: &Lab) -> Result<Finding> {
+    let (heads, top_k, lengths) = (5usize, 2usize, [13usize, 8]);
+    let tokens = lengths.iter().sum::<usize>();
+    let kept: Vec<u32> = (0..tokens)
+        .flat_map(|token| {
+            let first = hash(1, token) as usize % heads;
+            [first, (first + 1 + hash(2, token) as usize % (heads - 1)) % heads].map(|head| head as u32)
+        })
+        .collect();
+    let keeps = |token: usize, head: usize| kept[token * top_k..][..top_k].contains(&(head as u32));
+    let ranges = [[0, lengths[0]], [lengths[0], lengths[1]]];
+    let parts = || (0..2).flat_map(|sequence| (0..heads).map(move |head| (sequence, head)));
+    let of = |sequence: usize| ranges[sequence][0]..ranges[sequence][0] + ranges[sequence][1];
+    let longest =
+        parts().map(|(sequence, head)| of(sequence).filter(|&token| keeps(token, head)).count()).max();
+    // (position, sequence, slot, first, end) of each token's heads; who is left out sees no keys.
+    let mut expected = vec![[0u32; 5]; tokens * heads];
+    for (sequence, head) in parts() {
+        let mut order: Vec<usize> = of(sequence).collect();
+        // Stable, so the others stay in their order.
+        order.sort_by_key(|&token| !keeps(token, head));
+        order.truncate(longest.unwrap_or(0));
+        order.sort_unstable();
+        for (place, token) in (0u32..).zip(order) {
+            expected[token * heads + head] = [place, sequence as u32, place, 0, place + 1];
+        }
+    }
+    let on_gpu = lab.data(&kept);
+    let ranges = lab.data(&ranges.as_flattened().iter().map(|&word| word as u32).collect::<Vec<_>>());
+    let spans = lab.output(5 * tokens * heads);
+    let [chosen, gates] = [0, 1].map(|_| lab.output(tokens * heads));
+    let record = |recorder: &mut Recorder| {
+        SequenceCut {
+            kept: &on_gpu,
+            ranges: &ranges,
+            head_spans: &spans.buffer,
+            routes: Routes {
+                chosen: &chosen.buffer,
+                gates: &gates.buffer,
+                first: 0,
+                scores: &gates.buffer,
+                first_score: 0,
+            },
+            tokens: tokens as u32,
+            heads: heads as u32,
+            top_k: top_k as u32,
+            sequences: 2,
+            causal: true,
+        }
+        .record(recorder);
+    };
+    let read = lab.run(&[&spans, &chosen, &gates], record).await?;
+    let mut got: Vec<[u32; 5]> = read[0].as_chunks().0.to_vec();
+    got.iter_mut().filter(|span| span[4] == 0).for_each(|span| *span = [0; 5]);
+    let heads_of = |span: (usize, &[u32; 5])| if span.1[4] > 0 { (span.0 % heads) as u32 } else { u32::MAX };
+    let chosen: Vec<u32> = expected.iter().enumerate().map(heads_of).collect();
+    let gates: Vec<f64> = expected.iter().map(|span| f64::from(u8::from(span[4] > 0))).collect();
+    Ok(Finding::equal(&got, &expected)
+        .and(Finding::equal(&read[1], &chosen))
+        .and(Finding::equal(&floats_of(&read[2]), &gates)))
 }

@@ -88,10 +88,11 @@ async fn drawn(lab: &Lab, temperature: f32, top_k: u32, top_p: f32) -> Result<Fi
         top_k: Some(top_k as usize),
         top_p: Some(f64::from(top_p)),
     };
+    // The token that a position's logits choose is the next position's.
     let expected: Vec<_> = logits
         .chunks_exact(vocab as usize)
         .zip(&spans)
-        .map(|(row, span)| sample(row, &sampling, seed, span.position, span.sequence))
+        .map(|(row, span)| sample(row, &sampling, seed, span.position + 1, span.sequence))
         .collect();
     let (on_gpu, spans) = (lab.rows(&logits, vocab), lab.data(&Span::words(&spans)));
     let (rows_of, tokens) = (lab.data(&rows_of), lab.output(rows as usize));
