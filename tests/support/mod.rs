@@ -15,6 +15,7 @@ use headwise::internal::{
     Buffer, CachePrecision, Counters, Gpu, GpuOptions, KernelChoice, Matrix, MatrixShape, Precision,
     Recorder, pack_rows, padded,
 };
+#[allow(unused_imports)] // as for what stands below
 pub use headwise_reference::noise::{hash, noise};
 use proptest::{
     prelude::*,

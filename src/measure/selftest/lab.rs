@@ -38,6 +38,12 @@ impl Lab {
         Ok(Self { variants: Variants::of(&gpu), choice, gpu, spoilt: AtomicBool::new(false) })
     }
 
+    /// The device as it is, for work whose errors shall not be others'.
+    pub fn own(gpu: &Gpu) -> Self {
+        let (variants, choice) = (Variants::of(gpu), gpu.kernel_choice());
+        Self { gpu: gpu.apart(), variants, choice, spoilt: AtomicBool::new(false) }
+    }
+
     /// Whether from now on a word of each first output comes back changed, as a kernel that computes wrong would leave it.
     pub fn spoil(&self, spoilt: bool) {
         self.spoilt.store(spoilt, Relaxed);

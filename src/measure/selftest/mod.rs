@@ -21,7 +21,7 @@ pub use report::{SelftestReport, SelftestRow, SelftestStatus};
 use crate::{
     Error, Result,
     gpu::{Capabilities, Clock, Gpu, KernelChoice},
-    ops::Variants,
+    ops::{Variants, choose_kernels},
 };
 
 /// The choices that between them run every variant.
@@ -97,8 +97,9 @@ impl Gpu {
         tokens::check(&mut run, &labs).await;
         if let Some(lab) = labs.first() {
             driver::check(&mut run, lab).await;
-            text::check(&mut run, self, lab).await;
         }
+        choose_kernels(self).await;
+        text::check(&mut run, &Lab::own(self)).await;
         run.refuse(self.capabilities());
         if run.rows.is_empty() {
             let found = run.selftest.filter.unwrap_or_default();

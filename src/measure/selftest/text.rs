@@ -1,18 +1,17 @@
 //! A greedy text of the demo model against transformers' own.
 
 use super::{Lab, Run};
-use crate::Gpu;
 
-/// In the kernels that the device runs, measured where they are not known yet.
+/// In the kernels that the device runs.
 #[cfg(all(feature = "demo-model", feature = "tokenizer"))]
-pub(super) async fn check(run: &mut Run<'_>, gpu: &Gpu, lab: &Lab) {
-    let [prompt, expected] = [headwise_model_prose::GREEDY.0, headwise_model_prose::GREEDY.1];
-    run.case(lab, ("text", "demo model"), prompt, greedy(gpu, prompt, expected)).await;
+pub(super) async fn check(run: &mut Run<'_>, lab: &Lab) {
+    let (prompt, expected) = headwise_model_prose::GREEDY;
+    run.case(lab, ("text", "demo model"), prompt, greedy(&lab.gpu, prompt, expected)).await;
 }
 
 /// How many characters are others.
 #[cfg(all(feature = "demo-model", feature = "tokenizer"))]
-async fn greedy(gpu: &Gpu, prompt: &str, expected: &str) -> crate::Result<super::Finding> {
+async fn greedy(gpu: &crate::Gpu, prompt: &str, expected: &str) -> crate::Result<super::Finding> {
     use std::ops::ControlFlow;
 
     use crate::{Generate, Model, Source};
@@ -29,4 +28,4 @@ async fn greedy(gpu: &Gpu, prompt: &str, expected: &str) -> crate::Result<super:
 }
 
 #[cfg(not(all(feature = "demo-model", feature = "tokenizer")))]
-pub(super) async fn check(_: &mut Run<'_>, _: &Gpu, _: &Lab) {}
+pub(super) async fn check(_: &mut Run<'_>, _: &Lab) {}
