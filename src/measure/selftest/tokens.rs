@@ -1,16 +1,23 @@
 //! Choosing tokens: `argmax`, `sample`, `top_logits`; and how likely a given one is: `token_logprob`.
 
 use headwise_reference::{
+    adjust_logits::{Penalties, adjust_logits},
     noise::{hash, noise},
     sample::{Sampling, argmax, sample},
     token_logprob::token_logprob,
 };
 
-use super::{Finding, Lab, Run, lab::floats_of};
+use super::{
+    Finding, Lab, Run,
+    lab::{floats_of, unpad},
+};
 use crate::{
     Result,
     gpu::Recorder,
-    ops::{Argmax, MAX_TOP_LOGITS, Sample, Span, TokenLogprob, TopLogits},
+    ops::{
+        AdjustLogits, Argmax, FROM_PROMPT, MAX_TOP_LOGITS, Sample, Span, TokenCounts, TokenLogprob,
+        TopLogits, padded,
+    },
 };
 
 const ROWS: u32 = 5;
@@ -27,6 +34,8 @@ pub(super) async fn check(run: &mut Run<'_>, labs: &[Lab]) {
     {
         run.case(lab, ("sample", ""), name, drawn(lab, temperature, top_k, top_p)).await;
     }
+    run.case(lab, ("count_tokens", ""), "3 of 2 sequences", penalised(lab, true)).await;
+    run.case(lab, ("adjust_logits", ""), "all penalties", penalised(lab, false)).await;
     for lab in labs {
         let lanes = format!("{} lanes", lab.variants.row_lanes);
         for vocab in [1, 3001] {
@@ -129,4 +138,56 @@ async fn logprobs(lab: &Lab, vocab: u32) -> Result<Finding> {
     };
     let read = lab.run(&[&values], record).await?;
     Ok(Finding::close(&floats_of(&read[0]), &expected))
+}
+
+/// Two sequences read some tokens and write three each, of which one comes twice: what is counted, or the logits of both.
+async fn penalised(lab: &Lab, counted: bool) -> Result<Finding> {
+    let vocab = 301;
+    let prompts = [[5u32, 300], [0, 7]];
+    let written = [[7u32, 5, 7], [300, 7, 7]];
+    let logits: Vec<f64> = noise(1, 2 * vocab).into_iter().map(|x| f64::from((8.0 * x) as f32)).collect();
+    let penalties = Penalties { repetition: 1.25, presence: 0.5, frequency: 0.75, bias: noise(2, vocab) };
+    let stride = padded(vocab as u32) as usize;
+    let mut expected_counts = vec![0u32; 2 * stride];
+    for (sequence, prompt) in prompts.iter().enumerate() {
+        prompt.iter().for_each(|&id| expected_counts[sequence * stride + id as usize] = FROM_PROMPT);
+    }
+    let counts = lab.output_of(&expected_counts);
+    for (sequence, written) in written.iter().enumerate() {
+        written.iter().for_each(|&id| expected_counts[sequence * stride + id as usize] += 1);
+    }
+    let spans = lab.data(&Span::words(&[Span::causal(7, 0), Span::causal(7, 1)]));
+    let rows_of = lab.data(&[0u32, 1]);
+    let turns = [0, 1, 2].map(|turn| lab.data(&written.map(|ids| ids[turn])));
+    let [on_gpu, bias] = [&logits, &penalties.bias].map(|values| lab.rows(values, vocab as u32));
+    let adjusted = lab.output_rows(2, vocab as u32);
+    let of = TokenCounts {
+        counts: &counts.buffer,
+        spans: &spans,
+        rows_of: &rows_of,
+        sequences: 2,
+        rows: 2,
+        vocab: vocab as u32,
+    };
+    let record = |recorder: &mut Recorder| {
+        turns.iter().for_each(|tokens| of.record(recorder, tokens));
+        AdjustLogits {
+            logits: &on_gpu,
+            counts: of,
+            bias: &bias,
+            adjusted: &adjusted.buffer,
+            repetition: 1.25,
+            presence: 0.5,
+            frequency: 0.75,
+        }
+        .record(recorder);
+    };
+    if counted {
+        let read = lab.run(&[&counts], record).await?;
+        return Ok(Finding::equal(&read[0], &expected_counts));
+    }
+    let read = lab.run(&[&adjusted], record).await?;
+    let of_row =
+        |row: usize| adjust_logits(&logits[row * vocab..][..vocab], &penalties, &prompts[row], &written[row]);
+    Ok(Finding::close(&unpad(&read[0], vocab as u32)?, &[of_row(0), of_row(1)].concat()))
 }
