@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use headwise::{Error, Gpu, GpuOptions, KernelChoice, Selftest, SelftestStatus, block_on, internal::KERNELS};
+use headwise::{Error, Gpu, GpuOptions, KernelChoice, Selftest, SelftestRow, block_on, internal::KERNELS};
 use serde_json::Value;
 
 use crate::support::*;
@@ -43,10 +43,11 @@ fn every_kernel_is_right_here_and_is_found_out_where_it_is_not() {
     for kernel in tested.into_iter().filter(|kernel| *kernel != "text") {
         let selftest = Selftest::new().filter(kernel).spoiled(kernel);
         let report = block_on(gpu.selftest(selftest)).unwrap();
-        let mut own = report.rows.iter().filter(|row| row.kernel == kernel && row.cases > 0);
-        let found =
-            |status| matches!(status, SelftestStatus::Wrong | SelftestStatus::Failed | SelftestStatus::Note);
-        assert!(!report.ok && own.all(|row| found(row.status)), "{kernel}: {report:#?}");
+        // These are no promise.
+        let looked_at = ["long loops", "f16 limits"];
+        let promised = |row: &&SelftestRow| row.cases > 0 && !looked_at.contains(&&*row.variant);
+        let mut own = report.rows.iter().filter(|row| row.kernel == kernel).filter(promised);
+        assert!(!report.ok && own.all(|row| row.status.is_bad()), "{kernel}: {report:#?}");
     }
 }
 
