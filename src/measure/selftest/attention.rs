@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Result,
-    gpu::{Buffer, Recorder},
+    gpu::{Buffer, Recorder, WasmNotSend},
     ops::{
         CacheLayout, CachePrecision, CachedWindow, DecodeAttention, HeadLayout, KeyValues, PrefillAttention,
         Queries, RopeAttentionDecode, Routes, Span, StickBreaking, rope_angles,
@@ -326,7 +326,7 @@ impl Attention {
         operands: &Operands,
         buffers: &Buffers,
         weigh: fn(&[f64]) -> Vec<f64>,
-        record: impl FnOnce(&mut Recorder) + Send,
+        record: impl FnOnce(&mut Recorder) + WasmNotSend,
     ) -> Result<Finding> {
         let read = lab.run(&[&buffers.out, &buffers.scratch], record).await?;
         let got = unpad(&read[0], self.heads * self.dim)?;

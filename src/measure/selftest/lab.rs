@@ -7,7 +7,7 @@ use headwise_reference::quantize::Scheme;
 
 use crate::{
     Error, Result,
-    gpu::{Buffer, Gpu, GpuOptions, KernelChoice, Recorder},
+    gpu::{Buffer, Gpu, GpuOptions, KernelChoice, Recorder, WasmNotSend},
     ops::{Matrix, MatrixShape, Precision, Variants, padded},
     weights::pack_rows,
 };
@@ -84,7 +84,7 @@ impl Lab {
     pub async fn run(
         &self,
         outputs: &[&Output],
-        record: impl FnOnce(&mut Recorder) + Send,
+        record: impl FnOnce(&mut Recorder) + WasmNotSend,
     ) -> Result<Vec<Vec<u32>>> {
         let mut recorder = Recorder::new(&self.gpu);
         record(&mut recorder);

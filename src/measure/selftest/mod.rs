@@ -20,7 +20,7 @@ pub use report::{SelftestReport, SelftestRow, SelftestStatus};
 
 use crate::{
     Error, Result,
-    gpu::{Capabilities, Clock, Gpu, KernelChoice},
+    gpu::{Capabilities, Clock, Gpu, KernelChoice, WasmNotSend},
     ops::{Variants, choose_kernels},
 };
 
@@ -35,7 +35,10 @@ const CHOICES: [KernelChoice; 6] = [
 ];
 
 /// Is told the name of each row when it begins.
+#[cfg(not(target_arch = "wasm32"))]
 type Progress<'a> = Box<dyn FnMut(&str) + Send + 'a>;
+#[cfg(target_arch = "wasm32")]
+type Progress<'a> = Box<dyn FnMut(&str) + 'a>;
 
 /// What to test.
 #[derive(Default)]
@@ -64,7 +67,7 @@ impl<'a> Selftest<'a> {
     }
 
     /// Calls `progress` with the name of each row when it begins.
-    pub fn progress(mut self, progress: impl FnMut(&str) + Send + 'a) -> Self {
+    pub fn progress(mut self, progress: impl FnMut(&str) + WasmNotSend + 'a) -> Self {
         self.progress = Some(Box::new(progress));
         self
     }
