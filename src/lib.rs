@@ -39,6 +39,7 @@
 //! - `tokenizer`: text in and out.
 //! - `chat`: conversations in the form of a model's chat template, [`Chat`]; brings `tokenizer`.
 //! - `hub`: models from a hub, [`Hub`]; not in a browser.
+//! - `selftest`: whether a device computes right, `Gpu::selftest`.
 //! - `demo-model`: embeds the demo models, 20 MB for generation, 20 MB for translation, 6 MB for masks, 1 MB for images.
 //!   A program carries only those that it names; the `headwise` command carries all.
 //! - `gles`: OpenGL where a machine has nothing better, natively.
@@ -61,7 +62,7 @@ mod guard;
 mod jinja;
 #[allow(missing_docs)] // likewise
 mod layers;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(any(feature = "selftest", not(target_arch = "wasm32")))]
 mod measure;
 mod models;
 #[allow(missing_docs)] // likewise
@@ -76,7 +77,7 @@ pub use cancel::Cancel;
 pub use checkpoints::*;
 pub use error::{Error, Result};
 pub use gpu::{AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelChoice};
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(any(feature = "selftest", not(target_arch = "wasm32")))]
 pub use measure::*;
 pub use ops::{AdapterReport, CachePrecision, Precision};
 pub use sessions::{

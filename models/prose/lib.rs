@@ -9,3 +9,13 @@ pub static FILES: &[(&str, &[u8])] = &[
     ("model.safetensors.index.json", include_bytes!("model.safetensors.index.json")),
     ("model-00001-of-00002.safetensors", include_bytes!("model-00001-of-00002.safetensors")),
 ];
+
+/// A prompt, and what transformers 5.23 writes behind it greedily, in [`GREEDY_TOKENS`] tokens: the first of `reference.json`, which
+/// is not packed.
+pub static GREEDY: (&str, &str) = (
+    "The king shall",
+    " be his king. And the king of Babylon shall be a son of the king, and his son, and his son, and his son, and his son, and his son, and his son, and his son, and his son",
+);
+
+/// Tokens of [`GREEDY`].
+pub const GREEDY_TOKENS: usize = 48;

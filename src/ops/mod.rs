@@ -14,6 +14,7 @@ mod chooser;
 mod combine;
 mod copy;
 mod cosine_router;
+mod driver;
 mod embedding;
 mod group;
 mod head_layout;
@@ -56,6 +57,7 @@ pub use chooser::{
 pub use combine::Combine;
 pub use copy::Copy;
 pub use cosine_router::CosineRouter;
+pub use driver::{DriverLoop, DriverProducts, DriverSubgroups};
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers, workgroups};
 pub use head_layout::{
@@ -106,6 +108,9 @@ pub static KERNELS: &[&Kernel] = &[
     &combine::KERNEL,
     &copy::KERNEL,
     &cosine_router::KERNEL,
+    &driver::PLAIN,
+    &driver::F16,
+    &driver::SUBGROUP,
     &embedding::KERNEL,
     &group::COUNT,
     &group::SCAN,

@@ -129,13 +129,13 @@ impl Variants {
     }
 
     /// The variant of a matvec of weights that are stored so.
-    pub(super) fn matvec_of(&self, precision: Precision) -> Variant {
+    pub(crate) fn matvec_of(&self, precision: Precision) -> Variant {
         if self.packed.matvec && precision.is_quantized() { Variant::Packed } else { self.matvec }
     }
 
     /// The variant of a matmul of weights that are stored so. Those in f32 are not rounded, nor inputs that may pass the
     /// 65,504 of 16-bit floats, as the hidden values of an MLP do.
-    pub(super) fn matmul_of(&self, precision: Precision, bounded: bool) -> Variant {
+    pub(crate) fn matmul_of(&self, precision: Precision, bounded: bool) -> Variant {
         match self.matmul {
             _ if self.packed.matmul && precision.is_quantized() => Variant::Packed,
             Variant::F16 if precision == Precision::F32 || !bounded => Variant::Workgroup,

@@ -84,6 +84,11 @@ impl Hub {
         Ok(Self { client, cache, offline, weights })
     }
 
+    /// The folder that keeps what is fetched.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
     /// Looks at a repository: fetches its configuration, tokenizer and chat template, and of its weights the headers.
     ///
     /// What the cache holds is not fetched again, unless it is damaged: small files are compared with their hashes, the

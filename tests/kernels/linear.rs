@@ -172,9 +172,9 @@ impl Linear {
         }
     }
 
-    pub fn oracle(&self, operands: &Operands) -> Vec<f64> {
-        let outputs = self.shape.outputs as usize;
-        let mut product = routed_linear(&RoutedLinear {
+    /// The product of the oracle, before what stands behind it.
+    pub fn product<'a>(&self, operands: &'a Operands) -> RoutedLinear<'a> {
+        RoutedLinear {
             weight: &operands.weights,
             out_rows: (self.shape.halves * self.shape.outputs) as usize,
             in_width: self.shape.inputs as usize,
@@ -183,10 +183,15 @@ impl Linear {
             slots: self.slots as usize,
             src: &operands.src,
             src_div: self.src_div as usize,
-            bias: (self.bias == Biased::Once).then_some(&operands.bias[..outputs]),
+            bias: (self.bias == Biased::Once).then_some(&operands.bias[..self.shape.outputs as usize]),
             residual: None,
             swiglu: self.shape.halves == 2,
-        });
+        }
+    }
+
+    pub fn oracle(&self, operands: &Operands) -> Vec<f64> {
+        let outputs = self.shape.outputs as usize;
+        let mut product = routed_linear(&self.product(operands));
         if self.bias == Biased::ByExpert {
             for (row, expert) in product.chunks_exact_mut(outputs).zip(&operands.chosen) {
                 let bias = &operands.bias[*expert as usize * outputs..][..outputs];

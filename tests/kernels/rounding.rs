@@ -5,7 +5,10 @@ use headwise::internal::{Activation, KernelChoice, MatrixShape, Precision};
 
 use super::linear::{Biased, Linear, Operands, any_linear};
 use crate::{
-    reference::quantize::Scheme,
+    reference::{
+        quantize::Scheme,
+        rounding::{self, Rounding},
+    },
     support::{ROUNDING, assert_close, assert_repeatable, check, gpu},
 };
 
@@ -16,98 +19,31 @@ struct Rounded {
     bound: f64,
 }
 
-/// What an input is multiplied by: the weight, and the part of it that meets the rounded input.
-struct Weight {
-    all: f64,
-    rounding: f64,
-}
-
 impl Linear {
-    /// Row `row` of expert `expert`, all halves counted.
-    fn weights(&self, operands: &Operands, row: usize) -> Vec<Weight> {
-        let inputs = self.shape.inputs as usize;
-        let all = &operands.weights[row * inputs..][..inputs];
+    /// The part of each weight that meets codes.
+    fn coded(&self, operands: &Operands) -> Vec<f64> {
         let scheme = match self.precision {
             Precision::Q8 => Scheme::Q8,
             Precision::Q4 => Scheme::Q4,
-            Precision::F32 | Precision::F16 => {
-                return all.iter().map(|&all| Weight { all, rounding: all }).collect();
-            }
+            Precision::F32 | Precision::F16 => return operands.weights.clone(),
         };
-        let padded = inputs.next_multiple_of(8);
-        let bytes = scheme.row_bytes(padded);
-        let bytes = &operands.rows.as_ref().expect("rows of a quantised matrix")[row * bytes..][..bytes];
-        // Minima and the middle of q4's codes meet the inputs as they are.
-        let middle = if scheme == Scheme::Q4 { 8.0 } else { 0.0 };
-        let rounding =
-            |i: usize| scheme.scale_and_min(bytes, padded, i / 32).0 * (scheme.code(bytes, i) - middle);
-        all.iter().enumerate().map(|(i, &all)| Weight { all, rounding: rounding(i) }).collect()
+        let inputs = self.shape.inputs as usize;
+        let rows = operands.rows.as_ref().expect("rows of a quantised matrix");
+        rounding::coded(scheme, rows, inputs, inputs.next_multiple_of(8))
     }
 
-    /// Each output in `choice`, whose codes are of blocks of so many inputs.
+    /// Each output in `choice`, whose codes are of blocks of so many inputs; without an activation.
     fn rounded(&self, operands: &Operands, choice: KernelChoice, block: usize) -> Vec<Rounded> {
-        let MatrixShape { halves, outputs, inputs, .. } = self.shape;
-        let (halves, outputs, inputs) = (halves as usize, outputs as usize, inputs as usize);
-        let product = |assignment: usize, row: usize| {
-            let x = &operands.src[assignment / self.src_div as usize * inputs..][..inputs];
-            let row = operands.chosen[assignment] as usize * halves * outputs + row;
-            let w = self.weights(operands, row);
-            let bound = match (choice, self.precision) {
-                (KernelChoice::F16, Precision::F16 | Precision::Q8 | Precision::Q4) => in_16_bits(x, &w),
-                (KernelChoice::Packed, Precision::Q8 | Precision::Q4) => in_codes(x, &w, block),
-                _ => 0.0,
-            };
-            Rounded { value: x.iter().zip(&w).map(|(x, w)| x * w.all).sum(), bound }
+        let how = match (choice, self.precision) {
+            (KernelChoice::F16, Precision::F16 | Precision::Q8 | Precision::Q4) => Rounding::To16Bits,
+            (KernelChoice::Packed, Precision::Q8 | Precision::Q4) => Rounding::ToCodes { block },
+            _ => Rounding::None,
         };
-        let output = |i: usize| {
-            let (row, column) = (i / outputs, i % outputs);
-            let mut sum = Rounded { value: 0.0, bound: 0.0 };
-            for slot in 0..self.slots as usize {
-                let assignment = row * self.slots as usize + slot;
-                let gate = if self.gated { operands.gates[assignment] } else { 1.0 };
-                let own = match halves {
-                    1 => product(assignment, column),
-                    _ => swiglu(product(assignment, column), product(assignment, outputs + column)),
-                };
-                sum.value += gate * own.value;
-                sum.bound += gate.abs() * own.bound;
-            }
-            sum.value += match self.bias {
-                Biased::No => 0.0,
-                Biased::Once => operands.bias[column],
-                Biased::ByExpert => operands.bias[operands.chosen[row] as usize * outputs + column],
-            };
-            sum.value += if self.residual { operands.residual[i] } else { 0.0 };
-            sum
-        };
-        (0..self.rows as usize * outputs).map(output).collect()
+        let bounds = rounding::bounds(&self.product(operands), &self.coded(operands), how);
+        let values = self.oracle(operands);
+        assert_eq!(values.len(), bounds.len());
+        values.into_iter().zip(bounds).map(|(value, bound)| Rounded { value, bound }).collect()
     }
-}
-
-/// silu(gate) · up; the slope of silu is at most 1.1.
-fn swiglu(gate: Rounded, up: Rounded) -> Rounded {
-    let silu = gate.value / (1.0 + (-gate.value).exp());
-    Rounded {
-        value: silu * up.value,
-        bound: 1.1 * gate.bound * (up.value.abs() + up.bound) + silu.abs() * up.bound,
-    }
-}
-
-/// Σ x · w where both are rounded to f16, multiplied in f16, and added up in f16, eight at a time: twelve roundings of one
-/// part in 2,048, as each may lose what it cannot hold, below 2⁻¹⁴.
-fn in_16_bits(x: &[f64], w: &[Weight]) -> f64 {
-    let each = (1.0 + 0.5f64.powi(11)).powi(12) - 1.0;
-    x.iter().zip(w).map(|(x, w)| each * (x * w.all).abs() + 0.5f64.powi(14)).sum()
-}
-
-/// Σ x · w where each block of x is rounded to codes of −127 to 127 times one scale.
-fn in_codes(x: &[f64], w: &[Weight], block: usize) -> f64 {
-    let of_block = |(x, w): (&[f64], &[Weight])| {
-        let most = x.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
-        // A little more than half a step: the inputs are scaled in f32.
-        0.500_1 * most / 127.0 * w.iter().map(|w| w.rounding.abs()).sum::<f64>()
-    };
-    x.chunks(block).zip(w.chunks(block)).map(of_block).sum()
 }
 
 /// Panics unless every output is within its bound and what f32 costs.

@@ -8,6 +8,7 @@ mod chat;
 mod classify;
 mod convert;
 mod demo;
+mod doctor;
 mod failure;
 mod fill;
 mod generate;
@@ -29,6 +30,7 @@ mod quiet_driver;
 mod report;
 mod routes;
 mod score;
+mod selftest;
 mod tokens;
 mod transcript;
 mod translate;
@@ -69,6 +71,8 @@ enum Command {
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
     Adapters(adapters::AdaptersArgs),
+    Selftest(selftest::SelftestArgs),
+    Doctor(doctor::DoctorArgs),
     Convert(convert::ConvertArgs),
     Quantize(quantize::QuantizeArgs),
     Upcycle(upcycle::UpcycleArgs),
@@ -92,13 +96,15 @@ fn main() -> ExitCode {
     quiet_driver::hush();
     log_if_asked();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(cli: &Cli) -> Result<(), Failure> {
+fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     match &cli.command {
+        // Says by its code what it found.
+        Command::Selftest(args) => return selftest::run(args, &cli.shared),
         Command::Generate(args) => generate::run(args, &cli.shared),
         Command::Chat(args) => chat::run(args, &cli.shared),
         Command::Translate(args) => translate::run(args, &cli.shared),
@@ -110,10 +116,12 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Info(args) => info::run(args, &cli.shared),
         Command::Bench(args) => bench::run(args, &cli.shared),
         Command::Adapters(args) => adapters::run(args, &cli.shared),
+        Command::Doctor(args) => doctor::run(args),
         Command::Convert(args) => convert::run(args, &cli.shared),
         Command::Quantize(args) => quantize::run(args, &cli.shared),
         Command::Upcycle(args) => upcycle::run(args, &cli.shared),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Logs to stderr what `RUST_LOG` asks for; nothing without it.

@@ -28,6 +28,19 @@ pub fn bar_of_tokens(work: &'static str, quiet: bool) -> impl Fn(u64, u64) {
     with_template(work, "{prefix} {bar:30} {pos} of {len} tokens {eta}", quiet)
 }
 
+/// Shows what is being done, on stderr if that is a terminal; gone at the end.
+pub fn words(work: &'static str, quiet: bool) -> impl FnMut(&str) + Send {
+    let spinner = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    let spinner = spinner.with_prefix(work).with_finish(ProgressFinish::AndClear);
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {msg}") {
+        spinner.set_style(style);
+    }
+    move |now| {
+        spinner.set_message(now.to_owned());
+        spinner.tick();
+    }
+}
+
 fn with_template(work: &'static str, template: &str, quiet: bool) -> impl Fn(u64, u64) + use<> {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
     if let Ok(style) = ProgressStyle::with_template(template) {

@@ -15,6 +15,8 @@ mod outputs;
 mod routes;
 #[path = "command_line/score.rs"]
 mod score;
+#[path = "command_line/selftest.rs"]
+mod selftest;
 #[path = "../../../tests/support/successors.rs"]
 mod successors;
 #[path = "command_line/support.rs"]

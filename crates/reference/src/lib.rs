@@ -1,7 +1,7 @@
 //! What the kernels must compute, in f64: one small file per kernel, each the formula and nothing else.
 //!
 //! Everything is a flat row-major slice with its shape in the comment. Ids, positions and offsets are `u32`,
-//! as they are on the GPU. A shape that does not fit panics: these functions are called by tests alone.
+//! as they are on the GPU. A shape that does not fit panics: these functions are called by tests and by headwise's selftest, whose shapes are fixed.
 
 pub mod activations;
 pub mod adjust_logits;
@@ -19,10 +19,12 @@ pub mod losses;
 pub mod moa;
 pub mod moh_llama;
 pub mod molm;
+pub mod noise;
 pub mod norm_router;
 pub mod quantize;
 pub mod rms_norm;
 pub mod rope_cache;
+pub mod rounding;
 pub mod routed_linear;
 pub mod router;
 pub mod row_attention;

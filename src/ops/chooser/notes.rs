@@ -110,6 +110,11 @@ impl Notes {
         Self(folder.map(|folder| folder.join("kernels.json")))
     }
 
+    /// Where they are, or will be.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.as_deref()
+    }
+
     /// What the newest note on this adapter says.
     pub fn variants(&self, capabilities: &Capabilities) -> Option<(Variants, Measured)> {
         self.read().iter().rev().find_map(|note| note.variants(capabilities))

@@ -1,0 +1,106 @@
+//! `headwise selftest` and `headwise doctor`.
+
+use std::collections::BTreeSet;
+
+use headwise::{Error, Gpu, GpuOptions, KernelChoice, Selftest, SelftestRow, block_on, internal::KERNELS};
+use serde_json::Value;
+
+use crate::support::*;
+
+fn gpu() -> Gpu {
+    block_on(Gpu::new(GpuOptions::new().kernels(KernelChoice::Tuned))).unwrap()
+}
+
+/// Never runs: that it compiles is the promise.
+#[allow(dead_code)]
+fn a_selftest_can_change_threads(gpu: &Gpu) {
+    fn is_send<T: Send>(_: T) {}
+    is_send(gpu.selftest(Selftest::new().progress(|_| ())));
+}
+
+/// The whole of it, and that each kernel's wrong numbers are found out: a word of what it wrote is changed.
+#[test]
+fn every_kernel_is_right_here_and_is_found_out_where_it_is_not() {
+    let gpu = gpu();
+    let mut begun = Vec::new();
+    let selftest = Selftest::new().progress(|name| begun.push(name.to_owned()));
+    let report = block_on(gpu.selftest(selftest)).unwrap();
+    let bad: Vec<_> = report.rows.iter().filter(|row| row.status.is_bad()).collect();
+    assert!(report.ok && bad.is_empty(), "{bad:#?}");
+    assert_eq!(begun.len(), report.rows.iter().filter(|row| row.seconds > 0.0).count());
+
+    let tested: BTreeSet<&str> = report.rows.iter().map(|row| row.kernel).collect();
+    for kernel in KERNELS {
+        let maths = kernel.name.split('.').next().unwrap();
+        let maths = if maths.starts_with("group_") { "group" } else { maths };
+        assert!(tested.contains(maths), "{} is not tested", kernel.name);
+        if let Some((_, variant)) = kernel.name.split_once('.').filter(|(maths, _)| *maths != "driver") {
+            let row = report.rows.iter().find(|row| (row.kernel, &*row.variant) == (maths, variant));
+            assert!(row.is_some(), "no row of {}", kernel.name);
+        }
+    }
+
+    for kernel in tested.into_iter().filter(|kernel| *kernel != "text") {
+        let selftest = Selftest::new().filter(kernel).spoiled(kernel);
+        let report = block_on(gpu.selftest(selftest)).unwrap();
+        // These are no promise.
+        let looked_at = ["long loops", "f16 limits"];
+        let promised = |row: &&SelftestRow| row.cases > 0 && !looked_at.contains(&&*row.variant);
+        let mut own = report.rows.iter().filter(|row| row.kernel == kernel).filter(promised);
+        assert!(!report.ok && own.all(|row| row.status.is_bad()), "{kernel}: {report:#?}");
+    }
+}
+
+#[test]
+fn a_lost_device_and_a_name_that_fits_nothing_are_errors() {
+    let gpu = gpu();
+    let error = block_on(gpu.selftest(Selftest::new().filter("no such kernel"))).unwrap_err();
+    assert!(error.to_string().starts_with("filter: found no such kernel"), "{error}");
+    gpu.destroy();
+    assert!(matches!(block_on(gpu.selftest(Selftest::new())), Err(Error::DeviceLost { .. })));
+}
+
+#[test]
+fn the_command_says_what_is_wrong_and_exits_with_1() {
+    let args = ["selftest", "--filter", "row_attention_prefill", "--json"];
+    let report = json(&args);
+    assert_eq!((&report["ok"], &report["version"]), (&Value::Bool(true), &env!("CARGO_PKG_VERSION").into()));
+    assert_eq!(report["adapter"]["name"], json(&["adapters", "--json"])[0]["name"]);
+    let rows = report["rows"].as_array().unwrap();
+    assert!(rows.iter().all(|row| row["kernel"] == "row_attention_prefill"), "{report}");
+    assert!(
+        rows.iter().any(|row| row["status"] == "ok" && row["error"].as_f64().unwrap() < 1e-5),
+        "{report}"
+    );
+
+    let spoilt = ["selftest", "--filter", "row_attention_prefill", "--spoil", "row_attention_prefill"];
+    let (code, stdout, stderr) = run(&mut headwise(&spoilt));
+    assert_eq!((code, stderr.as_str()), (1, ""));
+    assert!(stdout.contains("WRONG") && stdout.contains("off by"), "{stdout}");
+    fails(&["selftest", "--adapter", "no such adapter"], &["no such adapter"]);
+}
+
+#[test]
+fn the_doctor_names_adapters_drivers_caches_and_variables_but_no_secret() {
+    let folder = folder("doctor");
+    let manifest = folder.join("broken_icd.json");
+    std::fs::write(&manifest, r#"{"ICD": {"library_path": "libno_such_driver.so"}}"#).unwrap();
+    let report = json(&["doctor", "--json"]);
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    let adapters = json(&["adapters", "--json"]);
+    let named = |adapter: &Value| adapter["name"] == adapters[0]["name"] && adapter["refused"].is_null();
+    assert!(report["adapters"].as_array().unwrap().iter().any(named), "{report}");
+    assert!(report["caches"].as_array().unwrap().iter().any(|cache| cache["name"] == "kernels"), "{report}");
+
+    // Without a driver it still says what it found, and what to do.
+    let mut command = headwise(&["doctor"]);
+    command.env("VK_DRIVER_FILES", &manifest).env("HF_TOKEN", "hf_secret").env("WGPU_BACKEND", "vulkan");
+    let (code, stdout, stderr) = run(&mut command);
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(!stdout.contains("hf_secret") && stdout.contains("HF_TOKEN"), "{stdout}");
+    assert!(stdout.contains("WGPU_BACKEND  "), "{stdout}");
+    if cfg!(target_os = "linux") {
+        assert!(stdout.contains("names libno_such_driver.so, which is missing"), "{stdout}");
+        assert!(stdout.contains("no adapter works"), "{stdout}");
+    }
+}
