@@ -83,9 +83,9 @@ pub use sessions::{
     RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
 };
 pub use tasks::*;
-pub use weights::Source;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub use weights::{Hub, HubModel, HubRepo};
+pub use weights::{ModelFiles, ReadAt, Source};
 /// The wgpu that headwise is built on: an app that shares its device with headwise needs the same version.
 pub use wgpu;
 

@@ -174,7 +174,7 @@ fn source(apart: bool) -> Source {
         .iter()
         .map(|(name, shape, bytes)| (name.as_str(), "F32", shape.as_slice(), bytes.clone()))
         .collect();
-    Source::memory("m", vec![("model.safetensors".into(), file(&tensors))])
+    Source::memory("m", vec![("model.safetensors", file(&tensors))])
 }
 
 fn logits(gpu: &Gpu, apart: bool, precision: Precision) -> Vec<f32> {
