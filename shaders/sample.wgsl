@@ -4,6 +4,7 @@
 // top p: of those, logits ≥ t stay, t the largest logit such that the softmax mass of logits ≥ t is ≥ top_p.
 // draw:  the token whose cumulative mass, in index order, first exceeds u · total, where
 //        u = (philox(counter (position + 1, sequence, 0, 0), key seed).x >> 8) · 2⁻²⁴
+// The lowest number there is, as a logit, bans a token: it has no mass at any temperature.
 // If a logit of a row is not finite, its token is NOT_FINITE.
 //
 // logits [rows, stride] f32     spans [..] Span     rows [rows] u32: the span of each row
@@ -181,5 +182,5 @@ fn orders_of(four: vec4<f32>) -> vec4<u32> {
 
 fn mass_of(run: Run, quad: u32, four: vec4<f32>) -> vec4<f32> {
     let mass = exp((four - run.highest) / params.temperature);
-    return select(vec4<f32>(0.0), mass, is_token(quad));
+    return select(vec4<f32>(0.0), mass, is_token(quad) & (four > vec4<f32>(LOWEST)));
 }

@@ -1,6 +1,8 @@
 //! The promise: a model computes what its original implementation computes, whatever the kernels' shape, however
 //! the tokens are cut into steps, and whoever shares the batch.
 
+#[path = "conformance/choices.rs"]
+mod choices;
 #[path = "support/files.rs"]
 #[allow(dead_code)] // each test binary uses its own part
 mod files;

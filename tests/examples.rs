@@ -1,13 +1,22 @@
 //! The promise: the examples do what they say. They are what a packaged crate is tried with, so these tests need nothing beside it.
 
+#[path = "../examples/batch.rs"]
+#[allow(dead_code)] // its main
+mod batch;
+#[path = "../examples/chat.rs"]
+#[allow(dead_code)] // its main
+mod chat;
 #[path = "../examples/own_device.rs"]
+#[allow(dead_code)] // its main
 mod own_device;
 #[path = "../examples/session.rs"]
+#[allow(dead_code)] // its main
 mod session;
 #[path = "../examples/stream.rs"]
+#[allow(dead_code)] // its main
 mod stream;
 
-use std::ops::ControlFlow;
+use std::{fs, future::pending, ops::ControlFlow, path::Path, time::Duration};
 
 use headwise::{Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Source, StopReason, block_on};
 
@@ -63,4 +72,57 @@ fn a_stream_is_read_stopped_and_meets_its_deadline() {
     let StopReason::Cancelled = texts.by_deadline.stopped[0] else { panic!("{:?}", texts.by_deadline) };
     assert!((3..32).contains(&texts.stopped.ids[0].len()), "{:?}", texts.stopped);
     assert_eq!(texts.stopped.ids[0], texts.whole.ids[0][..texts.stopped.ids[0].len()]);
+}
+
+/// 200 prompts: each line is what its prompt gives alone; a job that was cut in the midst of a line goes on and writes the same.
+#[test]
+fn a_batch_job_writes_each_line_once() {
+    let model = model();
+    let words = ["The king", "She had", "A lifetime", "In the beginning", "What is"];
+    let prompts: Vec<String> = (0..200).map(|i| format!("{} {}", words[i % 5], i)).collect();
+    let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("batch.jsonl");
+    let _ = fs::remove_file(&out);
+    let options = Generate::new().greedy().max_new(4);
+    assert_eq!(batch::job(&model, &prompts, &options, &out).unwrap(), 200);
+    let written = fs::read(&out).unwrap();
+    let lines: Vec<serde_json::Value> = written
+        .split_inclusive(|&byte| byte == b'\n')
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 200);
+    for (index, (line, prompt)) in lines.iter().zip(&prompts).enumerate() {
+        assert_eq!(line["prompt"], *prompt);
+        if index % 40 == 7 {
+            let alone = block_on(model.generate(prompt, &options, |_| ControlFlow::Continue(()))).unwrap();
+            assert_eq!((&line["text"], &line["tokens"]), (&alone.text[0].as_str().into(), &4.into()));
+        }
+    }
+    let half = written.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(149).unwrap().0 + 10;
+    fs::write(&out, &written[..half]).unwrap();
+    assert_eq!(batch::job(&model, &prompts, &options, &out).unwrap(), 50);
+    assert_eq!(fs::read(&out).unwrap(), written);
+}
+
+#[test]
+fn an_answer_ends_by_itself_at_its_deadline_and_at_an_interrupt() {
+    let model = model();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let options = Generate::new().greedy().max_new(12).stop_at([]);
+    runtime.block_on(async {
+        let chat = chat::conversation(&model, chat::PLAY).await.unwrap();
+        let (mut said, long) = (String::new(), Duration::from_secs(600));
+        let chat = chat::answer(chat, "Who art thou?", &options, long, pending(), |text| said += text);
+        let chat = chat.await.unwrap();
+        let roles: Vec<_> = chat.messages().iter().map(|message| message.role.as_str()).collect();
+        assert_eq!((roles.as_slice(), said.is_empty()), (&["user", "assistant"][..], false));
+        assert_eq!(chat.messages()[1].content, said);
+        // Both of these end what else would take very long; the conversation goes on.
+        let endless = options.clone().max_new(100_000);
+        let soon = Duration::from_millis(30);
+        let chat = chat::answer(chat, "And I?", &endless, soon, pending(), |_| ()).await.unwrap();
+        let interrupt = tokio::time::sleep(soon);
+        let chat = chat::answer(chat, "And he?", &endless, long, interrupt, |_| ()).await.unwrap();
+        assert_eq!(chat.messages().len(), 6);
+    });
 }

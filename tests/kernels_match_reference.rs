@@ -15,6 +15,7 @@ mod kernels {
     mod attention;
     mod device;
     mod linear;
+    mod penalties;
     mod rounding;
     mod routing;
     mod rows;

@@ -5,6 +5,7 @@
 //! padding is zero. Every kernel that writes a row keeps both.
 
 mod add_positions;
+mod adjust_logits;
 mod attention_merge;
 mod cache_append;
 mod cache_layout;
@@ -45,6 +46,7 @@ use row_tile::RowTile;
 use crate::gpu::{Buffer, Kernel};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
+pub use adjust_logits::{AdjustLogits, BANNED, FROM_PROMPT, TokenCounts};
 pub use cache_append::{CacheAppend, KeyOrValue};
 pub use cache_layout::{CacheLayout, CachePrecision, Sections, Window};
 pub use cache_reorder::CacheReorder;
@@ -93,6 +95,8 @@ mod shaders {
 /// Every kernel, variants included, for the tests that validate all of them.
 pub static KERNELS: &[&Kernel] = &[
     &add_positions::KERNEL,
+    &adjust_logits::KERNEL,
+    &adjust_logits::COUNT,
     &row_attention_decode::PLAIN,
     &row_attention_decode::BROADCAST,
     &attention_merge::KERNEL,

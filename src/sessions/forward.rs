@@ -121,16 +121,24 @@ impl Session {
         }
         self.check_rows(false)?;
         self.settle();
-        let Workspace { logits, tokens, spans, logit_rows, .. } = &self.workspace;
+        let Self { recorder, workspace, adjusting, .. } = self;
         let (rows, vocab) = (self.last.step.logit_rows, self.transformer.spec.outputs);
+        let logits = match adjusting {
+            Some(adjusting) => adjusting.record(recorder, workspace, rows),
+            None => &workspace.logits,
+        };
+        let Workspace { tokens, spans, logit_rows, .. } = &*workspace;
         let Sampling { temperature, top_k, top_p, seed } = *sampling;
         if temperature == 0.0 {
-            Argmax { logits, tokens, rows, vocab }.record(&mut self.recorder);
+            Argmax { logits, tokens, rows, vocab }.record(recorder);
         } else {
             let top_k = top_k.unwrap_or(u32::MAX);
             let rows_of = logit_rows;
             Sample { logits, spans, rows_of, tokens, rows, vocab, temperature, top_k, top_p, seed }
-                .record(&mut self.recorder);
+                .record(recorder);
+        }
+        if let Some(adjusting) = adjusting {
+            adjusting.record_chosen(recorder, workspace, rows);
         }
         self.last.sampled = true;
         for (row, of) in (0..).zip(&self.last.rows) {

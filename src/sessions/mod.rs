@@ -3,6 +3,7 @@
 mod forward;
 mod keeping;
 mod options;
+mod penalties;
 pub(crate) mod readback;
 mod reading;
 pub(crate) mod router_use;
@@ -19,7 +20,9 @@ pub(crate) use options::STEP_TOKENS;
 pub use options::SessionOptions;
 #[cfg(feature = "chat")]
 pub(crate) use options::most_positions;
+pub(crate) use penalties::Penalties;
 pub use reading::PendingTokens;
+pub(crate) use reading::{SampledTokens, Wanted};
 pub use router_use::{DropMargin, LayerUse, RouterShape, RouterUse};
 pub use routes::{Choice, LayerRoutes, Routes, TokenRoutes};
 pub use runs::{LogitRows, Run};

@@ -8,7 +8,13 @@ use super::{
         chosen, length, logit_range, logits, ranked, record_top, route_ranges, top_ranges, unwatched,
     },
 };
-use crate::{Error, Result, gpu::Pending, models::Transformer, ops::padded};
+use crate::{
+    Error, Result,
+    gpu::Pending,
+    layers::Workspace,
+    models::Transformer,
+    ops::{TokenLogprob, padded},
+};
 
 impl Session {
     /// Submits what was recorded, in parts where it is much, and reads nothing back. `watch` is told before each part how much
@@ -48,36 +54,70 @@ impl Session {
     /// A last step that nothing was sampled from, and what the GPU reports.
     pub async fn tokens(&mut self) -> Result<PendingTokens> {
         match self.last.sampled {
-            true => self.read_tokens(false, unwatched).await,
+            true => self.read_tokens(Wanted::default(), unwatched).await,
             false => Err(Error::argument("sampled tokens", "none of the last step", "a step to sample from")),
         }
     }
 
-    /// Submits what was recorded and starts reading the sampled tokens, if there are any, and, if wanted, the step's routes.
+    /// Submits what was recorded and starts reading the sampled tokens, if there are any, and what else of the step is wanted.
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
     pub(crate) async fn read_tokens(
         &mut self,
-        routes: bool,
+        wanted: Wanted,
         watch: impl FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<PendingTokens> {
+        let logprobs = wanted.logprobs.filter(|_| self.last.sampled);
+        if let Some(n) = logprobs {
+            self.record_logprobs(n);
+        }
         self.submit_ahead(watch).await?;
-        let step = &self.last.step;
+        let (workspace, step) = (&self.workspace, &self.last.step);
         let rows = if self.last.sampled { step.logit_rows as usize } else { 0 };
-        let mut ranges = vec![(&self.workspace.tokens, 0, 4 * rows as u64)];
-        if routes {
-            ranges.extend(route_ranges(&self.workspace, &self.transformer.spec.stack, step));
+        let mut ranges = vec![(&workspace.tokens, 0, 4 * rows as u64)];
+        if let Some(n) = logprobs {
+            ranges.push((&workspace.target_logprobs, 0, 4 * rows as u64));
+            ranges.extend(top_ranges(workspace, step, n));
+        }
+        if wanted.routes {
+            ranges.extend(route_ranges(workspace, &self.transformer.spec.stack, step));
         }
         let tokens = step.tokens as usize;
         let transformer = Arc::clone(&self.transformer);
+        let wanted = Wanted { logprobs, ..wanted };
         Ok(PendingTokens {
             pending: self.recorder.submit_and_read(&ranges),
             rows,
             tokens,
-            routes,
+            wanted,
             transformer,
         })
+    }
+
+    /// Records how likely the sampled tokens are by the logits of the model, and the `n` likeliest.
+    fn record_logprobs(&mut self, n: u32) {
+        let Self { recorder, workspace, last, .. } = self;
+        let (rows, vocab) = (last.step.logit_rows, self.transformer.spec.outputs);
+        let Workspace { logits, tokens: targets, target_logprobs: values, .. } = &*workspace;
+        TokenLogprob { logits, targets, values, rows, vocab }.record(recorder);
+        if n > 0 {
+            record_top(recorder, workspace, vocab, &last.step, n);
+        }
+    }
+
+    /// Submits what was recorded and reads all logits of the last step, `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit), and [`Error::NotFinite`].
+    pub(crate) async fn read_rows(
+        &mut self,
+        watch: impl FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>> {
+        self.submit_ahead(watch).await?;
+        let outputs = self.transformer.spec.outputs;
+        let range = logit_range(&self.workspace, outputs, &self.last.step);
+        logits(&self.recorder.submit_and_read(&[range]).wait("reading logits").await?, outputs)
     }
 
     /// Submits what was recorded and reads a sequence's logits of the last step, `[rows, vocabulary]`: a row for each token
@@ -143,12 +183,33 @@ impl Session {
     }
 }
 
+/// What is read of a step beside its tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    /// The experts of each token of the step.
+    pub routes: bool,
+    /// How likely each sampled token is, and so many of the likeliest.
+    pub logprobs: Option<u32>,
+}
+
+/// What was read of a step.
+#[derive(Default)]
+pub(crate) struct SampledTokens {
+    /// One for each row of logits.
+    pub ids: Vec<u32>,
+    pub routes: Option<Routes>,
+    /// `ln p` of each id, where wanted.
+    pub logprobs: Vec<f32>,
+    /// The likeliest ids of each row with theirs.
+    pub top: Vec<Vec<(u32, f32)>>,
+}
+
 /// Sampled tokens on their way back.
 pub struct PendingTokens {
     pending: Pending,
     rows: usize,
     tokens: usize,
-    routes: bool,
+    wanted: Wanted,
     transformer: Arc<Transformer>,
 }
 
@@ -158,15 +219,27 @@ impl PendingTokens {
     /// # Errors
     /// [`Error::NotFinite`] where a row of logits was, and what the GPU reports.
     pub async fn wait(self) -> Result<Vec<u32>> {
-        Ok(self.wait_with_routes().await?.0)
+        Ok(self.wait_for_all().await?.ids)
     }
 
-    /// As [`wait`](Self::wait), with the step's routes where they were asked for.
-    pub(crate) async fn wait_with_routes(self) -> Result<(Vec<u32>, Option<Routes>)> {
-        let Self { pending, rows, tokens, routes, transformer } = self;
+    /// As [`wait`](Self::wait), with what else was wanted.
+    pub(crate) async fn wait_for_all(self) -> Result<SampledTokens> {
+        let Self { pending, rows, tokens, wanted, transformer } = self;
         let read = pending.wait("generating").await?;
-        let (ids, rest) = read.split_at(4 * rows);
-        let routes = routes.then(|| Routes::new(&transformer.spec.stack, tokens, rest)).transpose()?;
-        Ok((chosen(ids)?, routes))
+        let (ids, mut rest) = read.split_at(4 * rows);
+        let mut sampled = SampledTokens { ids: chosen(ids)?, ..SampledTokens::default() };
+        if let Some(n) = wanted.logprobs {
+            let (logprobs, behind) = rest.split_at(4 * rows);
+            let (top, behind) = behind.split_at(8 * rows * n as usize);
+            sampled.logprobs = bytemuck::pod_collect_to_vec(logprobs);
+            if n > 0 {
+                sampled.top = ranked(top, n)?;
+            }
+            rest = behind;
+        }
+        if wanted.routes {
+            sampled.routes = Some(Routes::new(&transformer.spec.stack, tokens, rest)?);
+        }
+        Ok(sampled)
     }
 }

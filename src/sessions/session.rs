@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     SessionOptions,
     options::{Layout, PAGE, SOFTWARE_POSITIONS},
+    penalties::Adjusting,
 };
 use crate::{
     Cancel, Error, Result,
@@ -63,6 +64,8 @@ pub struct Session {
     /// Bytes of everything but the cache.
     fixed_bytes: u64,
     pub(super) last: LastStep,
+    /// What changes logits, where anything ever did.
+    pub(super) adjusting: Option<Adjusting>,
     /// Who stands in the steps to come.
     pub(super) hook: Option<Box<dyn Hook + Send>>,
     /// Ends every step.
@@ -148,6 +151,7 @@ impl Session {
             parked: Buffer::new(gpu, "parked", parked_bytes),
             fixed_bytes,
             last: LastStep::default(),
+            adjusting: None,
             hook: None,
             cancel: cancel.clone(),
         };
@@ -163,13 +167,14 @@ impl Session {
         Ok(self.sequence(sequence)?.position)
     }
 
-    /// Bytes of GPU memory that it holds: activations, keys, values and the angles they turn by. All but the first grow with
-    /// the longest sequence.
+    /// Bytes of GPU memory that it holds: activations, keys, values and the angles they turn by, which grow with the longest sequence,
+    /// and what penalties need once there are some.
     pub fn bytes(&self) -> u64 {
         let stack = &self.transformer.spec.stack;
         let sequences = self.layout.sequences;
         let size = self.transformer.cache_size(sequences, self.cache.capacity());
-        self.fixed_bytes + KvCache::all_bytes(stack.attentions(), size, stack.cache_use())
+        let penalties = self.adjusting.as_ref().map_or(0, Adjusting::bytes);
+        self.fixed_bytes + penalties + KvCache::all_bytes(stack.attentions(), size, stack.cache_use())
     }
 
     /// How many sequences it has.

@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use super::{ChatMessage, ChatTemplate, Generate, Model, StopReason, Token};
+use super::{
+    ChatMessage, ChatTemplate, Generate, Model, StopReason, Token, continuation::Rules, writer::Writer,
+};
 use crate::{
     Error, Result,
     gpu::Counters,
@@ -27,10 +29,10 @@ pub struct Chat {
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// What it says, the text of its ids; it is the last of the conversation's messages. Where the caller ended it, it may
-    /// have a character more than its tokens had.
+    /// What it says, the text of its ids up to a stop string; it is the last of the conversation's messages. Where the caller ended
+    /// it, it may have more than its tokens had: what was held back until then.
     pub text: String,
-    /// Its tokens, a stop token included.
+    /// Its tokens, a stop token or those of a stop string included.
     pub ids: Vec<u32>,
     /// Why it ended.
     pub stopped: StopReason,
@@ -97,7 +99,7 @@ impl Chat {
         &mut self,
         messages: &[ChatMessage],
         options: &Generate,
-        mut on_token: impl FnMut(&Token) -> ControlFlow<()>,
+        on_token: impl FnMut(&Token) -> ControlFlow<()>,
     ) -> Result<Reply> {
         let tokenizer = self.model.tokenizer()?;
         let prompt = self.template.render(messages, true)?;
@@ -118,25 +120,13 @@ impl Chat {
             // The end of a message is not always the end of a text.
             stop.extend(self.template.token("eos_token").and_then(|token| tokenizer.id(token)));
         }
-        // An answer is a text of its own: the template says what stands between it and what comes before.
-        let (mut stream, mut text) = (tokenizer.stream(), String::new());
-        let show = |token: &Token| {
-            if token.prompt {
-                return on_token(token);
-            }
-            let token = match token.last && stop.contains(&token.id) {
-                // The template writes the end of a message itself, whatever token that is.
-                true => Token { text: stream.finish(), ..token.clone() },
-                false => token.with_text(&mut stream),
-            };
-            text += &token.text;
-            on_token(&token)
-        };
-        let run =
-            self.model.continue_session(&mut self.session, self.capacity, &prompt, options, &stop, show);
+        // An answer is a text of its own: the template says what stands between it and what comes before. It writes the end of a
+        // message itself, whatever token that is.
+        let writer = Writer::new(Some(tokenizer.stream()), &options.stop_strings).without(&stop);
+        let rules = Rules { options, stop: &stop, context: self.capacity };
+        let run = self.model.continue_session(&mut self.session, &prompt, rules, writer, on_token);
         let mut generation = run.await?;
-        // There is more where the caller ended the answer.
-        text += &stream.finish();
+        let text = generation.text.pop().unwrap_or_default();
         let ids = generation.ids.pop().unwrap_or_default();
         let stopped = generation.stopped.pop().unwrap_or(StopReason::Cancelled);
 

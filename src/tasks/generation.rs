@@ -2,10 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
+use super::logit_filter::LogitFilter;
 use crate::{
-    Cancel, Result,
+    Cancel, Error, Result,
     gpu::Counters,
-    sessions::{Sampling, TokenRoutes},
+    ops::MAX_TOP_LOGITS,
+    sessions::{Penalties, Sampling, TokenRoutes, Wanted},
 };
 
 /// How to generate.
@@ -14,6 +16,10 @@ pub struct Generate {
     pub(super) max_new: usize,
     pub(super) sampling: Sampling,
     pub(super) stop: Option<Vec<u32>>,
+    pub(super) stop_strings: Vec<String>,
+    pub(super) penalties: Penalties,
+    pub(super) logprobs: Option<u32>,
+    pub(super) filter: Option<LogitFilter>,
     pub(super) routes: bool,
     pub(super) cancel: Cancel,
     pub(super) progress: Option<Progress>,
@@ -36,6 +42,10 @@ impl Default for Generate {
             max_new: 64,
             sampling: Sampling::default(),
             stop: None,
+            stop_strings: Vec::new(),
+            penalties: Penalties::default(),
+            logprobs: None,
+            filter: None,
             routes: false,
             cancel: Cancel::default(),
             progress: None,
@@ -84,9 +94,61 @@ impl Generate {
         self
     }
 
+    /// Makes less likely what the prompt or the new text has: the logit of such a token is divided by `penalty`, or multiplied where
+    /// it is below zero, as transformers does. 1 changes nothing, less makes repetition likelier.
+    ///
+    /// Penalties, and then [`logit_bias`](Self::logit_bias), change logits on the GPU, before temperature, top-k and top-p.
+    pub fn repetition_penalty(mut self, penalty: f32) -> Self {
+        self.penalties.repetition = penalty;
+        self
+    }
+
+    /// Taken off the logits of tokens that the new text has, as in OpenAI's API; 0 changes nothing.
+    pub fn presence_penalty(mut self, penalty: f32) -> Self {
+        self.penalties.presence = penalty;
+        self
+    }
+
+    /// Taken off the logits of tokens of the new text, once for each time that it has them, as in OpenAI's API; 0 changes nothing.
+    pub fn frequency_penalty(mut self, penalty: f32) -> Self {
+        self.penalties.frequency = penalty;
+        self
+    }
+
+    /// Added to the logits of these ids, whatever the text has; −∞ bans a token. Of equal ids the last counts.
+    pub fn logit_bias(mut self, biases: impl IntoIterator<Item = (u32, f32)>) -> Self {
+        self.penalties.bias = biases.into_iter().collect();
+        self
+    }
+
+    /// Lets `filter` change the logits of each new token. It is called with the ids of a sequence so far, prompt included, and its
+    /// logits, as many as the vocabulary has tokens; −∞ bans one. Penalties and biases come behind it, then the token is drawn on
+    /// the GPU as ever: a filter that changes nothing changes no token. A batch has one call for each of its sequences.
+    ///
+    /// Slow: the logits go to the host and back, and the next step waits for them, where otherwise four steps are under way.
+    pub fn filter_logits(mut self, filter: impl FnMut(&[u32], &mut [f32]) + Send + 'static) -> Self {
+        self.filter = Some(LogitFilter::new(filter));
+        self
+    }
+
+    /// Reads back how likely each new token was, [`Token::logprob`], and the `n` likeliest in its place, [`Token::top`]: 0 to 16.
+    /// Both are of the model's own distribution, before penalties, biases, a filter, temperature, top-k and top-p.
+    pub fn logprobs(mut self, n: u32) -> Self {
+        self.logprobs = Some(n);
+        self
+    }
+
     /// Tokens that end a text, instead of the model's own.
     pub fn stop_at(mut self, ids: impl Into<Vec<u32>>) -> Self {
         self.stop = Some(ids.into());
+        self
+    }
+
+    /// Texts that end a text, found wherever tokens are cut. Neither they nor what comes behind them are part of the text; their
+    /// ids are among the ids. What may be the start of one is held back until it is decided. Special tokens have no text:
+    /// [`stop_at`](Self::stop_at) is for these.
+    pub fn stop<S: Into<String>>(mut self, texts: impl IntoIterator<Item = S>) -> Self {
+        self.stop_strings = texts.into_iter().map(Into::into).collect();
         self
     }
 
@@ -123,9 +185,37 @@ impl Generate {
     /// Refuses what is out of range, as every generation does.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) for the first such option.
+    /// [`Error::Argument`] for the first such option.
     pub fn check(&self) -> Result<()> {
+        if self.stop_strings.iter().any(String::is_empty) {
+            return Err(Error::argument("stop", "an empty text", "texts of at least one character"));
+        }
+        if let Some(n) = self.logprobs.filter(|&n| n > MAX_TOP_LOGITS) {
+            return Err(Error::argument("logprobs", n, format!("at most {MAX_TOP_LOGITS}")));
+        }
+        self.penalties.check()?;
         self.sampling.check()
+    }
+
+    /// Refuses also what is out of range for a model of `vocab` tokens.
+    pub(super) fn check_for(&self, vocab: u32) -> Result<()> {
+        self.check()?;
+        if let Some(n) = self.logprobs.filter(|&n| n > vocab) {
+            return Err(Error::argument("logprobs", n, format!("at most the {vocab} of the vocabulary")));
+        }
+        self.penalties.check_for(vocab)
+    }
+
+    /// What changes logits, if anything does.
+    pub(super) fn penalties(&self) -> Option<&Penalties> {
+        // What a filter says goes the same way.
+        let some = self.filter.is_some() || self.penalties != Penalties::default();
+        some.then_some(&self.penalties)
+    }
+
+    /// What is read back of each step.
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted { routes: self.routes, logprobs: self.logprobs }
     }
 }
 
@@ -141,25 +231,29 @@ pub struct Token {
     pub id: u32,
     /// Whether it is part of the prompt.
     pub prompt: bool,
-    /// Its text; empty while a character is incomplete, and when generating from ids. The last token also has what was
-    /// held back until then.
+    /// What it adds to the text of its sequence: nothing while a character is incomplete or a stop string may have begun, and
+    /// nothing where the model has no tokenizer. The last token also has what was held back until then.
     pub text: String,
     /// Whether it ends its sequence. A caller who stops the generation makes no token the last.
     pub last: bool,
+    /// How likely the model found it, `ln p` in nats, with [`Generate::logprobs`]; none for a token of the prompt.
+    pub logprob: Option<f32>,
+    /// The likeliest tokens in its place, the likeliest first, with [`Generate::logprobs`].
+    pub top: Vec<TopToken>,
     /// The experts it chose, with [`Generate::with_routes`].
     pub routes: Option<TokenRoutes>,
 }
 
-#[cfg(feature = "tokenizer")]
-impl Token {
-    /// The token with what it adds to the text of its sequence.
-    pub(super) fn with_text(&self, stream: &mut super::TextStream<'_>) -> Self {
-        let mut text = stream.push(self.id);
-        if self.last {
-            text += &stream.finish();
-        }
-        Self { text, ..self.clone() }
-    }
+/// A token that might have come.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct TopToken {
+    /// Its id.
+    pub id: u32,
+    /// What it would have added to the text, had that ended with it; empty where the model has no tokenizer.
+    pub text: String,
+    /// How likely the model found it, `ln p` in nats.
+    pub logprob: f32,
 }
 
 /// Why a sequence ended.
@@ -171,6 +265,8 @@ pub enum StopReason {
     MaxNew,
     /// It came to a stop token, which is the last of its ids.
     StopToken,
+    /// Its text came to a stop string, the ids of which are its last.
+    StopString,
     /// It fills the model's context.
     Context,
     /// The caller stopped it.
@@ -183,6 +279,9 @@ pub enum StopReason {
 pub struct Generation {
     /// The new ids of each prompt.
     pub ids: Vec<Vec<u32>>,
+    /// The new text of each prompt, what its tokens had one after the other; up to a stop string, without it. Where the caller ended
+    /// it, what was held back until then is at its end. Empty where the model has no tokenizer.
+    pub text: Vec<String>,
     /// Why each ended.
     pub stopped: Vec<StopReason>,
     /// Exact counts of the GPU work: dispatches, multiply-accumulates, passes.

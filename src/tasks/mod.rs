@@ -11,6 +11,7 @@ mod fill;
 mod generate;
 mod generation;
 mod info;
+mod logit_filter;
 mod logits;
 mod model;
 mod packing;
@@ -24,6 +25,7 @@ mod text;
 mod tokenizer_config;
 mod translate;
 mod warm_up;
+mod writer;
 
 #[cfg(feature = "chat")]
 pub use chat::{Chat, Reply};
@@ -39,7 +41,7 @@ pub(crate) const MAX_TOKENIZER: u64 = 128 << 20;
 
 pub use embed::{Embed, Pooling};
 pub use fill::{Candidate, Filled, FilledMask};
-pub use generation::{Generate, Generation, StopReason, Token};
+pub use generation::{Generate, Generation, StopReason, Token, TopToken};
 pub use info::{AttentionInfo, MlpInfo, ModelInfo, PrecisionMemory};
 pub use logits::Logits;
 #[cfg(all(test, not(target_arch = "wasm32")))]

@@ -267,8 +267,9 @@ mod tests {
     use crate::gpu::breathe;
 
     fn token(id: u32) -> Token {
-        let (text, last) = (String::new(), id == 4);
-        Token { sequence: 0, position: id as usize, id, prompt: false, text, last, routes: None }
+        let (text, last, top) = (String::new(), id == 4, Vec::new());
+        let (prompt, logprob, routes) = (false, None, None);
+        Token { sequence: 0, position: id as usize, id, prompt, text, last, logprob, top, routes }
     }
 
     /// Shows tokens 0 to 4, two at a time, and says how many it showed.

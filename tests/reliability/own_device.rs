@@ -19,8 +19,6 @@ use headwise::{
 
 use super::{ids, load, plain_gpu, tiny};
 
-#[allow(dead_code)] // its `main` runs elsewhere
-
 /// An app with work of its own: a kernel that doubles numbers.
 struct App {
     adapter: wgpu::Adapter,

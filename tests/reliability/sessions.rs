@@ -9,7 +9,6 @@ use headwise::{
     internal::{Hook, OptionsForTests, Place, Recorder, Site, Sublayer},
 };
 
-#[allow(dead_code)] // its `main` runs elsewhere
 use super::{gpu, load, plain_gpu, tiny, tiny_with_a_long_context};
 
 /// JetMoE's layers, and MoLM's with and without a projection of keys and values.

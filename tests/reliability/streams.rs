@@ -18,7 +18,6 @@ use headwise::{
     Translate, block_on, internal::OptionsForTests,
 };
 
-#[allow(dead_code)] // its `main` runs elsewhere
 use super::{gpu, load, plain_gpu, tiny};
 
 fn is_send<T: Send>(_: T) {}

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use headwise::{Cancel, Generate, Model, Token};
+use headwise::{Cancel, Generate, Model, Token, Tokenizer};
 
 use super::{
     args::{ModelArgs, Shared},
@@ -48,6 +48,24 @@ pub struct GenerateArgs {
     /// Always take the likeliest token, whatever the options above say
     #[arg(long)]
     pub greedy: bool,
+    /// End the text before this one; may be given several times
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+    /// Make what the text has less likely, by this factor
+    #[arg(long, value_name = "P", default_value = "1", value_parser = numbers::not_negative::<f32>)]
+    pub repetition_penalty: f32,
+    /// Take P off the logits of tokens that the new text has
+    #[arg(long, value_name = "P", default_value = "0", value_parser = numbers::finite::<f32>)]
+    pub presence_penalty: f32,
+    /// Take P off for each time that it has them
+    #[arg(long, value_name = "P", default_value = "0", value_parser = numbers::finite::<f32>)]
+    pub frequency_penalty: f32,
+    /// Add X to a token's logit, -inf bans it; may be given several times
+    #[arg(long, value_name = "ID=X", value_parser = numbers::bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+    /// With --json: how likely each new token and the N likeliest were
+    #[arg(long, value_name = "N", requires = "json", value_parser = numbers::whole::<u32>)]
+    pub logprobs: Option<u32>,
     /// Continue these token ids instead of a text
     #[arg(long, value_name = "1,2,3", allow_hyphen_values = true)]
     pub ids: Option<Ids>,
@@ -77,7 +95,7 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
     heads::check_layer(args.layer, model.info())?;
     let ids = prompt.ids(&model)?;
 
-    let mut transcript = transcript(args, &model, &prompt, &ids);
+    let mut transcript = transcript(args, &model, &prompt);
     let mut failed = None;
     let cancel = interrupt::answer();
     let on_token = |token: &Token| match transcript.add(token) {
@@ -92,11 +110,14 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
         // With heads, the prompt's own tokens are shown as they are read.
         options = options.progress(progress::bar_of_tokens("reading", shared.quiet));
     }
-    let generated = headwise::block_on(model.generate_ids(&[&ids], &options, on_token))?;
+    let generated = match &prompt {
+        Prompt::Text(text) => headwise::block_on(model.generate(text, &options, on_token))?,
+        Prompt::Ids(ids) => headwise::block_on(model.generate_ids(&[ids], &options, on_token))?,
+    };
     if let Some(failure) = failed {
         return Err(failure);
     }
-    let transcript = transcript.finish()?;
+    let transcript = transcript.finish(&generated.text.concat())?;
     if args.json {
         output::json(&Report::new(&model, &ids, &transcript, &generated, load))?;
     }
@@ -116,6 +137,11 @@ fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
         .top_k((args.top_k > 0).then_some(args.top_k))
         .top_p(args.top_p)
         .seed(args.seed)
+        .stop(&args.stop)
+        .repetition_penalty(args.repetition_penalty)
+        .presence_penalty(args.presence_penalty)
+        .frequency_penalty(args.frequency_penalty)
+        .logit_bias(args.logit_bias.iter().copied())
         .cancel(cancel);
     if args.greedy {
         options = options.greedy();
@@ -123,28 +149,28 @@ fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
     if args.show_heads {
         options = options.with_routes();
     }
-    options
+    match args.logprobs {
+        Some(n) => options.logprobs(n),
+        None => options,
+    }
 }
 
 /// What will be printed as tokens come, by the options given.
-fn transcript<'a>(args: &GenerateArgs, model: &'a Model, prompt: &Prompt, ids: &[u32]) -> Transcript<'a> {
+fn transcript(args: &GenerateArgs, model: &Model, prompt: &Prompt) -> Transcript {
     let terminal = io::stdout().is_terminal();
-    let mut words = match model.tokenizer() {
-        Ok(tokenizer) if !args.print_ids => Words::text(tokenizer),
-        _ => Words::ids(),
-    };
+    let tokenizer = model.tokenizer().ok().filter(|_| !args.print_ids);
+    let mut words = if tokenizer.is_some() { Words::Text } else { Words::ids() };
     let mut head = String::new();
     let painter = args.show_heads.then(|| Painter::new(args.layer, terminal));
     if let Some(painter) = &painter {
         head = painter.legend(model.info());
     } else if !args.print_ids {
         // The prompt's tokens are reported only with routes. Decoding may change spaces; the user's own text is the truth.
+        let mut stream = tokenizer.map(Tokenizer::stream);
+        let mut text_of = |id| stream.as_mut().map(|stream| stream.push(id)).unwrap_or_default();
         match prompt {
-            Prompt::Text(text) => {
-                words.go_on_from(ids);
-                head.clone_from(text);
-            }
-            Prompt::Ids(ids) => head.extend(ids.iter().map(|&id| words.push(id))),
+            Prompt::Text(text) => head.clone_from(text),
+            Prompt::Ids(ids) => head.extend(ids.iter().map(|&id| words.push(id, &text_of(id)))),
         }
     }
     Transcript::new(words, painter, head, args.json)

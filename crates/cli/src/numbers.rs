@@ -34,6 +34,16 @@ pub fn finite<T: FromStr + Copy + Into<f64>>(text: &str) -> Result<T, String> {
     number.ok_or_else(|| "expected a finite number, such as 0.8".to_owned())
 }
 
+/// Reads a token and what is added to its logit, as in 42=-1.5 or 42=-inf.
+pub fn bias(text: &str) -> Result<(u32, f32), String> {
+    let read = |(id, bias): (&str, &str)| {
+        let bias = if bias.trim() == "-inf" { f32::NEG_INFINITY } else { finite(bias).ok()? };
+        Some((whole(id).ok()?, bias))
+    };
+    let read = text.split_once('=').and_then(read);
+    read.ok_or_else(|| "expected a token and a number, such as 42=-1.5, or 42=-inf to ban it".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +55,11 @@ mod tests {
         assert_eq!(whole::<usize>("0"), Ok(0));
         assert_eq!((not_negative("1e38"), not_negative("0")), (Ok(1e38f32), Ok(0f32)));
         assert_eq!(finite("-0.5"), Ok(-0.5f64));
+        assert_eq!(bias("42=-1.5"), Ok((42, -1.5)));
+        assert_eq!(bias("0 = -inf"), Ok((0, f32::NEG_INFINITY)));
+        for text in ["42", "=1", "42=", "-1=2", "1=nan", "1=inf", "1=2=3", "1:2"] {
+            assert!(bias(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headwise::{Counters, Generation, Model, Precision, StopReason, Token, TokenRoutes};
+use headwise::{Counters, Generation, Model, Precision, StopReason, Token, TokenRoutes, TopToken};
 use serde::Serialize;
 
 use super::transcript::{Speed, Transcript};
@@ -20,9 +20,9 @@ pub struct Report<'a> {
     precision: Precision,
     timings: Timings,
     counters: Counters,
-    /// With `--show-heads`: every token, the prompt's first.
+    /// With `--show-heads` or `--logprobs`: every token, with heads the prompt's first.
     #[serde(skip_serializing_if = "Option::is_none")]
-    tokens: Option<Vec<RoutedToken<'a>>>,
+    tokens: Option<Vec<ReportedToken<'a>>>,
 }
 
 #[derive(Serialize)]
@@ -38,11 +38,16 @@ struct Timings {
 }
 
 #[derive(Serialize)]
-struct RoutedToken<'a> {
+struct ReportedToken<'a> {
     position: usize,
     id: u32,
     prompt: bool,
     text: &'a str,
+    /// With `--logprobs`, of new tokens: `ln p`, and the likeliest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprob: Option<f32>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    top: &'a [TopToken],
     /// Null for the last token of a full context: no step read it in.
     routes: Option<&'a TokenRoutes>,
 }
@@ -51,12 +56,12 @@ impl<'a> Report<'a> {
     pub fn new(
         model: &'a Model,
         prompt_ids: &'a [u32],
-        transcript: &'a Transcript<'_>,
+        transcript: &'a Transcript,
         generated: &Generation,
         load: Duration,
     ) -> Self {
         let adapter = model.gpu().capabilities();
-        let routed = transcript.tokens.iter().any(|token| token.routes.is_some());
+        let told = transcript.tokens.iter().any(|token| token.routes.is_some() || token.logprob.is_some());
         Self {
             prompt_ids,
             text: transcript.new_text(),
@@ -67,13 +72,13 @@ impl<'a> Report<'a> {
             precision: model.precision(),
             timings: Timings::new(transcript, prompt_ids.len(), load),
             counters: generated.counters,
-            tokens: routed.then(|| transcript.tokens.iter().map(RoutedToken::new).collect()),
+            tokens: told.then(|| transcript.tokens.iter().map(ReportedToken::new).collect()),
         }
     }
 }
 
 impl Timings {
-    fn new(transcript: &Transcript<'_>, prompt: usize, load: Duration) -> Self {
+    fn new(transcript: &Transcript, prompt: usize, load: Duration) -> Self {
         let speeds = transcript.speeds(prompt);
         let Speed { tokens: prefill_tokens, time: prefill } = speeds.prefill;
         let Speed { tokens: decode_tokens, time: decode } = speeds.decode;
@@ -89,9 +94,10 @@ impl Timings {
     }
 }
 
-impl<'a> RoutedToken<'a> {
+impl<'a> ReportedToken<'a> {
     fn new(token: &'a Token) -> Self {
-        let Token { position, id, prompt, text, routes, .. } = token;
-        Self { position: *position, id: *id, prompt: *prompt, text, routes: routes.as_ref() }
+        let Token { position, id, prompt, text, logprob, top, routes, .. } = token;
+        let (position, id, prompt, logprob) = (*position, *id, *prompt, *logprob);
+        Self { position, id, prompt, text, logprob, top, routes: routes.as_ref() }
     }
 }

@@ -6,55 +6,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headwise::{TextStream, Token, Tokenizer};
+use headwise::Token;
 
 use super::{failure::Failure, heads::Painter, output::fit_to_print};
 
-/// Makes text of ids: words, or numbers where there is no tokenizer.
-pub enum Words<'a> {
-    Text(TextStream<'a>),
+/// What tokens are shown as: their text, or numbers where there is no tokenizer.
+pub enum Words {
+    Text,
     Ids { separator: &'static str },
 }
 
-impl<'a> Words<'a> {
-    pub fn text(tokenizer: &'a Tokenizer) -> Self {
-        Self::Text(tokenizer.stream())
-    }
-
+impl Words {
     pub fn ids() -> Self {
         Self::Ids { separator: "" }
     }
 
-    pub fn push(&mut self, id: u32) -> String {
+    /// A token that adds `text` to its sequence.
+    pub fn push(&mut self, id: u32, text: &str) -> String {
         match self {
-            Self::Text(stream) => stream.push(id),
+            Self::Text => text.to_owned(),
             Self::Ids { separator } => format!("{}{id}", std::mem::replace(separator, ",")),
         }
     }
 
-    /// What is held back until the text ends.
-    fn finish(&mut self) -> String {
-        match self {
-            Self::Text(stream) => stream.finish(),
-            Self::Ids { .. } => String::new(),
-        }
-    }
-
-    /// Lets the words go on from a text that is known, that of `ids`.
-    pub fn go_on_from(&mut self, ids: &[u32]) {
-        if let Self::Text(stream) = self {
-            stream.go_on_from(ids);
-        }
-    }
-
     pub fn are_text(&self) -> bool {
-        matches!(self, Self::Text(_))
+        matches!(self, Self::Text)
     }
 }
 
 /// One run of `generate`, shown on stdout token by token.
-pub struct Transcript<'a> {
-    words: Words<'a>,
+pub struct Transcript {
+    words: Words,
     painter: Option<Painter>,
     /// What comes before the first token. Printed with it, so that a prompt which is refused prints nothing.
     head: String,
@@ -69,9 +51,9 @@ pub struct Transcript<'a> {
     pub tokens: Vec<Token>,
 }
 
-impl<'a> Transcript<'a> {
+impl Transcript {
     /// Starts the clock.
-    pub fn new(words: Words<'a>, painter: Option<Painter>, head: String, silent: bool) -> Self {
+    pub fn new(words: Words, painter: Option<Painter>, head: String, silent: bool) -> Self {
         let start = Instant::now();
         let terminal = io::stdout().is_terminal();
         let tokens = Vec::new();
@@ -84,10 +66,7 @@ impl<'a> Transcript<'a> {
         if token.prompt || self.prefilled.is_none() {
             self.prefilled = Some(self.last);
         }
-        let mut text = self.words.push(token.id);
-        if token.last {
-            text += &self.words.finish();
-        }
+        let text = self.words.push(token.id, &token.text);
         let shown = match &self.painter {
             Some(painter) => painter.paint(&fit_to_print(&text, self.terminal), token.routes.as_ref()),
             None => fit_to_print(&text, self.terminal),
@@ -98,17 +77,18 @@ impl<'a> Transcript<'a> {
         self.show(&shown)
     }
 
-    /// Ends the text.
-    pub fn finish(mut self) -> Result<Self, Failure> {
+    /// Ends the text, which is `text` where it is one.
+    pub fn finish(mut self, text: &str) -> Result<Self, Failure> {
         if self.prefilled.is_none() {
             // Nothing new was wanted, and nothing of the prompt.
             self.last = Instant::now();
         }
         // There is more where the user ended it.
-        let rest = self.words.finish();
-        let shown = fit_to_print(&rest, self.terminal);
+        let shown: usize = self.new_tokens().map(|token| token.text.len()).sum();
+        let rest = if self.words.are_text() { text.get(shown..).unwrap_or_default() } else { "" };
+        let shown = fit_to_print(rest, self.terminal);
         if let Some(last) = self.tokens.last_mut() {
-            last.text += &rest;
+            last.text += rest;
         }
         self.show(&(shown + "\n"))?;
         Ok(self)

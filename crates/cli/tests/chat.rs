@@ -7,6 +7,8 @@ mod command;
 mod hostile;
 #[path = "chat/published.rs"]
 mod published;
+#[path = "chat/stops.rs"]
+mod stops;
 #[path = "../../../tests/support/successors.rs"]
 mod successors;
 #[path = "chat/templates.rs"]
@@ -189,8 +191,10 @@ fn assert_as_anew_first(
 fn sampled_answers_are_those_of_the_whole_too() {
     let (model, template) = load("sampled");
     let mut chat = Chat::new(&model, template(), None).unwrap();
-    for (turn, text) in ["My lord?", "What news?"].into_iter().enumerate() {
+    for (turn, text) in ["My lord?", "What news?", "And then?"].into_iter().enumerate() {
+        // Penalties count what the conversation has, kept or read.
         let options = Generate::new().max_new(16).seed(turn as u64 + 3);
+        let options = options.repetition_penalty(1.0 + turn as f32 / 5.0).frequency_penalty(0.3).logprobs(2);
         let reply = reply(&mut chat, text, &options).unwrap();
         let messages = chat.messages();
         let whole = prompt(&model, &template(), &messages[..messages.len() - 1]);

@@ -575,7 +575,9 @@ fn every_command_has_help_with_an_example() {
     {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains(&format!("Example:\n  headwise {command}")), "{help}");
-        assert!(help.contains("--adapter") && help.lines().count() < 45, "{help}");
+        // What chooses tokens is many options.
+        let most = if command == "generate" { 50 } else { 45 };
+        assert!(help.contains("--adapter") && help.lines().count() < most, "{help}");
     }
 }
 

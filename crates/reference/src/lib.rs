@@ -4,6 +4,7 @@
 //! as they are on the GPU. A shape that does not fit panics: these functions are called by tests alone.
 
 pub mod activations;
+pub mod adjust_logits;
 pub mod blocks;
 pub mod checkpoints;
 pub mod combine;

@@ -36,6 +36,14 @@ struct Options {
     top_k: Option<u32>,
     top_p: Option<f32>,
     seed: Option<u64>,
+    #[serde(default)]
+    stop: Vec<String>,
+    repetition_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    /// By token id; numbers of JSON are finite, so -1e38 bans.
+    #[serde(default)]
+    logit_bias: BTreeMap<u32, f32>,
 }
 
 /// How to translate. What is missing keeps the library's default.
@@ -147,6 +155,7 @@ impl Engine {
         Ok(serde_json::json!({
             "prompt_tokens": prompt_tokens,
             "new_tokens": new_tokens,
+            "text": generation.text.first(),
             "stopped": generation.stopped.first(),
         })
         .to_string())
@@ -248,7 +257,7 @@ fn parse<T: serde::de::DeserializeOwned>(options: &str) -> headwise::Result<T> {
 
 fn generate_options(json: &str) -> Result<Generate, JsError> {
     let given: Options = parse(json)?;
-    let mut options = Generate::new().with_routes();
+    let mut options = Generate::new().with_routes().stop(given.stop).logit_bias(given.logit_bias);
     if let Some(max_new) = given.max_new {
         options = options.max_new(max_new);
     }
@@ -263,6 +272,15 @@ fn generate_options(json: &str) -> Result<Generate, JsError> {
     }
     if let Some(seed) = given.seed {
         options = options.seed(seed);
+    }
+    if let Some(penalty) = given.repetition_penalty {
+        options = options.repetition_penalty(penalty);
+    }
+    if let Some(penalty) = given.presence_penalty {
+        options = options.presence_penalty(penalty);
+    }
+    if let Some(penalty) = given.frequency_penalty {
+        options = options.frequency_penalty(penalty);
     }
     Ok(if given.greedy { options.greedy() } else { options })
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{reply, successors};
 
 /// A model that writes `next` after each token, with this template.
-fn load(
+pub fn load(
     test: &str,
     tokenizer: &str,
     vocab: usize,

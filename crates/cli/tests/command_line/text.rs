@@ -53,6 +53,67 @@ fn bytes_that_are_no_characters_are_written_to_the_end() {
 }
 
 #[test]
+fn a_text_ends_before_a_stop_string() {
+    let (prompt, greedy) = &prompts()[0];
+    let args = ["generate", prompt, "--greedy", "--max-new", "48", "--stop"];
+    let stop: String = greedy.chars().skip(20).take(9).collect();
+    let cut = &greedy[..greedy.find(&stop).unwrap()];
+    assert_eq!(stdout(&[&args[..], &[&stop]].concat()), format!("{prompt}{cut}\n"));
+    let report = json(&[&args[..], &["nowhere", "--stop", &stop, "--json"]].concat());
+    assert_eq!((&report["text"], &report["stop_reason"]), (&cut.into(), &"stop-string".into()));
+    // From ids and in tokens of bytes; what was held back is printed at the end.
+    let folder = model("stops", &[259, 229, 159, 151, 243, 260, 261, 265, 2]);
+    let args = ["generate", "--model", folder.to_str().unwrap(), "--greedy"];
+    for (stop, text) in [
+        ("bc e", "a\u{fffd}\u{fffd}\u{fffd}\u{fffd} \n"),
+        ("endless", "a\u{fffd}\u{fffd}\u{fffd}\u{fffd} bc end\n"),
+    ] {
+        assert_eq!(stdout(&[&args[..], &["a", "--stop", stop]].concat()), text);
+        assert_eq!(stdout(&[&args[..], &["--ids", "259", "--stop", stop]].concat()), text);
+    }
+    fails(&["generate", "a", "--stop", ""], &["stop: found an empty text"]);
+    fails(&["generate", "--model", TINY, "--ids", "1", "--stop", "a"], &["tokenizer.json"]);
+}
+
+#[test]
+fn tokens_are_made_likelier_or_less_and_say_how_likely_they_were() {
+    let args = ["generate", "The king shall", "--greedy", "--json"];
+    let run = |more: &[&str]| json(&[&args[..], more].concat());
+    let ids = |report: &serde_json::Value| -> Vec<u64> {
+        report["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+    };
+    let plain = run(&["--max-new", "32", "--logprobs", "2"]);
+    let (first, top) = (&plain["tokens"][0], &plain["tokens"][0]["top"]);
+    assert_eq!(
+        (&first["id"], &first["logprob"], &first["text"]),
+        (&top[0]["id"], &top[0]["logprob"], &top[0]["text"])
+    );
+    assert!(top[1]["logprob"].as_f64() < top[0]["logprob"].as_f64() && first["logprob"].as_f64() < Some(0.0));
+    assert!(
+        plain["tokens"].as_array().unwrap().iter().all(|token| token["top"].as_array().unwrap().len() == 2)
+    );
+
+    let ban = format!("{}=-inf", top[0]["id"]);
+    assert_eq!(run(&["--max-new", "1", "--logit-bias", &ban])["ids"][0], top[1]["id"]);
+    let both = ["--max-new", "3", "--logit-bias", &ban, "--logit-bias", "7=1e9"];
+    assert_eq!(ids(&run(&both)), [7, 7, 7]);
+    for penalty in ["--presence-penalty", "--frequency-penalty"] {
+        let mut found = ids(&run(&["--max-new", "32", penalty, "1e9"]));
+        found.sort_unstable();
+        assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "{found:?}");
+    }
+    assert_ne!(run(&["--max-new", "32", "--repetition-penalty", "1.3"])["ids"], plain["ids"]);
+
+    for (option, value, message) in [
+        ("--repetition-penalty", "0", "repetition penalty: found 0"),
+        ("--logprobs", "17", "logprobs: found 17, expected at most 16"),
+        ("--logit-bias", "99999=1", "logit bias: found one for token 99999"),
+    ] {
+        fails(&[&args[..], &[option, value]].concat(), &[message]);
+    }
+}
+
+#[test]
 fn a_prompt_that_is_much_too_long_is_refused_by_its_bytes() {
     let folder = model("long", &[259, 2]);
     let text = "ab ".repeat(1 << 20);

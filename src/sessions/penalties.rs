@@ -1,0 +1,190 @@
+//! What changes logits before a token is chosen by them.
+
+use std::collections::BTreeMap;
+
+use super::{Session, check_ids};
+use crate::{
+    Error, Result,
+    gpu::{Buffer, Gpu, Recorder},
+    layers::Workspace,
+    ops::{AdjustLogits, BANNED, FROM_PROMPT, TokenCounts, padded},
+};
+
+/// How logits are changed; `shaders/adjust_logits.wgsl` has the formula.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Penalties {
+    /// Makes less likely what the sequence has, prompt included; 1 does not.
+    pub repetition: f32,
+    /// Taken off the logit of what was written.
+    pub presence: f32,
+    /// Taken off for each time that it was.
+    pub frequency: f32,
+    /// Added to the logit of an id; −∞ bans it.
+    pub bias: BTreeMap<u32, f32>,
+}
+
+impl Default for Penalties {
+    /// None.
+    fn default() -> Self {
+        Self { repetition: 1.0, presence: 0.0, frequency: 0.0, bias: BTreeMap::new() }
+    }
+}
+
+impl Penalties {
+    /// Refuses what is out of range for any model.
+    pub fn check(&self) -> Result<()> {
+        if !(self.repetition > 0.0 && self.repetition.is_finite()) {
+            let expected = "a finite number above 0; 1 is none";
+            return Err(Error::argument("repetition penalty", self.repetition, expected));
+        }
+        for (name, penalty) in [("presence penalty", self.presence), ("frequency penalty", self.frequency)] {
+            if !penalty.is_finite() {
+                return Err(Error::argument(name, penalty, "a finite number; 0 is none"));
+            }
+        }
+        match self.bias.iter().find(|(_, bias)| bias.is_nan() || **bias == f32::INFINITY) {
+            None => Ok(()),
+            Some((id, bias)) => {
+                let found = format!("{bias} for token {id}");
+                Err(Error::argument("logit bias", found, "a finite number, or -inf to ban the token"))
+            }
+        }
+    }
+
+    /// Refuses tokens that a vocabulary does not have, and to ban all that it has.
+    pub fn check_for(&self, vocab: u32) -> Result<()> {
+        if let Some(id) = self.bias.keys().find(|&&id| id >= vocab) {
+            let expected = format!("a token below the vocabulary size {vocab}");
+            return Err(Error::argument("logit bias", format!("one for token {id}"), expected));
+        }
+        let banned = self.bias.values().filter(|&&bias| bias == f32::NEG_INFINITY).count();
+        match banned == vocab as usize {
+            false => Ok(()),
+            true => Err(Error::argument("logit bias", "-inf for every token", "a token to choose")),
+        }
+    }
+}
+
+/// Penalties at work in a session. Its buffers stay, be they used again or not.
+pub(super) struct Adjusting {
+    /// Those in force; nothing is recorded without any.
+    penalties: Option<Penalties>,
+    /// `[sequences, vocab]` u32: what each sequence has
+    counts: Buffer,
+    /// `[vocab]`
+    bias: Buffer,
+    /// `[logit_rows, vocab]`: what tokens are chosen by
+    adjusted: Buffer,
+    /// `[logit_rows, vocab]`: logits from the host
+    offered: Buffer,
+    /// Whether the next tokens are chosen by those.
+    is_offered: bool,
+    sequences: u32,
+    vocab: u32,
+}
+
+impl Adjusting {
+    /// Bytes of the four buffers.
+    fn sizes(sequences: u32, logit_rows: u32, vocab: u32) -> [u64; 4] {
+        [sequences, 1, logit_rows, logit_rows].map(|rows| 4 * u64::from(rows) * u64::from(padded(vocab)))
+    }
+
+    fn new(gpu: &Gpu, sequences: u32, logit_rows: u32, vocab: u32) -> Result<Self> {
+        let sizes = Self::sizes(sequences, logit_rows, vocab);
+        let what = "the penalties of a session";
+        sizes.iter().try_for_each(|&bytes| gpu.fits(what, bytes))?;
+        gpu.plan(what, sizes.iter().sum())?;
+        let [counts, bias, adjusted, offered] = sizes.map(|bytes| Buffer::new(gpu, "penalties", bytes));
+        gpu.check("allocating penalties")?;
+        let (penalties, is_offered) = (None, false);
+        Ok(Self { penalties, counts, bias, adjusted, offered, is_offered, sequences, vocab })
+    }
+
+    pub fn bytes(&self) -> u64 {
+        [&self.counts, &self.bias, &self.adjusted, &self.offered].iter().map(|buffer| buffer.bytes()).sum()
+    }
+
+    /// Writes down what the sequences have read, and the biases.
+    fn start(&mut self, penalties: &Penalties, read: &[&[u32]]) {
+        let stride = padded(self.vocab) as usize;
+        let mut counts = vec![0; stride];
+        for (sequence, ids) in read.iter().enumerate() {
+            counts.fill(0);
+            ids.iter().for_each(|&id| counts[id as usize] = FROM_PROMPT);
+            self.counts.write(4 * (sequence * stride) as u64, &counts);
+        }
+        let mut bias = vec![0.0; stride];
+        penalties.bias.iter().for_each(|(&id, &value)| bias[id as usize] = value.max(BANNED));
+        self.bias.write(0, &bias);
+        (self.penalties, self.is_offered) = (Some(penalties.clone()), false);
+    }
+
+    fn counts<'a>(&'a self, workspace: &'a Workspace, rows: u32) -> TokenCounts<'a> {
+        let Self { counts, sequences, vocab, .. } = self;
+        let Workspace { spans, logit_rows: rows_of, .. } = workspace;
+        TokenCounts { counts, spans, rows_of, sequences: *sequences, rows, vocab: *vocab }
+    }
+
+    /// Records what tokens are chosen by, and says where that is.
+    pub fn record<'a>(&'a self, recorder: &mut Recorder, workspace: &'a Workspace, rows: u32) -> &'a Buffer {
+        let Some(Penalties { repetition, presence, frequency, .. }) = self.penalties else {
+            return &workspace.logits;
+        };
+        let logits = if self.is_offered { &self.offered } else { &workspace.logits };
+        let (counts, bias, adjusted) = (self.counts(workspace, rows), &self.bias, &self.adjusted);
+        AdjustLogits { logits, counts, bias, adjusted, repetition, presence, frequency }.record(recorder);
+        adjusted
+    }
+
+    /// Records that the tokens that were chosen are among those written.
+    pub fn record_chosen(&mut self, recorder: &mut Recorder, workspace: &Workspace, rows: u32) {
+        self.is_offered = false;
+        if self.penalties.is_some() {
+            self.counts(workspace, rows).record(recorder, &workspace.tokens);
+        }
+    }
+}
+
+impl Session {
+    /// Lets penalties change the logits of each [`sample`](Self::sample) to come, or none. `read` is what the sequences have read or
+    /// will have until then, as far as penalties count it; from there on, each of them has a row of logits at the most, and what is
+    /// sampled counts as written.
+    ///
+    /// # Errors
+    /// A penalty out of range, an id outside the vocabulary, and [`Error::TooLarge`] where there is no room.
+    pub(crate) fn penalise(&mut self, penalties: Option<&Penalties>, read: &[&[u32]]) -> Result<()> {
+        let Some(penalties) = penalties else {
+            if let Some(adjusting) = &mut self.adjusting {
+                adjusting.penalties = None;
+            }
+            return Ok(());
+        };
+        let vocab = self.transformer.spec.outputs;
+        penalties.check()?;
+        penalties.check_for(vocab)?;
+        read.iter().try_for_each(|ids| check_ids(ids, vocab))?;
+        // What was recorded reads what is about to be written.
+        self.submit_recorded();
+        if self.adjusting.is_none() {
+            let (sequences, rows) = (self.layout.sequences, self.layout.logit_rows);
+            self.adjusting = Some(Adjusting::new(self.recorder.gpu(), sequences, rows, vocab)?);
+        }
+        if let Some(adjusting) = &mut self.adjusting {
+            adjusting.start(penalties, read);
+        }
+        Ok(())
+    }
+
+    /// Lets the next [`sample`](Self::sample) choose by these logits `[rows, vocabulary]` in place of the last step's, while
+    /// penalties are in force. −∞ bans a token.
+    pub(crate) fn offer(&mut self, logits: &[f32]) {
+        self.submit_recorded();
+        let Some(adjusting) = &mut self.adjusting else { return };
+        let (vocab, stride) = (adjusting.vocab as usize, padded(adjusting.vocab) as usize);
+        for (row, logits) in logits.chunks(vocab).enumerate() {
+            let finite: Vec<f32> = logits.iter().map(|logit| logit.max(BANNED)).collect();
+            adjusting.offered.write(4 * (row * stride) as u64, &finite);
+        }
+        adjusting.is_offered = true;
+    }
+}
