@@ -10,6 +10,8 @@ mod own_device;
 mod sessions;
 #[path = "reliability/streams.rs"]
 mod streams;
+#[path = "reliability/types.rs"]
+mod types;
 
 use std::{
     io,

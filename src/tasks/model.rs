@@ -22,12 +22,15 @@ type Progress<'a> = Box<dyn FnMut(u64, u64) + Send + 'a>;
 type Progress<'a> = Box<dyn FnMut(u64, u64) + 'a>;
 
 /// How to load a model.
-#[derive(Default)]
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LoadOptions<'a> {
     precision: Option<Precision>,
     cache_precision: CachePrecision,
+    #[serde(skip)]
     progress: Option<Progress<'a>>,
     warm_up: bool,
+    #[serde(skip)]
     cancel: Cancel,
 }
 
