@@ -8,6 +8,8 @@ mod long_prompts;
 mod own_device;
 #[path = "reliability/sessions.rs"]
 mod sessions;
+#[path = "reliability/spans.rs"]
+mod spans;
 #[path = "reliability/streams.rs"]
 mod streams;
 #[path = "reliability/types.rs"]

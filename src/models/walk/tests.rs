@@ -188,7 +188,7 @@ fn logits(gpu: &Gpu, apart: bool, precision: Precision) -> Vec<f32> {
         tokenizer: None,
     };
     let options = LoadOptions::new().precision(precision);
-    let model = block_on(Model::load_weights(gpu, &source, files, options)).unwrap();
+    let model = block_on(Model::load_weights(gpu, &source, files, options, &tracing::Span::none())).unwrap();
     block_on(model.logits(&[&[1, 5, 3, 8, 8, 2]])).unwrap().remove(0).values
 }
 
