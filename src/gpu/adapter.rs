@@ -69,7 +69,7 @@ impl std::fmt::Display for AdapterSelection {
 }
 
 /// What a device can do, in our own words: filled from wgpu natively and in the browser.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// Adapter name; browsers may leave it empty.

@@ -54,7 +54,7 @@ impl LayerRoutes {
 }
 
 /// The choices of one token in every layer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TokenRoutes {
     /// Layer by layer.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Logits and routes of one sequence.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 #[non_exhaustive]
 pub struct Logits {
     /// Size of the vocabulary.

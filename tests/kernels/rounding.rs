@@ -33,6 +33,7 @@ impl Linear {
             Precision::F32 | Precision::F16 => {
                 return all.iter().map(|&all| Weight { all, rounding: all }).collect();
             }
+            other => panic!("{other:?} has no oracle"),
         };
         let padded = inputs.next_multiple_of(8);
         let bytes = scheme.row_bytes(padded);
