@@ -71,6 +71,7 @@ impl Source {
             #[cfg(not(target_arch = "wasm32"))]
             Kind::Folder(_, versions) | Kind::File(_, versions) => versions.compare(),
             Kind::Given(files) => files.check_unchanged(),
+            #[cfg(any(feature = "hub", target_arch = "wasm32"))]
             _ => Ok(()),
         }
     }
