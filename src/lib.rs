@@ -22,7 +22,7 @@
 //!
 //! # What to read next
 //! - [`Gpu`] opens a device, or works on one of yours ([`Gpu::from_wgpu`]); [`Model`] loads a folder in Hugging Face layout
-//!   (or the demo model) on it.
+//!   (or the demo model) on it; a [`Source`] says where the folder is, or who reads it ([`ModelFiles`]).
 //! - [`Model::generate`] streams text, [`Model::generate_ids`] continues a batch of token sequences,
 //!   [`Model::logits`] returns logits and the experts each token chose. [`Model::stream`] is a `Stream` of tokens, from a thread
 //!   of its own; [`Cancel`] ends any work.
@@ -35,14 +35,16 @@
 //! - [`Error`] is the one error type; GPU errors, lost devices and hostile files come back as values.
 //!
 //! # Features
-//! None by default.
+//! None is on unless it is named:
 //! - `tokenizer`: text in and out.
 //! - `chat`: conversations in the form of a model's chat template, [`Chat`]; brings `tokenizer`.
 //! - `hub`: models from a hub, [`Hub`]; not in a browser.
 //! - `selftest`: whether a device computes right, `Gpu::selftest`.
+//! - `gles`: OpenGL (ES) where a machine has nothing better, natively.
 //! - `demo-model`: embeds the demo models, 20 MB for generation, 20 MB for translation, 6 MB for masks, 1 MB for images.
-//!   A program carries only those that it names; the `headwise` command carries all.
-//! - `gles`: OpenGL where a machine has nothing better, natively.
+//!   A program carries only those that it names; the `headwise` command, a crate of its own, carries all.
+// docs.rs: says of each item which feature it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // In a browser everything lives on one thread, and wgpu's handles say so.
 #![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
@@ -74,20 +76,33 @@ mod weights;
 
 pub use cancel::Cancel;
 #[cfg(not(target_arch = "wasm32"))]
-pub use checkpoints::*;
+pub use checkpoints::{
+    ConvertOptions, KvSharing, MoaActivation, MoaGates, QuantizeOptions, UpcycleOptions, WrittenModel,
+    convert_moa, quantize, upcycle_bam,
+};
 pub use error::{Error, Result};
 pub use gpu::{AdapterSelection, Capabilities, Counters, Gpu, GpuOptions, KernelChoice};
-#[cfg(any(feature = "selftest", not(target_arch = "wasm32")))]
-pub use measure::*;
+#[cfg(not(target_arch = "wasm32"))]
+pub use measure::{Bench, BenchReport, BenchRow, Limit, Spread};
+#[cfg(feature = "selftest")]
+pub use measure::{Selftest, SelftestReport, SelftestRow, SelftestStatus};
 pub use ops::{AdapterReport, CachePrecision, Precision};
 pub use sessions::{
     Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, PendingValues, RouterShape,
     RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
 };
-pub use tasks::*;
-pub use weights::Source;
+pub use tasks::{
+    AttentionInfo, Candidate, Class, Classification, Embed, Filled, FilledMask, Generate, Generation, Image,
+    LoadOptions, Logits, MlpInfo, Model, ModelInfo, Pooling, PrecisionMemory, Score, Scored, StopReason,
+    Token, TokenStream, TopToken, Translate, Translation, TranslationLogits,
+};
+#[cfg(feature = "chat")]
+pub use tasks::{Chat, ChatMessage, ChatTemplate, Reply, ReplyStream};
+#[cfg(feature = "tokenizer")]
+pub use tasks::{TextStream, Tokenizer};
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub use weights::{Hub, HubModel, HubRepo};
+pub use weights::{ModelFiles, ReadAt, Source};
 /// The wgpu that headwise is built on: an app that shares its device with headwise needs the same version.
 pub use wgpu;
 
@@ -106,7 +121,7 @@ pub struct Readme;
 /// So does that of the guide for apps.
 #[cfg(all(doctest, feature = "chat", feature = "demo-model", feature = "hub"))]
 #[doc = include_str!("../docs/embed.md")]
-pub struct Embed;
+pub struct EmbedGuide;
 
 /// The rooms below the public ones, open to this crate's own command, tests and benches. Not a stable interface.
 #[doc(hidden)]

@@ -16,6 +16,8 @@ mod shards;
 #[cfg(feature = "chat")]
 #[path = "hostile_files/side_files.rs"]
 mod side_files;
+#[path = "hostile_files/sources.rs"]
+mod sources;
 #[cfg(feature = "tokenizer")]
 #[path = "hostile_files/tokenizer.rs"]
 mod tokenizer;

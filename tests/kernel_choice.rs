@@ -15,21 +15,22 @@ use headwise::{
 };
 
 fn capabilities(software: bool, subgroups: Option<(u32, u32)>) -> Capabilities {
-    Capabilities {
-        name: "an adapter".to_owned(),
-        backend: "vulkan".to_owned(),
-        kind: if software { "software" } else { "discrete" }.to_owned(),
-        driver: "a driver 1.0".to_owned(),
-        software,
-        subgroups,
-        shader_f16: false,
-        timestamps: false,
-        max_binding: 128 << 20,
-        max_buffer: 256 << 20,
-        max_storage_buffers: 8,
-        max_workgroup_memory: 16 << 10,
-        max_workgroup_invocations: 256,
-    }
+    let given = serde_json::json!({
+        "name": "an adapter",
+        "backend": "vulkan",
+        "kind": if software { "software" } else { "discrete" },
+        "driver": "a driver 1.0",
+        "software": software,
+        "subgroups": subgroups,
+        "shader_f16": false,
+        "timestamps": false,
+        "max_binding": 128 << 20,
+        "max_buffer": 256 << 20,
+        "max_storage_buffers": 8,
+        "max_workgroup_memory": 16 << 10,
+        "max_workgroup_invocations": 256,
+    });
+    serde_json::from_value(given).unwrap()
 }
 
 /// What is measured, in order, and what is chosen, where each candidate takes `seconds` on the clock and for its work.
@@ -171,7 +172,8 @@ fn refused_candidates_and_equal_ones_change_nothing() {
 /// On a GPU with 16-bit floats, where they are quicker, and 8-bit integers, too.
 #[test]
 fn coarse_products_are_for_weights_as_coarse_on_gpus_where_they_win() {
-    let gpu = Capabilities { shader_f16: true, ..capabilities(false, Some((32, 32))) };
+    let mut gpu = capabilities(false, Some((32, 32)));
+    gpu.shader_f16 = true;
     let quick = |_, candidate: Candidate| {
         Some(match candidate.variant {
             Variant::F16 => 0.5,
@@ -211,7 +213,8 @@ fn coarse_products_are_for_weights_as_coarse_on_gpus_where_they_win() {
         measured.iter().all(|(_, name, _)| *name != "f16")
     };
     assert!(without(&capabilities(false, Some((32, 32)))));
-    let software = Capabilities { shader_f16: true, ..capabilities(true, Some((8, 8))) };
+    let mut software = capabilities(true, Some((8, 8)));
+    software.shader_f16 = true;
     assert!(without(&software));
     assert_eq!(chosen(&software, 100.0, quick).0.packed, Packed::default());
 
@@ -306,7 +309,8 @@ fn a_note_on_something_else_is_not_believed() {
         }
         assert!(notes.variants(&other).is_none(), "another {name}");
     }
-    let other = Capabilities { subgroups: Some((64, 64)), ..adapter.clone() };
+    let mut other = adapter.clone();
+    other.subgroups = Some((64, 64));
     assert!(notes.variants(&other).is_none(), "other subgroups");
     let version = format!("headwise {}", env!("CARGO_PKG_VERSION"));
     assert!(note.contains(&version));

@@ -76,7 +76,7 @@ fn run_layer(
     let chosen: Vec<u32> = read(gpu, &workspace.chosen, tokens as usize * slots);
     let gates: Vec<f32> = read(gpu, &workspace.gates, tokens as usize * slots);
     let choices: Vec<Choice> =
-        chosen.into_iter().zip(gates).map(|(expert, gate)| Choice { expert, gate }).collect();
+        chosen.into_iter().zip(gates).map(|(expert, gate)| Choice::new(expert, gate)).collect();
     Ran {
         y: after.iter().zip(x).map(|(after, x)| after - f64::from(*x as f32)).collect(),
         choices: choices.chunks(slots).map(<[_]>::to_vec).collect(),
@@ -151,7 +151,7 @@ fn moa_agrees_with_the_original_and_its_losses() {
         .collect();
     let lengths: Vec<u32> =
         padding.chunks(6).map(|row| row.iter().filter(|padding| !**padding).count() as u32).collect();
-    let shape = RouterShape { experts: 7, shared: 0, groups: 1, top_k: 3 };
+    let shape = RouterShape::new(7, 3);
     for kernels in CHOICES {
         let layer = moa(kernels, &tensors);
         let causal = run_layer(kernels, &layer, &x, 6, |_, position| position + 1);

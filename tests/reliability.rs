@@ -8,14 +8,26 @@ mod long_prompts;
 mod own_device;
 #[path = "reliability/sessions.rs"]
 mod sessions;
+#[path = "reliability/spans.rs"]
+mod spans;
 #[path = "reliability/streams.rs"]
 mod streams;
+#[path = "reliability/types.rs"]
+mod types;
 
-use std::{ops::ControlFlow, path::Path};
+use std::{
+    io,
+    ops::ControlFlow,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use headwise::{
-    CachePrecision, Cancel, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, Precision,
-    Source, StopReason, block_on, internal::ForTests,
+    CachePrecision, Cancel, Error, Generate, Gpu, GpuOptions, KernelChoice, LoadOptions, Model, ModelFiles,
+    Precision, ReadAt, Source, StopReason, block_on, internal::ForTests,
 };
 
 fn gpu(options: GpuOptions) -> Gpu {
@@ -62,6 +74,76 @@ fn a_model_of_two_versions_is_refused() {
     let error = result.map(drop).unwrap_err().to_string();
     assert!(error.contains("model.safetensors: version: found another one"), "{error}");
     load(&gpu, &source).unwrap();
+}
+
+/// The tiny model, read by a program; its weights are saved anew whenever `saved` counts up.
+struct Given {
+    config: Arc<[u8]>,
+    weights: Arc<[u8]>,
+    saved: Arc<AtomicU64>,
+}
+
+struct GivenWeights(Arc<[u8]>, u64);
+
+impl ModelFiles for Given {
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+        Ok(match name {
+            "config.json" => Some(Box::new(&self.config)),
+            "model.safetensors" => {
+                Some(Box::new(GivenWeights(self.weights.clone(), self.saved.load(Ordering::Relaxed))))
+            }
+            _ => None,
+        })
+    }
+}
+
+impl ReadAt for GivenWeights {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn version(&self) -> u64 {
+        self.1
+    }
+
+    fn read_at(&mut self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let some = into.len().div_ceil(2);
+        (&self.0[..]).read_at(offset, &mut into[..some])
+    }
+}
+
+/// Wherever its files are, a model is the same; files that a program gives are of one version, too.
+#[test]
+fn a_model_that_a_program_reads_is_the_same_and_of_one_version() {
+    let gpu = plain_gpu();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jetmoe_tiny");
+    let read = |name: &str| -> Arc<[u8]> { std::fs::read(folder.join(name)).unwrap().into() };
+    let files = ["config.json", "model.safetensors"].map(|name| (name, read(name)));
+    let [(_, config), (_, weights)] = files.clone();
+    let saved = Arc::new(AtomicU64::new(0));
+    let given = Source::of("given", Given { config, weights, saved: saved.clone() });
+    let logits = |source: &Source| {
+        let model = load(&gpu, source).unwrap();
+        block_on(model.logits(&[&[3, 1, 4, 1, 5]])).unwrap().remove(0).values
+    };
+    let expected = logits(&tiny());
+    assert!(logits(&Source::memory("memory", files)) == expected);
+    assert!(logits(&given) == expected);
+    let opened = move |name: &str| match name {
+        "config.json" | "model.safetensors" => std::fs::read(folder.join(name)).map(Some),
+        _ => Ok(None),
+    };
+    assert!(logits(&Source::of("assets", opened)) == expected);
+
+    let save = |done: u64, _| {
+        if done > 0 {
+            saved.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let result = block_on(Model::load(&gpu, &given, LoadOptions::new().progress(save)));
+    let error = result.map(drop).unwrap_err().to_string();
+    assert!(error.starts_with("given/model.safetensors: version: found another one"), "{error}");
+    assert!(logits(&given) == expected);
 }
 
 #[test]

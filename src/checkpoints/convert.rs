@@ -21,17 +21,26 @@ const PICKLES: [&str; 4] = ["pt", "pth", "bin", "ckpt"];
 const SPECIAL: usize = 4;
 
 /// What a fairseq state dict does not say.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ConvertOptions<'a> {
     top_k: usize,
+    #[serde(default)]
     gates: MoaGates,
+    #[serde(default)]
     activation: MoaActivation,
+    #[serde(default = "usual_positions")]
     max_positions: usize,
+    #[serde(default)]
     tokenizer: Option<PathBuf>,
+    #[serde(skip)]
     watch: Watch<'a>,
 }
 
 /// What the outputs of the chosen experts are weighted with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum MoaGates {
     /// As the released code does: the probabilities as they are.
     #[default]
@@ -41,13 +50,20 @@ pub enum MoaGates {
 }
 
 /// The activation of the MLPs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum MoaActivation {
     /// The greater of the value and 0.
     #[default]
     Relu,
     /// Gaussian error linear unit.
     Gelu,
+}
+
+/// Positions that the repository's models have unless they are told otherwise.
+fn usual_positions() -> usize {
+    1024
 }
 
 impl<'a> ConvertOptions<'a> {
@@ -57,7 +73,7 @@ impl<'a> ConvertOptions<'a> {
             top_k,
             gates: MoaGates::default(),
             activation: MoaActivation::default(),
-            max_positions: 1024,
+            max_positions: usual_positions(),
             tokenizer: None,
             watch: Watch::default(),
         }

@@ -18,8 +18,11 @@ use crate::{
 };
 
 /// How to quantise.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct QuantizeOptions<'a> {
     scheme: Precision,
+    #[serde(skip)]
     watch: Watch<'a>,
 }
 

@@ -1,5 +1,7 @@
 //! What the tasks that only rewrite files share: writing a model folder through small buffers, and the report.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,6 +16,7 @@ use crate::{
 
 /// A model folder that was written.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct WrittenModel {
     /// The folder.
     pub folder: String,
@@ -35,6 +38,12 @@ pub(super) struct Watch<'a> {
     /// Told the bytes written so far and in all.
     pub progress: Option<Box<dyn FnMut(u64, u64) + 'a>>,
     pub cancel: Cancel,
+}
+
+impl fmt::Debug for Watch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("cancel", &self.cancel).finish_non_exhaustive()
+    }
 }
 
 impl Watch<'_> {

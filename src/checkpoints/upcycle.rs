@@ -20,15 +20,19 @@ const ROUTER_STD: f64 = 0.02;
 const BLOCK: usize = 1 << 14;
 
 /// How to make a mixture of dense models.
-#[derive(Default)]
+#[derive(Default, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct UpcycleOptions<'a> {
     kv: KvSharing,
     router_seed: u64,
+    #[serde(skip)]
     watch: Watch<'a>,
 }
 
 /// Whose keys and values an attention expert sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum KvSharing {
     /// Its own. As many caches as experts; the better of the two in the paper.
     #[default]

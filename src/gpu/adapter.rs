@@ -5,7 +5,9 @@ use serde::Serialize;
 use crate::{Error, Result};
 
 /// Which adapter to use.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum AdapterSelection {
     /// The platform's choice, preferring a fast GPU and falling back to software.
     #[default]
@@ -67,7 +69,8 @@ impl std::fmt::Display for AdapterSelection {
 }
 
 /// What a device can do, in our own words: filled from wgpu natively and in the browser.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// Adapter name; browsers may leave it empty.
     pub name: String,

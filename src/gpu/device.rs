@@ -15,19 +15,25 @@ use super::{
 use crate::{Error, Result};
 
 /// How to open a GPU.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct GpuOptions {
+    #[serde(rename = "adapter")]
     selection: AdapterSelection,
     default_limits: bool,
     kernels: KernelChoice,
+    #[serde(rename = "kernel_cache")]
     memory: KernelMemory,
     memory_limit: Option<u64>,
+    #[serde(skip)]
     pub(super) submission_macs: Option<u64>,
+    #[serde(skip)]
     pub(super) most_binding: Option<u64>,
 }
 
 /// Where [`KernelChoice::Auto`] finds and leaves what it measured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct KernelMemory {
     /// What an earlier device had to remember.
     pub note: Option<String>,
@@ -41,7 +47,8 @@ impl Default for KernelMemory {
 }
 
 /// The folder of the file of notes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NotePlace {
     UserCache,
     Folder(PathBuf),
@@ -49,8 +56,9 @@ pub enum NotePlace {
 }
 
 /// Which variant of the hot kernels to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum KernelChoice {
     /// Measured once on an adapter and driver, in under 300 ms, and remembered: the variant by capability, or another that
     /// takes a seventh less time there.

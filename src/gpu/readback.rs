@@ -2,6 +2,8 @@
 
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 
+use tracing::Instrument as _;
+
 use super::{
     Buffer, Gpu, Recorder,
     staging::{Staging, StagingPool},
@@ -57,6 +59,11 @@ impl Pending {
     /// # Errors
     /// [`Error::DeviceLost`] or [`Error::Gpu`] when the work before the read failed.
     pub async fn wait(self, during: &str) -> Result<Vec<u8>> {
+        let span = tracing::debug_span!("readback", bytes = self.bytes);
+        self.arrive(during).instrument(span).await
+    }
+
+    async fn arrive(self, during: &str) -> Result<Vec<u8>> {
         done(&self.gpu, self.submission.clone(), during).await?;
         let refused = |why: &dyn std::fmt::Display| self.gpu.refused(during, &why);
         let mapped = self.mapped.receive();

@@ -20,7 +20,8 @@ use crate::Result;
 /// they read, and theirs count once for each dispatch: of a matrix, at most as many experts as there are assignments (an
 /// upper bound, since only the GPU knows how many of them tokens chose); of a cache, for each sequence as many keys as the
 /// longest of them has. For one decoded token both numbers are exact.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub struct Counters {
     /// Kernel launches.
     pub dispatches: u64,

@@ -1,6 +1,6 @@
 //! Measuring a model and, in the same run and in turns with it, what its adapter does at best.
 
-use std::{ops::ControlFlow, time::Instant};
+use std::{fmt, ops::ControlFlow, time::Instant};
 
 use super::{
     bench_report::{BenchReport, BenchRow, Limit, Spread, now},
@@ -28,16 +28,31 @@ const LONG_SECONDS: f64 = 10.0;
 const ENOUGH_ROUNDS: usize = 3;
 
 /// How to measure a model.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Bench<'a> {
     rounds: usize,
     tokens: usize,
+    #[serde(skip, default = "nobody")]
     progress: Box<dyn FnMut(u64, u64) + Send + 'a>,
+}
+
+impl fmt::Debug for Bench<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rounds, tokens, .. } = self;
+        f.debug_struct("Bench").field("rounds", rounds).field("tokens", tokens).finish_non_exhaustive()
+    }
+}
+
+/// Whoever wants to know nothing.
+fn nobody<'a>() -> Box<dyn FnMut(u64, u64) + Send + 'a> {
+    Box::new(|_, _| {})
 }
 
 impl Default for Bench<'_> {
     /// 7 rounds, 64 decoded tokens in each.
     fn default() -> Self {
-        Self { rounds: 7, tokens: 64, progress: Box::new(|_, _| {}) }
+        Self { rounds: 7, tokens: 64, progress: nobody() }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{Precision, gpu::Counters};
 /// What [`Model::bench`](crate::Model::bench) found: measured times, exact counts of work, and what the adapter does at best
 /// in the same run.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct BenchReport {
     /// The version of headwise.
     pub version: &'static str,
@@ -47,6 +48,7 @@ pub struct BenchReport {
 
 /// One kind of work, measured in rounds that alternate with its limit.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct BenchRow {
     /// `prefill`: a prompt through a session that exists, up to the choice of the next token. `first token`: the same with
     /// a new session, as [`Model::generate`](crate::Model::generate) does it. `decode`: tokens one after the other, through
@@ -75,6 +77,7 @@ pub struct BenchRow {
 
 /// The speed of a yardstick over the whole run.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Limit {
     /// What it is, in words.
     pub name: String,
@@ -84,6 +87,7 @@ pub struct Limit {
 
 /// The middle and the ends of some measurements.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Spread {
     /// The median.
     pub median: f64,

@@ -52,7 +52,7 @@ mod tests {
     /// For a vocabulary of 300, with these files.
     fn ends(config: &str, generation: Option<&str>) -> Result<(Option<u32>, Vec<u32>)> {
         let files = generation.map(|text| (GENERATION_FILE.to_owned(), text.as_bytes().to_vec()));
-        let source = Source::memory("m", files.into_iter().collect());
+        let source = Source::memory("m", files);
         let config = Fields::parse(config.as_bytes(), "m/config.json")?;
         let Ends { bos, eos } = pollster::block_on(Ends::of_writer(&source, &config, 300))?;
         Ok((bos, eos))

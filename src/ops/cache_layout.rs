@@ -17,7 +17,9 @@ use super::padded;
 const LEAST_SLOTS: u32 = 256;
 
 /// How a key/value cache holds its numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum CachePrecision {
     /// 32-bit floats.
     #[default]

@@ -14,6 +14,11 @@ use crate::{
     ops::{Argmax, Sample, Span},
 };
 
+/// The span of a step that is recorded. It ends before the GPU does the work.
+pub(super) fn step_span(sequences: usize, tokens: impl Fn() -> usize) -> tracing::span::EnteredSpan {
+    tracing::debug_span!("step", sequences, tokens = tokens()).entered()
+}
+
 /// A step as it is written down for the GPU.
 #[derive(Default)]
 struct Written {
@@ -58,6 +63,7 @@ impl Session {
     /// - [`Error::TooLarge`] where the cache cannot grow.
     pub fn forward(&mut self, runs: &[Run<'_>]) -> Result<()> {
         self.check(runs)?;
+        let _span = step_span(runs.len(), || runs.iter().map(Run::tokens).sum());
         let ends =
             runs.iter().map(|run| self.sequences[run.sequence as usize].position + run.tokens() as u32);
         self.reserve(ends.max().unwrap_or(0))?;

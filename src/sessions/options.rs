@@ -16,7 +16,8 @@ pub(crate) const STEP_TOKENS: u32 = 512;
 const MOST: u32 = 65_535;
 
 /// What a [`Session`](super::Session) has room for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
 pub struct SessionOptions {
     sequences: u32,
     positions: Option<u32>,

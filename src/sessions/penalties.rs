@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// How logits are changed; `shaders/adjust_logits.wgsl` has the formula.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Penalties {
     /// Makes less likely what the sequence has, prompt included; 1 does not.
     pub repetition: f32,
@@ -20,7 +21,14 @@ pub(crate) struct Penalties {
     /// Taken off for each time that it was.
     pub frequency: f32,
     /// Added to the logit of an id; −∞ bans it.
+    #[serde(deserialize_with = "biases")]
     pub bias: BTreeMap<u32, f32>,
+}
+
+/// JSON has no −∞, and writes null in its place.
+fn biases<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<BTreeMap<u32, f32>, D::Error> {
+    let biases: BTreeMap<u32, Option<f32>> = serde::Deserialize::deserialize(from)?;
+    Ok(biases.into_iter().map(|(id, bias)| (id, bias.unwrap_or(f32::NEG_INFINITY))).collect())
 }
 
 impl Default for Penalties {

@@ -1,6 +1,6 @@
 //! Submitting a session's work, and reading what it computed.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{fmt, ops::ControlFlow, sync::Arc};
 
 use super::{
     Routes, Session,
@@ -211,6 +211,12 @@ pub struct PendingTokens {
     tokens: usize,
     wanted: Wanted,
     transformer: Arc<Transformer>,
+}
+
+impl fmt::Debug for PendingTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingTokens").field("rows", &self.rows).finish_non_exhaustive()
+    }
 }
 
 impl PendingTokens {

@@ -15,6 +15,7 @@ use crate::{
 /// With p the softmax over the scores z of the routed experts (within each group, if there are several), and
 /// n1(v) = v / Σ v:
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct RouterUse {
     /// Each expert's share of all choices with a gate above 0, f; sums to 1.
     pub load: Vec<f64>,
@@ -41,7 +42,8 @@ pub struct RouterUse {
 }
 
 /// The sizes of a router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct RouterShape {
     /// Experts there are.
     pub experts: usize,
@@ -51,6 +53,25 @@ pub struct RouterShape {
     pub groups: usize,
     /// Experts kept of each group.
     pub top_k: usize,
+}
+
+impl RouterShape {
+    /// `top_k` of `experts`, in one group, none of them shared.
+    pub fn new(experts: usize, top_k: usize) -> Self {
+        Self { experts, shared: 0, groups: 1, top_k }
+    }
+
+    /// The first experts, which every token uses.
+    pub fn shared(mut self, experts: usize) -> Self {
+        self.shared = experts;
+        self
+    }
+
+    /// Equal runs of the others, of each of which `top_k` are kept.
+    pub fn groups(mut self, groups: usize) -> Self {
+        self.groups = groups;
+        self
+    }
 }
 
 impl RouterUse {
@@ -81,6 +102,7 @@ impl RouterUse {
 
 /// How far dropped experts are from being kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct DropMargin {
     /// Over all tokens.
     pub smallest: f64,
@@ -90,6 +112,7 @@ pub struct DropMargin {
 
 /// How tokens used the experts of one layer; `None` where a layer has no such router.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct LayerUse {
     /// The attention (head) experts.
     pub attention: Option<RouterUse>,

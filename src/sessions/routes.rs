@@ -10,6 +10,7 @@ use crate::{
 
 /// One chosen expert and its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Choice {
     /// The expert's index.
     pub expert: u32,
@@ -17,9 +18,17 @@ pub struct Choice {
     pub gate: f32,
 }
 
+impl Choice {
+    /// This expert with this gate.
+    pub fn new(expert: u32, gate: f32) -> Self {
+        Self { expert, gate }
+    }
+}
+
 /// The choices of one token in one layer; those of one router are in the order of its slots: shared experts, then the
 /// others best first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct LayerRoutes {
     /// Attention (head) experts.
     pub attention: Vec<Choice>,
@@ -45,7 +54,8 @@ impl LayerRoutes {
 }
 
 /// The choices of one token in every layer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct TokenRoutes {
     /// Layer by layer.
     pub layers: Vec<LayerRoutes>,

@@ -12,6 +12,7 @@ pub struct Run<'a> {
 
 /// Which tokens of a run want logits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LogitRows<'a> {
     /// None: the run is the start of a prompt.
     None,

@@ -3,7 +3,8 @@
 use crate::{Error, Result};
 
 /// How the next token is chosen from a row of logits.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Sampling {
     pub(super) temperature: f32,
     pub(super) top_k: Option<u32>,

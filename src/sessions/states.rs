@@ -1,6 +1,6 @@
 //! What a step says of given tokens, and the hidden states it says it by.
 
-use std::ops::ControlFlow;
+use std::{fmt, ops::ControlFlow};
 
 use super::{
     Session, check_ids,
@@ -90,11 +90,18 @@ pub struct PendingValues {
 }
 
 /// In which form they come.
+#[derive(Debug)]
 enum Form {
     /// f32 by their bits, or that a row of logits was not finite
     Logprobs,
     /// `[rows, width]`, rows padded
     States { width: u32 },
+}
+
+impl fmt::Debug for PendingValues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingValues").field("form", &self.form).finish_non_exhaustive()
+    }
 }
 
 impl PendingValues {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Routes,
+    forward::step_span,
     readback::{length, logit_range, logits, ranked, record_top, route_ranges, top_ranges},
     session::check_cache,
 };
@@ -185,6 +186,7 @@ impl TranslationSession {
 
     /// Records a step over rows and their positions, those of one sequence together; all want logits.
     fn record(&mut self, rows: &[(Row, u32)]) -> Step {
+        let _span = step_span(rows.len(), || rows.len());
         let own: Vec<Span> =
             rows.iter().map(|(row, position)| Span::causal(*position, row.sequence)).collect();
         let memory: Vec<Span> = rows

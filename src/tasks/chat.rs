@@ -1,6 +1,6 @@
 //! A conversation with a model that keeps what it has read.
 
-use std::ops::ControlFlow;
+use std::{fmt, ops::ControlFlow};
 
 use super::{
     ChatMessage, ChatTemplate, Generate, Model, StopReason, Token, continuation::Rules, writer::Writer,
@@ -27,7 +27,8 @@ pub struct Chat {
 }
 
 /// An answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
+#[non_exhaustive]
 pub struct Reply {
     /// What it says, the text of its ids up to a stop string; it is the last of the conversation's messages. Where the caller ended
     /// it, it may have more than its tokens had: what was held back until then.
@@ -42,6 +43,13 @@ pub struct Reply {
     pub kept_tokens: usize,
     /// Exact counts of this turn's GPU work.
     pub counters: Counters,
+}
+
+impl fmt::Debug for Chat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (messages, read) = (self.messages.len(), self.read.len());
+        write!(f, "Chat({messages} messages, {read} of {} tokens read, {:?})", self.capacity, self.model)
+    }
 }
 
 impl Chat {

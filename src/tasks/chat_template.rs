@@ -17,7 +17,8 @@ const TEMPLATE_FILE: &str = "chat_template.jinja";
 const MAX_TEMPLATE: u64 = 256 << 10;
 
 /// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub struct ChatMessage {
     /// Whose it is: `system`, `user` or `assistant`.
     pub role: String,
@@ -67,6 +68,25 @@ impl ChatTemplate {
             }
         };
         let template = Template::parse(&text).map_err(|error| described(&file, *error))?;
+        Ok(Self { file, template, tokens })
+    }
+
+    /// A template from its text, for a model whose folder has none or a wrong one, with the special tokens that it may name, as
+    /// `("bos_token", "<s>")`.
+    ///
+    /// # Errors
+    /// A text that is longer than 256 KiB, and one that is not Jinja.
+    pub fn from_text<N: Into<String>, T: Into<String>>(
+        text: &str,
+        tokens: impl IntoIterator<Item = (N, T)>,
+    ) -> Result<Self> {
+        let file = "the given template".to_owned();
+        if text.len() as u64 > MAX_TEMPLATE {
+            let [found, most] = [text.len() as u64, MAX_TEMPLATE].map(crate::error::bytes);
+            return Err(Error::bad_file(file, "chat template", found, format!("at most {most}")));
+        }
+        let template = Template::parse(text).map_err(|error| described(&file, *error))?;
+        let tokens = tokens.into_iter().map(|(name, token)| (name.into(), token.into())).collect();
         Ok(Self { file, template, tokens })
     }
 

@@ -22,6 +22,7 @@ pub struct Image {
 
 /// A class that an image may belong to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Class {
     /// Its number.
     pub id: u32,
@@ -33,6 +34,7 @@ pub struct Class {
 
 /// What a model says of one image.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Classification {
     /// The likeliest first.
     pub classes: Vec<Class>,

@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, ops::ControlFlow};
 
+use tracing::Instrument as _;
+
 use super::{Generate, Generation, StopReason, Token, TopToken, writer::Writer};
 use crate::{
     Error, Result,
@@ -135,7 +137,9 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
 
     /// Runs the prompts and samples the first new token of each. One that is cancelled ends without an error.
     pub async fn prefill(&mut self, prompts: &[&[u32]]) -> Result<()> {
-        match self.read_prompts(prompts).await {
+        let tokens: usize = prompts.iter().map(|ids| ids.len()).sum();
+        let span = tracing::debug_span!("prompt", sequences = prompts.len(), tokens);
+        match self.read_prompts(prompts).instrument(span).await {
             Err(Error::Cancelled) => self.stop_all(),
             other => return other,
         }

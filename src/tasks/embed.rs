@@ -9,7 +9,8 @@ use crate::models::Task;
 use crate::{Cancel, Error, Result, sessions::LogitRows};
 
 /// Which hidden states of a text become its vector.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Pooling {
     /// The mean over all tokens.
@@ -22,12 +23,14 @@ pub enum Pooling {
 }
 
 /// How to make vectors of texts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Embed {
     pooling: Pooling,
     normalize: bool,
     cut: bool,
     step_tokens: Option<usize>,
+    #[serde(skip)]
     cancel: Cancel,
 }
 

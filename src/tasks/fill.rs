@@ -12,6 +12,7 @@ use crate::{
 
 /// A token that may stand behind a mask.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Candidate {
     /// Its id.
     pub id: u32,
@@ -23,6 +24,7 @@ pub struct Candidate {
 
 /// A mask and what may stand behind it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct FilledMask {
     /// Its place among the ids.
     pub position: usize,
@@ -32,6 +34,7 @@ pub struct FilledMask {
 
 /// What a model says of one text.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Filled {
     /// The ids that the model read, an end token last.
     pub ids: Vec<u32>,

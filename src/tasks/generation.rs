@@ -11,17 +11,27 @@ use crate::{
 };
 
 /// How to generate.
-#[derive(Clone, Debug)]
+///
+/// With serde these are fields that are named as the methods here are, those of [`Sampling`] in `sampling`, and `penalties` with
+/// `repetition`, `presence`, `frequency` and `bias`, in which `null` bans a token; what is left out is as [`Generate::default`] has it.
+/// A filter, a handle to cancel by and callbacks are left out.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Generate {
     pub(super) max_new: usize,
     pub(super) sampling: Sampling,
+    #[serde(rename = "stop_at")]
     pub(super) stop: Option<Vec<u32>>,
+    #[serde(rename = "stop")]
     pub(super) stop_strings: Vec<String>,
     pub(super) penalties: Penalties,
     pub(super) logprobs: Option<u32>,
+    #[serde(skip)]
     pub(super) filter: Option<LogitFilter>,
     pub(super) routes: bool,
+    #[serde(skip)]
     pub(super) cancel: Cancel,
+    #[serde(skip)]
     pub(super) progress: Option<Progress>,
 }
 
@@ -220,7 +230,7 @@ impl Generate {
 }
 
 /// One token, as it comes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub struct Token {
     /// Which prompt it belongs to.
@@ -274,7 +284,7 @@ pub enum StopReason {
 }
 
 /// What was generated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub struct Generation {
     /// The new ids of each prompt.

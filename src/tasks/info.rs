@@ -14,6 +14,7 @@ const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Q
 
 /// A model's sizes and needs. Reading it takes the configuration and the tensors' headers, no GPU.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ModelInfo {
     /// The model family, e.g. `jetmoe`.
     pub family: String,
@@ -62,6 +63,7 @@ pub struct ModelInfo {
 
 /// A routed attention in numbers.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
 pub struct AttentionInfo {
     /// Experts a router chooses from.
     pub experts: u32,
@@ -79,6 +81,7 @@ pub struct AttentionInfo {
 
 /// A routed MLP in numbers.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
 pub struct MlpInfo {
     /// Experts a router chooses from.
     pub experts: u32,
@@ -90,6 +93,7 @@ pub struct MlpInfo {
 
 /// Weight memory at one precision.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
 pub struct PrecisionMemory {
     /// How the matrices are stored; norms, biases and routers stay f32.
     pub precision: Precision,

@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// Logits and routes of one sequence.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
+#[non_exhaustive]
 pub struct Logits {
     /// Size of the vocabulary.
     pub vocab: usize,

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use tracing::Instrument as _;
+
 use super::ModelInfo;
 #[cfg(any(doc, feature = "tokenizer"))]
 use crate::Error;
@@ -22,12 +24,15 @@ type Progress<'a> = Box<dyn FnMut(u64, u64) + Send + 'a>;
 type Progress<'a> = Box<dyn FnMut(u64, u64) + 'a>;
 
 /// How to load a model.
-#[derive(Default)]
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LoadOptions<'a> {
     precision: Option<Precision>,
     cache_precision: CachePrecision,
+    #[serde(skip)]
     progress: Option<Progress<'a>>,
     warm_up: bool,
+    #[serde(skip)]
     cancel: Cancel,
 }
 
@@ -153,16 +158,21 @@ impl Model {
         let steady = source.steady();
         let source = steady.as_ref().unwrap_or(source);
         options.cancel.check()?;
-        let files = Files::read(source).await?;
-        Self::load_weights(gpu, source, files, options).await
+        let span = tracing::info_span!("load", model = source.path_of(""), bytes = tracing::field::Empty);
+        let loading = async {
+            let files = Files::read(source).await?;
+            Self::load_weights(gpu, source, files, options, &span).await
+        };
+        loading.instrument(span.clone()).await
     }
 
-    /// Loads the weights of files that have been read.
+    /// Loads the weights of files that have been read, within `span`.
     pub(crate) async fn load_weights(
         gpu: &Gpu,
         source: &Source,
         files: Files,
         options: LoadOptions<'_>,
+        span: &tracing::Span,
     ) -> Result<Self> {
         let Files {
             blueprint,
@@ -173,7 +183,9 @@ impl Model {
         let info = ModelInfo::new(&blueprint, &checkpoint);
         info.notes.iter().for_each(|note| tracing::warn!("{note}"));
         let precision = info.precision(options.precision)?;
-        gpu.plan("the model", info.weight_bytes(precision))?;
+        let bytes = info.weight_bytes(precision);
+        span.record("bytes", bytes);
+        gpu.plan("the model", bytes)?;
         gpu.fits("the table of positions", blueprint.spec.position_bytes())?;
         options.cancel.check()?;
         choose_kernels(gpu).await;

@@ -12,10 +12,12 @@ use crate::{
 };
 
 /// How to score texts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Score {
     cut: bool,
     step_tokens: Option<usize>,
+    #[serde(skip)]
     cancel: Cancel,
 }
 

@@ -6,6 +6,7 @@ mod decoder;
 mod growth;
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -54,6 +55,12 @@ pub struct Tokenizer {
     file: String,
 }
 
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tokenizer({})", self.file)
+    }
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json`, if the folder has one.
     pub(super) async fn read(source: &Source) -> Result<Option<Self>> {
@@ -61,6 +68,19 @@ impl Tokenizer {
             Some(json) => Self::parse(source.path_of(TOKENIZER_FILE), json).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// From the bytes of a `tokenizer.json`, in the form of the `tokenizers` library.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] for what is no such file, or describes a tokenizer that does not work.
+    pub fn from_bytes(json: impl Into<Vec<u8>>) -> Result<Self> {
+        let json = json.into();
+        if json.len() as u64 > MAX_TOKENIZER {
+            let expected = format!("at most {}", bytes(MAX_TOKENIZER));
+            return Err(Error::bad_file(TOKENIZER_FILE, "file length", bytes(json.len() as u64), expected));
+        }
+        Self::parse(TOKENIZER_FILE.to_owned(), json)
     }
 
     /// From the bytes of `file`.
@@ -271,6 +291,12 @@ fn printable(message: &str) -> String {
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     decoding: Decoding,
+}
+
+impl fmt::Debug for TextStream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TextStream").field("tokenizer", self.tokenizer).finish_non_exhaustive()
+    }
 }
 
 impl TextStream<'_> {

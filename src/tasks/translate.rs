@@ -9,13 +9,15 @@ use crate::{
 };
 
 /// How to translate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Translate {
     beams: usize,
     length_penalty: f64,
     max_new: usize,
     batch: usize,
     routes: bool,
+    #[serde(skip)]
     cancel: Cancel,
 }
 
@@ -94,7 +96,7 @@ impl Translate {
 }
 
 /// A translated text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub struct Translation {
     /// The ids of the translation, its end token last unless it was cut off.
@@ -284,7 +286,8 @@ impl Model {
 }
 
 /// A source and what follows when its target is given.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
+#[non_exhaustive]
 pub struct TranslationLogits {
     /// Of each token of the target: what may follow it, and the experts it chose.
     pub target: Logits,

@@ -302,7 +302,7 @@ mod tests {
             ("c", "F32", &[0, 4], bytes(0)),
             ("x.rotary_emb.inv_freq", "F32", &[1], bytes(4)),
         ]);
-        Source::memory("m", vec![(WEIGHTS_FILE.into(), model)])
+        Source::memory("m", vec![(WEIGHTS_FILE, model)])
     }
 
     #[test]

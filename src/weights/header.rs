@@ -292,7 +292,7 @@ mod tests {
         let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
         bytes.extend(json.as_bytes());
         bytes.resize(bytes.len() + data, 0);
-        let source = Source::memory("m", vec![("x".into(), bytes)]);
+        let source = Source::memory("m", vec![("x", bytes)]);
         block_on(async { read(&mut source.open("x").await?, 3).await })
     }
 
@@ -404,7 +404,7 @@ mod tests {
         ] {
             let mut bytes = length.to_le_bytes().to_vec();
             bytes.resize(8 + data, b' ');
-            let source = Source::memory("m", vec![("x".into(), bytes)]);
+            let source = Source::memory("m", vec![("x", bytes)]);
             let read = async { read(&mut source.open("x").await?, 0).await };
             let error = block_on(read).unwrap_err().to_string();
             assert!(error.starts_with("m/x: header length: found") && error.contains(part), "{error}");

@@ -12,7 +12,7 @@ mod repo;
 mod transfer;
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -52,6 +52,13 @@ pub struct Hub {
     offline: bool,
     /// How closely weights are looked at that are in the cache.
     weights: Look,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (endpoint, cache) = (self.client.endpoint(), &self.cache);
+        f.debug_struct("Hub").field("endpoint", &endpoint).field("cache", cache).finish_non_exhaustive()
+    }
 }
 
 impl Hub {
@@ -142,6 +149,12 @@ pub struct HubModel<'a> {
     weights: Vec<(FileMeta, Vec<u8>)>,
     /// Ends the download.
     cancel: Cancel,
+}
+
+impl fmt::Debug for HubModel<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HubModel({}@{})", self.repo.id, self.commit)
+    }
 }
 
 impl HubModel<'_> {

@@ -10,6 +10,7 @@ mod filling;
 mod fingerprint;
 #[cfg(not(target_arch = "wasm32"))]
 mod folder;
+mod given;
 #[cfg(not(target_arch = "wasm32"))]
 mod growing;
 mod header;
@@ -51,6 +52,7 @@ pub(crate) use filling::pack_matrix;
 pub(crate) use fingerprint::Fingerprint;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use folder::NewFolder;
+pub use given::{ModelFiles, ReadAt};
 #[cfg(not(target_arch = "wasm32"))]
 pub use growing::GrowingFile;
 pub(crate) use header::TensorInfo;

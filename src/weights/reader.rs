@@ -1,11 +1,15 @@
 //! Sequential reading that never asks for more memory than the bytes that have arrived.
 
+use super::given::ReadAt;
 use crate::{Error, Result};
+use std::io::ErrorKind;
 #[cfg(not(target_arch = "wasm32"))]
 use std::io::{Read, Seek, SeekFrom};
 
 /// Bytes are asked for in steps of this size where their number is not yet proven.
 const STEP: usize = 64 << 10;
+/// How often in a row a program's own file may be interrupted.
+const INTERRUPTIONS: u32 = 16;
 
 /// One open file, read from front to back.
 pub(crate) struct Reader<'a> {
@@ -20,8 +24,11 @@ pub(crate) enum Bytes<'a> {
     /// A file on disk.
     #[cfg(not(target_arch = "wasm32"))]
     File(std::fs::File),
-    /// A file in memory.
-    Memory(&'a [u8]),
+    /// One that the program reads.
+    Given(Box<dyn ReadAt + 'a>),
+    /// The start of a file that is elsewhere.
+    #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+    Head(&'a [u8]),
     /// A response that is still arriving.
     #[cfg(target_arch = "wasm32")]
     Http(super::http::Body),
@@ -117,8 +124,14 @@ impl<'a> Reader<'a> {
                 self.at = end;
                 Ok(())
             }
-            Bytes::Memory(rest) => {
+            Bytes::Given(_) => {
                 // `len` is known here and was compared above.
+                self.at += count;
+                Ok(())
+            }
+            #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+            Bytes::Head(rest) => {
+                // As above.
                 *rest = rest.get(count as usize..).unwrap_or_default();
                 self.at += count;
                 Ok(())
@@ -143,12 +156,18 @@ impl<'a> Reader<'a> {
             #[cfg(not(target_arch = "wasm32"))]
             Bytes::File(file) => loop {
                 match file.read(out) {
-                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
                     Err(source) => return Err(Error::Io { path: self.path.clone(), source }),
                     Ok(n) => break n,
                 }
             },
-            Bytes::Memory(rest) => {
+            Bytes::Given(file) => {
+                let size = self.len.unwrap_or_default();
+                let room = out.len().min(usize::try_from(size.saturating_sub(self.at)).unwrap_or(usize::MAX));
+                read_given(&self.path, file.as_mut(), (self.at, size), &mut out[..room])?
+            }
+            #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+            Bytes::Head(rest) => {
                 let n = rest.len().min(out.len());
                 let (head, tail) = rest.split_at(n);
                 out[..n].copy_from_slice(head);
@@ -169,6 +188,35 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Reads some bytes at `at` of a file that should have `size`, at least one unless there is no room. Nothing the file says is
+/// believed.
+fn read_given(path: &str, file: &mut dyn ReadAt, (at, size): (u64, u64), out: &mut [u8]) -> Result<usize> {
+    if out.is_empty() {
+        return Ok(0);
+    }
+    let mut interrupted = 0;
+    loop {
+        match file.read_at(at, out) {
+            Err(e) if e.kind() == ErrorKind::Interrupted && interrupted < INTERRUPTIONS => interrupted += 1,
+            Err(source) => return Err(Error::Io { path: path.to_owned(), source }),
+            Ok(0) => {
+                let found = format!("the end of the file after {at} bytes");
+                return Err(Error::bad_file(
+                    path,
+                    "length",
+                    found,
+                    format!("{size} bytes, as its source says"),
+                ));
+            }
+            Ok(n) if n > out.len() => {
+                let field = format!("bytes read at {at}");
+                return Err(Error::bad_file(path, field, n, format!("at most {}", out.len())));
+            }
+            Ok(n) => return Ok(n),
+        }
+    }
+}
+
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use crate::weights::Source;
@@ -176,7 +224,7 @@ mod tests {
 
     #[test]
     fn reading_past_the_end_is_an_error_with_numbers() {
-        let source = Source::memory("m", vec![("a".into(), (0..10).collect())]);
+        let source = Source::memory("m", vec![("a", (0..10).collect::<Vec<u8>>())]);
         block_on(async {
             let mut reader = source.open("a").await.unwrap();
             assert_eq!(reader.read_vec(3, "x").await.unwrap(), [0, 1, 2]);

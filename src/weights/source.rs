@@ -1,5 +1,6 @@
-//! Where the files of a model come from: a folder, memory or, on the web, an address.
+//! Where the files of a model come from: a folder, memory, the program itself or, on the web, an address.
 
+use super::given::{Given, InMemory, ModelFiles};
 #[cfg(not(target_arch = "wasm32"))]
 use super::names::WEIGHTS_FILE;
 use super::names::stays_inside;
@@ -7,7 +8,6 @@ use super::reader::{Bytes, Reader};
 #[cfg(not(target_arch = "wasm32"))]
 use super::versions::Versions;
 use crate::{Error, Result};
-use std::borrow::Cow;
 use std::fmt;
 #[cfg(not(target_arch = "wasm32"))]
 use std::path::{Path, PathBuf};
@@ -23,10 +23,7 @@ enum Kind {
     Folder(PathBuf, Versions),
     #[cfg(not(target_arch = "wasm32"))]
     File(PathBuf, Versions),
-    Memory {
-        name: String,
-        files: Vec<(Cow<'static, str>, Cow<'static, [u8]>)>,
-    },
+    Given(Given),
     /// A folder without its weights: `(file name, first bytes, length)` stand for them.
     #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
     Headers {
@@ -63,6 +60,7 @@ impl Source {
         match &self.0 {
             #[cfg(not(target_arch = "wasm32"))]
             Kind::Folder(path, _) => Some(Self::steady_folder(path)),
+            Kind::Given(files) => Some(Source(Kind::Given(files.steady()))),
             _ => None,
         }
     }
@@ -72,6 +70,8 @@ impl Source {
         match &self.0 {
             #[cfg(not(target_arch = "wasm32"))]
             Kind::Folder(_, versions) | Kind::File(_, versions) => versions.compare(),
+            Kind::Given(files) => files.check_unchanged(),
+            #[cfg(any(feature = "hub", target_arch = "wasm32"))]
             _ => Ok(()),
         }
     }
@@ -87,15 +87,22 @@ impl Source {
         name: &'static str,
         files: impl IntoIterator<Item = &'static (&'static str, &'static [u8])>,
     ) -> Self {
-        let files =
-            files.into_iter().map(|&(file, bytes)| (Cow::Borrowed(file), Cow::Borrowed(bytes))).collect();
-        Source(Kind::Memory { name: name.to_owned(), files })
+        Self::memory(name, files.into_iter().copied())
     }
 
-    /// Files held in memory, as `(file name, bytes)`. `name` stands for the folder in messages.
-    pub fn memory(name: impl Into<String>, files: Vec<(String, Vec<u8>)>) -> Self {
-        let files = files.into_iter().map(|(file, bytes)| (Cow::Owned(file), Cow::Owned(bytes))).collect();
-        Source(Kind::Memory { name: name.into(), files })
+    /// Files held in memory, as `(file name, bytes)`: a `Vec<u8>`, an `Arc<[u8]>`, a file that the program mapped
+    /// (`memmap2::Mmap`), or other bytes. `name` stands for the folder in messages.
+    pub fn memory<B: AsRef<[u8]> + Send + Sync + 'static>(
+        name: impl Into<String>,
+        files: impl IntoIterator<Item = (impl Into<String>, B)>,
+    ) -> Self {
+        let files = files.into_iter().map(|(file, bytes)| (file.into(), bytes)).collect();
+        Self::of(name, InMemory(files))
+    }
+
+    /// Files that the program reads itself. `name` stands for the folder in messages.
+    pub fn of(name: impl Into<String>, files: impl ModelFiles + 'static) -> Self {
+        Source(Kind::Given(Given::new(name.into(), files)))
     }
 
     /// Files below an address, on any static host: each file is one plain `GET`, read as it arrives.
@@ -164,13 +171,16 @@ impl Source {
                 Some((file, len)) => (Bytes::File(file), Some(len)),
                 None => return Ok(None),
             },
-            Kind::Memory { files, .. } => match files.iter().find(|(file, _)| file == name) {
-                Some((_, bytes)) => (Bytes::Memory(bytes), Some(bytes.len() as u64)),
+            Kind::Given(files) => match files.open(name)? {
+                Some(file) => {
+                    let size = file.size();
+                    (Bytes::Given(file), Some(size))
+                }
                 None => return Ok(None),
             },
             #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
             Kind::Headers { folder, files, .. } => match files.iter().find(|(file, ..)| file == name) {
-                Some((_, head, len)) => (Bytes::Memory(head), Some(*len)),
+                Some((_, head, len)) => (Bytes::Head(head), Some(*len)),
                 None => match open_regular(&folder.join(name), &path, &Versions::default())? {
                     Some((file, len)) => (Bytes::File(file), Some(len)),
                     None => return Ok(None),
@@ -206,7 +216,7 @@ impl Source {
             Kind::Folder(folder, _) => folder.join(name).display().to_string(),
             #[cfg(not(target_arch = "wasm32"))]
             Kind::File(file, _) => file.display().to_string(),
-            Kind::Memory { name: folder, .. } => format!("{folder}/{name}"),
+            Kind::Given(files) => files.path_of(name),
             #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
             Kind::Headers { folder, name: elsewhere, files } => {
                 match files.iter().any(|(file, ..)| file == name) {
@@ -254,7 +264,7 @@ mod tests {
 
     #[test]
     fn small_files_respect_their_cap() {
-        let source = Source::memory("m", vec![("a.json".into(), vec![7; 10])]);
+        let source = Source::memory("m", vec![("a.json", vec![7; 10])]);
         assert_eq!(block_on(source.read_small("a.json", 10)).unwrap(), Some(vec![7; 10]));
         assert_eq!(block_on(source.read_small("b.json", 10)).unwrap(), None);
         let error = block_on(source.read_small("a.json", 9)).unwrap_err().to_string();

@@ -219,9 +219,9 @@ mod tests {
         let source = Source::memory(
             "m",
             vec![
-                ("1.safetensors".into(), one),
-                ("2.safetensors".into(), two),
-                ("model.safetensors.index.json".into(), index.into()),
+                ("1.safetensors", one),
+                ("2.safetensors", two),
+                ("model.safetensors.index.json", index.as_bytes().to_vec()),
             ],
         );
         let seen = block_on(collect(&source, &["e", "d", "c", "a", "a"])).unwrap();
@@ -242,7 +242,7 @@ mod tests {
             ("wide", "F32", &[3, 5 << 18], wide.clone()),
             ("tall", "F16", &[70, 100, 500], tall.clone()),
         ]);
-        let source = Source::memory("m", vec![("model.safetensors".into(), model)]);
+        let source = Source::memory("m", vec![("model.safetensors", model)]);
         let seen = block_on(collect(&source, &["wide", "tall"])).unwrap();
         let shape: Vec<_> =
             seen.iter().map(|(n, first, rows, b)| (n.as_str(), *first, *rows, b.len())).collect();

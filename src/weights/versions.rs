@@ -8,6 +8,7 @@ use std::{
     time::SystemTime,
 };
 
+use super::given::changed;
 use crate::{Error, Result};
 
 /// Endings of the files that a model is made of.
@@ -53,9 +54,7 @@ impl Version {
     }
 
     fn changed(&self, path: &Path, found: String) -> Error {
-        let expected =
-            format!("the one of {} bytes that was read first: it must not change while it is read", self.len);
-        Error::bad_file(path.display().to_string(), "version", found, expected)
+        changed(path.display().to_string(), self.len, found)
     }
 }
 

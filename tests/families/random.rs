@@ -61,7 +61,8 @@ fn moa_translates_and_fills_as_its_oracle_does() {
                 assert_routes(&found.target, |routes| &routes.attention, layer, attention);
                 assert_routes(&found.target, |routes| &routes.cross, layer, cross.as_ref().unwrap());
             }
-            let read = headwise::Logits { vocab: 0, values: Vec::new(), routes: found.source_routes };
+            let mut read = headwise::Logits::default();
+            read.routes = found.source_routes;
             for (layer, routes) in oracle.encode(&SOURCE).routes.iter().enumerate() {
                 assert_routes(&read, |routes| &routes.attention, layer, &routes.attention);
             }
@@ -98,7 +99,8 @@ fn vision_transformers_classify_as_their_oracle_does() {
                     continue;
                 }
                 let routes = found[index].routes.clone();
-                let found = headwise::Logits { vocab: 0, values: Vec::new(), routes };
+                let mut found = headwise::Logits::default();
+                found.routes = routes;
                 for (layer, routes) in expected.routes.iter().enumerate() {
                     assert_routes(&found, |routes| &routes.attention, layer, routes);
                 }

@@ -37,11 +37,10 @@ fn statistics_of_random_routers_are_the_formulas() {
         let (scores, routes) = (&routing.scores, &routing.routes);
         let slots = shared + top_k;
         let pairs = routes.experts.iter().zip(&routes.gates);
-        let choices: Vec<Choice> =
-            pairs.map(|(&expert, &gate)| Choice { expert, gate: gate as f32 }).collect();
+        let choices: Vec<Choice> = pairs.map(|(&expert, &gate)| Choice::new(expert, gate as f32)).collect();
         let choices: Vec<Vec<Choice>> = choices.chunks(slots).map(<[_]>::to_vec).collect();
         let narrow: Vec<f32> = scores.iter().map(|&score| score as f32).collect();
-        let shape = RouterShape { experts, shared, groups: 1, top_k };
+        let shape = RouterShape::new(experts, top_k).shared(shared);
         let found = RouterUse::of(shape, &choices, &narrow).unwrap().unwrap();
 
         let p = losses::probabilities(scores, routed, None);
@@ -76,17 +75,17 @@ fn statistics_of_random_routers_are_the_formulas() {
 
 #[test]
 fn sizes_that_contradict_each_other_are_refused() {
-    let shape = RouterShape { experts: 4, shared: 1, groups: 1, top_k: 2 };
-    let choice = vec![Choice { expert: 0, gate: 1.0 }];
+    let shape = RouterShape::new(4, 2).shared(1);
+    let choice = vec![Choice::new(0, 1.0)];
     assert!(RouterUse::of(shape, std::slice::from_ref(&choice), &[0.0; 3]).unwrap().is_some());
     assert!(RouterUse::of(shape, &[], &[]).unwrap().is_none());
     for (shape, scores) in [
         (shape, 4),
-        (RouterShape { groups: 2, ..shape }, 3),
-        (RouterShape { groups: 0, ..shape }, 3),
-        (RouterShape { top_k: 4, ..shape }, 3),
-        (RouterShape { top_k: 0, ..shape }, 3),
-        (RouterShape { shared: 9, ..shape }, 0),
+        (shape.groups(2), 3),
+        (shape.groups(0), 3),
+        (RouterShape::new(4, 4).shared(1), 3),
+        (RouterShape::new(4, 0).shared(1), 3),
+        (shape.shared(9), 0),
     ] {
         let refused = RouterUse::of(shape, std::slice::from_ref(&choice), &vec![0.0; scores]);
         assert!(refused.unwrap_err().to_string().starts_with("router s"), "{shape:?}");

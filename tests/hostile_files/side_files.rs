@@ -33,7 +33,7 @@ fn source(files: &[(&str, &[u8])]) -> Source {
         all.retain(|(other, _)| other != name);
         all.push((name, bytes.to_vec()));
     }
-    Source::memory("m", all.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect())
+    Source::memory("m", all)
 }
 
 fn check(name: &str, text: impl AsRef<[u8]>) -> Result<(), Error> {
@@ -74,7 +74,7 @@ fn pointers_pages_and_empty_files_are_named_for_what_they_are() {
                 ("model.safetensors.index.json", index.into()),
                 ("1.safetensors", shard.into()),
             ];
-            check_source(&Source::memory("m", files.map(|(name, bytes)| (name.to_owned(), bytes)).to_vec()))
+            check_source(&Source::memory("m", files))
         };
         says(sharded(&index, text), "m/1.safetensors: content: ");
         says(sharded(text, ""), INDEX);

@@ -151,6 +151,7 @@ impl Linear {
             Precision::Q8 => Some(Scheme::Q8),
             Precision::Q4 => Some(Scheme::Q4),
             Precision::F32 | Precision::F16 => None,
+            other => panic!("{other:?} has no oracle"),
         };
         let (weights, rows) = match scheme {
             None => (stored(&weights, self.precision), None),
@@ -214,6 +215,7 @@ impl Linear {
             Precision::F16 => 2 * padded,
             Precision::Q8 => Scheme::Q8.row_bytes(padded as usize) as u64,
             Precision::Q4 => Scheme::Q4.row_bytes(padded as usize) as u64,
+            other => panic!("{other:?} has no oracle"),
         };
         u64::from(halves * outputs) * row
     }

@@ -26,6 +26,7 @@ impl Linear {
             Precision::Q8 => Scheme::Q8,
             Precision::Q4 => Scheme::Q4,
             Precision::F32 | Precision::F16 => return operands.weights.clone(),
+            other => panic!("{other:?} has no oracle"),
         };
         let inputs = self.shape.inputs as usize;
         let rows = operands.rows.as_ref().expect("rows of a quantised matrix");

@@ -109,6 +109,7 @@ fn words(precision: CachePrecision, channels: u32, heads: &[f64]) -> Vec<u32> {
             };
             floats.chunks_exact(2).map(word).collect()
         }
+        other => panic!("{other:?} has no oracle"),
     }
 }
 
@@ -121,6 +122,7 @@ fn values(precision: CachePrecision, channels: u32, words: &[u32]) -> Vec<f64> {
                 |&word: &u32| [word as u16, (word >> 16) as u16].map(|bits| f16::from_bits(bits).to_f32());
             words.iter().flat_map(halves).collect()
         }
+        other => panic!("{other:?} has no oracle"),
     };
     unpad(&floats, channels)
 }

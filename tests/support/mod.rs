@@ -243,6 +243,7 @@ pub fn assert_close_in(precision: CachePrecision, got: &[f64], expected: &[f64],
     let bound = match precision {
         CachePrecision::F32 => 1e-5,
         CachePrecision::F16 => 5e-3,
+        other => panic!("{other:?} has no oracle"),
     };
     assert_within(bound, got, expected, what);
 }

@@ -195,9 +195,12 @@ mod tests {
     use super::*;
 
     fn routes(experts: &[u32]) -> TokenRoutes {
-        let attention = experts.iter().map(|&expert| Choice { expert, gate: 0.5 }).collect();
-        let cross = vec![Choice { expert: 7, gate: 1.0 }];
-        TokenRoutes { layers: vec![LayerRoutes { attention, cross, ..LayerRoutes::default() }] }
+        let mut layer = LayerRoutes::default();
+        layer.attention = experts.iter().map(|&expert| Choice::new(expert, 0.5)).collect();
+        layer.cross = vec![Choice::new(7, 1.0)];
+        let mut routes = TokenRoutes::default();
+        routes.layers.push(layer);
+        routes
     }
 
     fn with(terminal: bool, variables: &[(&str, &str)]) -> Option<Colours> {

@@ -252,7 +252,11 @@ fn texts(pieces: Vec<(u32, String)>) -> Vec<String> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(options: &str) -> headwise::Result<T> {
-    serde_json::from_str(options).map_err(|error| Error::argument("options", error, "JSON"))
+    serde_json::from_str(options).map_err(|error| Error::Argument {
+        name: "options",
+        found: error.to_string(),
+        expected: "JSON".to_owned(),
+    })
 }
 
 fn generate_options(json: &str) -> Result<Generate, JsError> {

@@ -174,7 +174,7 @@ fn source(apart: bool) -> Source {
         .iter()
         .map(|(name, shape, bytes)| (name.as_str(), "F32", shape.as_slice(), bytes.clone()))
         .collect();
-    Source::memory("m", vec![("model.safetensors".into(), file(&tensors))])
+    Source::memory("m", vec![("model.safetensors", file(&tensors))])
 }
 
 fn logits(gpu: &Gpu, apart: bool, precision: Precision) -> Vec<f32> {
@@ -188,7 +188,7 @@ fn logits(gpu: &Gpu, apart: bool, precision: Precision) -> Vec<f32> {
         tokenizer: None,
     };
     let options = LoadOptions::new().precision(precision);
-    let model = block_on(Model::load_weights(gpu, &source, files, options)).unwrap();
+    let model = block_on(Model::load_weights(gpu, &source, files, options, &tracing::Span::none())).unwrap();
     block_on(model.logits(&[&[1, 5, 3, 8, 8, 2]])).unwrap().remove(0).values
 }
 

@@ -55,8 +55,7 @@ const LLAMA_3: &str = "{{- bos_token }}
 {%- endif %}";
 
 fn source(files: &[(&str, String)]) -> Source {
-    let files = files.iter().map(|(name, text)| ((*name).to_owned(), text.clone().into_bytes()));
-    Source::memory("folder", files.collect())
+    Source::memory("folder", files.iter().cloned())
 }
 
 fn read(config: Value) -> Result<ChatTemplate, Error> {

@@ -115,6 +115,7 @@ fn expected(dtype: Dtype, tied: bool, count: usize, kv: KvSharing) -> Tensors {
             let tensor = match kv {
                 KvSharing::Expert => stack(std::slice::from_ref(&name), &[count * kv_rows, WIDTH]),
                 KvSharing::Shared => mean(&name),
+                other => panic!("{other:?} has no oracle"),
             };
             out.insert(name, tensor);
         }

@@ -170,7 +170,7 @@ mod shapes {
             (name.as_str(), "BF16", shape.as_slice(), bytes)
         });
         let bytes = file(&tensors.collect::<Vec<_>>());
-        let source = Source::memory("m", vec![("model.safetensors".into(), bytes)]);
+        let source = Source::memory("m", vec![("model.safetensors", bytes)]);
         let json = SMALL.replace(replace.0, replace.1);
         let fields = Fields::parse(json.as_bytes(), "m/config.json")?;
         let checkpoint = pollster::block_on(Checkpoint::open(&source))?;
