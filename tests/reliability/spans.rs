@@ -76,6 +76,8 @@ fn seen(name: &str, within: Option<&str>, fields: &[&str]) -> Seen {
 fn loading_prompts_steps_and_readbacks_have_spans() {
     let gpu = plain_gpu();
     let listener = Listener::default();
+    // Places in the code that another test's thread is just making known would miss who begins to listen: here they are known.
+    load(&gpu, &tiny()).unwrap();
     let model = tracing::subscriber::with_default(listener.clone(), || load(&gpu, &tiny()).unwrap());
     let path = format!("{}/tests/fixtures/jetmoe_tiny/", env!("CARGO_MANIFEST_DIR"));
     let info = model.info();
@@ -88,6 +90,7 @@ fn loading_prompts_steps_and_readbacks_have_spans() {
         let options = Generate::new().greedy().max_new(3).stop_at([]);
         block_on(model.generate_ids(&[&[3, 1, 4, 1, 5]], &options, |_| ControlFlow::Continue(()))).unwrap()
     };
+    generate();
     let heard = tracing::subscriber::with_default(listener.clone(), generate);
     let (opened, entered) = std::mem::take(&mut *listener.0.lock().unwrap());
     assert!(entered.is_empty(), "{entered:?}");
