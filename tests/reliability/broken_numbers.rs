@@ -3,6 +3,7 @@
 use std::{fs, ops::ControlFlow, path::PathBuf};
 
 use headwise::{Embed, Error, Generate, Image, LoadOptions, Model, Score, Source, Translate, block_on};
+use headwise_reference::jetmoe::weight_files;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::plain_gpu;
@@ -15,11 +16,7 @@ fn overflowing(test: &str, model: &str, norm: &str) -> (PathBuf, Model) {
     for file in ["config.json", "tokenizer.json"] {
         let _ = fs::copy(from.join(file), folder.join(file));
     }
-    let shards = ["model-00001-of-00002.safetensors", "part-2/model-00002-of-00002.safetensors"];
-    let files: Vec<Vec<u8>> = match fs::read(from.join("model.safetensors")) {
-        Ok(bytes) => vec![bytes],
-        Err(_) => shards.iter().map(|shard| fs::read(from.join(shard)).unwrap()).collect(),
-    };
+    let files: Vec<Vec<u8>> = weight_files(&from).iter().map(|file| fs::read(file).unwrap()).collect();
     let files: Vec<SafeTensors> =
         files.iter().map(|bytes| SafeTensors::deserialize(bytes).unwrap()).collect();
     let found = files.iter().find_map(|file| file.tensor(norm).ok()).unwrap();

@@ -314,14 +314,10 @@ fn count_parameters(folder: &str, active: u64, experts: u64) -> (u64, u64) {
     counts
 }
 
-/// Names and shapes of a folder's tensors, in one file or two.
+/// Names and shapes of a folder's tensors.
 fn shapes(folder: &str) -> Vec<(String, Vec<u64>)> {
-    let whole = format!("{folder}/model.safetensors");
-    let halves = ["model-00001-of-00002", "part-2/model-00002-of-00002"];
-    let halves = halves.map(|half| format!("{folder}/{half}.safetensors"));
-    let files = if fs::exists(&whole).unwrap() { vec![whole] } else { halves.to_vec() };
     let mut shapes = Vec::new();
-    for file in files {
+    for file in headwise_reference::jetmoe::weight_files(folder.as_ref()) {
         let bytes = fs::read(file).unwrap();
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();

@@ -18,7 +18,11 @@ use super::{
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// The original passes no epsilon to the norms inside a block, so they keep the class's default; only the
 /// last norm uses the config's.
@@ -290,8 +294,8 @@ pub fn read_json(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every tensor of a folder, by name.
-pub fn read_tensors(folder: &Path) -> HashMap<String, Vec<f64>> {
+/// The files of a folder's weights: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+pub fn weight_files(folder: &Path) -> Vec<PathBuf> {
     let index = folder.join("model.safetensors.index.json");
     let mut files = vec!["model.safetensors".to_owned()];
     if index.exists() {
@@ -301,7 +305,12 @@ pub fn read_tensors(folder: &Path) -> HashMap<String, Vec<f64>> {
         files.sort();
         files.dedup();
     }
-    files.iter().flat_map(|file| read_safetensors(&folder.join(file))).collect()
+    files.iter().map(|file| folder.join(file)).collect()
+}
+
+/// Every tensor of a folder, by name.
+pub fn read_tensors(folder: &Path) -> HashMap<String, Vec<f64>> {
+    weight_files(folder).iter().flat_map(|file| read_safetensors(file)).collect()
 }
 
 /// Every tensor of one file, by name, as f64 whatever it is stored as.
