@@ -88,8 +88,8 @@ pub use measure::{Bench, BenchReport, BenchRow, Limit, Spread};
 pub use measure::{Selftest, SelftestReport, SelftestRow, SelftestStatus};
 pub use ops::{AdapterReport, CachePrecision, Precision};
 pub use sessions::{
-    Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, PendingValues, RouterShape,
-    RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
+    Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, Penalties, PendingTokens, PendingValues,
+    RouterShape, RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
 };
 pub use tasks::{
     AttentionInfo, Candidate, Class, Classification, Embed, Filled, FilledMask, Generate, Generation, Image,

@@ -10,14 +10,10 @@ export interface LoadOptions {
   remembered?: string;
 }
 
-/** How to pick the next token. */
+/** How to choose the next token; a temperature of 0 takes the likeliest. */
 export interface Options {
   max_new: number;
-  greedy: boolean;
-  temperature?: number;
-  top_k?: number;
-  top_p?: number;
-  seed?: number;
+  sampling: { temperature: number; top_k?: number; top_p?: number; seed?: number };
 }
 
 /** The loaded model, and the adapter it runs on. */

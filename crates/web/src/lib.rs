@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use headwise::{
-    Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Source,
-    TokenRoutes, Translate, internal::Variants,
+    Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Score,
+    Source, TokenRoutes, TopToken, Translate, internal::Variants,
 };
 
 /// A loaded model. `free()` releases its GPU memory.
@@ -26,33 +26,6 @@ struct Loading {
     remembered: Option<String>,
 }
 
-/// How to generate, from the page's JSON. What is missing keeps the library's default.
-#[derive(Deserialize)]
-struct Options {
-    max_new: Option<usize>,
-    #[serde(default)]
-    greedy: bool,
-    temperature: Option<f32>,
-    top_k: Option<u32>,
-    top_p: Option<f32>,
-    seed: Option<u64>,
-    #[serde(default)]
-    stop: Vec<String>,
-    repetition_penalty: Option<f32>,
-    presence_penalty: Option<f32>,
-    frequency_penalty: Option<f32>,
-    /// By token id; numbers of JSON are finite, so -1e38 bans.
-    #[serde(default)]
-    logit_bias: BTreeMap<u32, f32>,
-}
-
-/// How to translate. What is missing keeps the library's default.
-#[derive(Deserialize)]
-struct TranslateOptions {
-    beams: Option<usize>,
-    max_new: Option<usize>,
-}
-
 /// The head experts of a token: `[layer][slot]`.
 type Heads = Vec<Vec<u32>>;
 
@@ -62,6 +35,11 @@ struct Token<'a> {
     text: &'a str,
     prompt: bool,
     heads: Heads,
+    /// `ln p` in nats, and the likeliest in its place, where the options ask for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprob: Option<f32>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    top: &'a [TopToken],
 }
 
 /// A token of a source, of a text with masks, or of a translation.
@@ -125,15 +103,15 @@ impl Engine {
         .to_string()
     }
 
-    /// Continues `prompt`. `on_token` gets each token as JSON, the prompt's too, and stops the generation by
-    /// returning false.
+    /// Continues `prompt`. `options` are a [`Generate`] as JSON. `on_token` gets each token as JSON, the prompt's too, and
+    /// stops the generation by returning false.
     pub async fn generate(
         &self,
         prompt: String,
         options: String,
         on_token: Function,
     ) -> Result<String, JsError> {
-        let options = generate_options(&options)?;
+        let options = parse::<Generate>(&options)?.with_routes();
         let mut prompt_tokens = 0;
         let generation = self
             .model
@@ -144,6 +122,8 @@ impl Engine {
                     text: &token.text,
                     prompt: token.prompt,
                     heads: token.routes.as_ref().map(own_heads).unwrap_or_default(),
+                    logprob: token.logprob,
+                    top: &token.top,
                 });
                 match on_token.call1(&JsValue::NULL, &json.to_string().into()) {
                     Ok(answer) if answer.as_bool() != Some(false) => ControlFlow::Continue(()),
@@ -161,16 +141,18 @@ impl Engine {
         .to_string())
     }
 
-    /// Translates a text: the translation, its score, and the tokens of both with their heads.
+    /// How likely each token of each text is, given those before it: the ids and `ln p` in nats of each but the first.
+    /// `texts` are a list of strings, `options` a [`Score`], both as JSON.
+    pub async fn score(&self, texts: String, options: String) -> Result<String, JsError> {
+        let texts: Vec<String> = parse(&texts)?;
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let scored = self.model.score(&texts, &parse::<Score>(&options)?).await?;
+        Ok(serde_json::json!(scored).to_string())
+    }
+
+    /// Translates a text by a [`Translate`] as JSON: the translation, its score, and the tokens of both with their heads.
     pub async fn translate(&self, text: String, options: String) -> Result<String, JsError> {
-        let given: TranslateOptions = parse(&options)?;
-        let mut options = Translate::new().with_routes();
-        if let Some(beams) = given.beams {
-            options = options.beams(beams);
-        }
-        if let Some(max_new) = given.max_new {
-            options = options.max_new(max_new);
-        }
+        let options = parse::<Translate>(&options)?.with_routes();
         let translation = self.model.translate(&[&text], &options, |_, _| {}).await?.remove(0);
         let tokenizer = self.model.tokenizer()?;
         let source = texts(tokenizer.pieces(&text)?);
@@ -257,34 +239,4 @@ fn parse<T: serde::de::DeserializeOwned>(options: &str) -> headwise::Result<T> {
         found: error.to_string(),
         expected: "JSON".to_owned(),
     })
-}
-
-fn generate_options(json: &str) -> Result<Generate, JsError> {
-    let given: Options = parse(json)?;
-    let mut options = Generate::new().with_routes().stop(given.stop).logit_bias(given.logit_bias);
-    if let Some(max_new) = given.max_new {
-        options = options.max_new(max_new);
-    }
-    if let Some(temperature) = given.temperature {
-        options = options.temperature(temperature);
-    }
-    if let Some(top_k) = given.top_k {
-        options = options.top_k(top_k);
-    }
-    if let Some(top_p) = given.top_p {
-        options = options.top_p(top_p);
-    }
-    if let Some(seed) = given.seed {
-        options = options.seed(seed);
-    }
-    if let Some(penalty) = given.repetition_penalty {
-        options = options.repetition_penalty(penalty);
-    }
-    if let Some(penalty) = given.presence_penalty {
-        options = options.presence_penalty(penalty);
-    }
-    if let Some(penalty) = given.frequency_penalty {
-        options = options.frequency_penalty(penalty);
-    }
-    Ok(if given.greedy { options.greedy() } else { options })
 }
