@@ -69,6 +69,7 @@ mod measure;
 mod models;
 #[allow(missing_docs)] // likewise
 mod ops;
+pub mod probes;
 mod sessions;
 mod tasks;
 
@@ -87,6 +88,7 @@ pub use measure::{Bench, BenchReport, BenchRow, Limit, Spread};
 #[cfg(feature = "selftest")]
 pub use measure::{Selftest, SelftestReport, SelftestRow, SelftestStatus};
 pub use ops::{AdapterReport, CachePrecision, Precision};
+pub use probes::{Edit, Edits};
 pub use sessions::{
     Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, Penalties, PendingTokens, PendingValues,
     RouterShape, RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,

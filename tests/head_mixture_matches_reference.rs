@@ -19,9 +19,9 @@ use std::{
 };
 
 use headwise::internal::{
-    Activation, AttentionKernel, Buffer, Copy, ExpertChoice, ExpertMlpSpec, HeadMixtureSpec, Hook,
-    KernelChoice, KvProjection, MlpActivation, NormKind, NormPlacement, NormSpec, Place, PositionEncoding,
-    Precision, Recorder, RouterNet, RouterSpec, Scope, Site, Sublayer, Weighting,
+    Activation, AttentionKernel, AttentionSite, Buffer, Copy, ExpertChoice, ExpertMlpSpec, HeadMixtureSpec,
+    Hook, Inside, KernelChoice, KvProjection, MlpActivation, NormKind, NormPlacement, NormSpec, Place,
+    PositionEncoding, Precision, Recorder, RouterNet, RouterSpec, Scope, Site, Sublayer, Weighting,
 };
 use layers::{
     drawn::{Biases, Drawn, OutputBiased, Use, any_drawn},
@@ -340,7 +340,7 @@ impl Hook for Hooked {
     fn reach(&mut self, recorder: &mut Recorder, site: &Site<'_>) {
         self.places.push((site.sublayer, site.place));
         if self.silent && site.place == Place::Attended {
-            let heads = site.attention.expect("an attention").heads;
+            let Inside::Attention(AttentionSite { heads, .. }) = site.inside else { panic!("no attention") };
             let quads = site.step.tokens * heads.slots * heads.out_row() / 4;
             let src = &Buffer::new(recorder.gpu(), "test.zeros", 16 * u64::from(quads));
             let dst = &site.workspace.attended;

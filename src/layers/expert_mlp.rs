@@ -6,7 +6,7 @@
 
 use crate::{
     gpu::Buffer,
-    layers::{ExpertMlpSpec, MlpActivation, Norm, Pass, Place, Router, Sublayer},
+    layers::{ExpertMlpSpec, Inside, MlpActivation, Norm, Pass, Place, Router, Sublayer},
     ops::{Activation, Bias, Matrix, Output, RoutedLinear, RowList, Sums},
 };
 
@@ -40,12 +40,14 @@ impl ExpertMlp {
             _ => self.norm.record_before(pass.recorder, workspace, step.tokens),
         }
         let (active, experts) = (self.spec.active(), self.spec.experts());
+        let choice = routes.map(|_| self.spec.router.choice);
+        let inside = Inside::Mlp { hidden: self.spec.hidden };
         let rows = match routes {
             None => RowList::dense(step.tokens),
             Some(routes) => RowList::routed(step.tokens, active, experts, routes, &workspace.mlp_groups),
         };
         if routes.is_some() {
-            pass.reach(Sublayer::Mlp, Place::Routes, rows, None);
+            pass.reach(Sublayer::Mlp, Place::Routes, rows, choice, inside);
         }
         rows.sort(pass.recorder);
         RoutedLinear {
@@ -60,7 +62,7 @@ impl ExpertMlp {
             alongside: None,
         }
         .record(pass.recorder);
-        pass.reach(Sublayer::Mlp, Place::Hidden, rows, None);
+        pass.reach(Sublayer::Mlp, Place::Hidden, rows, choice, inside);
         RoutedLinear {
             rows,
             src: &workspace.hidden,
@@ -80,7 +82,7 @@ impl ExpertMlp {
         }
         .record(pass.recorder);
         self.norm.record_after(pass.recorder, workspace, step.tokens);
-        pass.reach(Sublayer::Mlp, Place::Output, rows, None);
+        pass.reach(Sublayer::Mlp, Place::Output, rows, choice, inside);
     }
 
     fn up_bias(&self) -> Bias<'_> {

@@ -18,8 +18,8 @@ mod keys_values;
 use crate::{
     gpu::{Buffer, Recorder},
     layers::{
-        AttentionSite, HeadMixtureSpec, KvProjection, LayerCache, Norm, Pass, Place, PositionEncoding,
-        Router, Step, Sublayer, Workspace,
+        AttentionSite, HeadMixtureSpec, Inside, KvProjection, LayerCache, Norm, Pass, Place,
+        PositionEncoding, Router, Step, Sublayer, Workspace,
     },
     ops::{
         Activation, Alongside, Bias, HeadLayout, Matrix, Output, Positions, QueryRows, RelativePositions,
@@ -125,7 +125,8 @@ impl HeadMixture {
         let Call { heads, cache, .. } = *call;
         let (kernel, positions) = (self.spec.kernel, self.positions(cache));
         let attention = AttentionSite { heads, kernel, positions, spans, cache: &cache.kv };
-        pass.reach(sublayer, place, call.rows, Some(attention));
+        let choice = self.router.as_ref().map(|router| router.spec.choice);
+        pass.reach(sublayer, place, call.rows, choice, Inside::Attention(attention));
     }
 
     /// A row for each head expert that a token chose.

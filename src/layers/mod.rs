@@ -3,6 +3,7 @@
 //! A layer is generic over what holds its numbers, `M` a matrix and `B` rows of f32, so that whoever makes layers can plan
 //! them first, of nothing; those that run are of [`Matrix`](crate::ops::Matrix) and [`Buffer`](crate::gpu::Buffer).
 
+mod edits;
 mod embedding;
 mod expert_mlp;
 mod expert_mlp_spec;
@@ -17,6 +18,7 @@ mod router;
 mod router_spec;
 mod workspace;
 
+pub use edits::{Edited, SublayerEdits};
 pub use embedding::{PatchEmbedding, TokenEmbedding};
 pub use expert_mlp::{ExpertMlp, ExpertMlpWeights};
 pub use expert_mlp_spec::{ExpertMlpSpec, MlpActivation};
@@ -26,7 +28,7 @@ pub use kv_cache::{CacheSize, CacheUse, KvCache, LayerCache, angle_bytes};
 pub use norm::Norm;
 pub use norm_spec::{NormPlacement, NormSpec};
 pub use output_head::OutputHead;
-pub use pass::{AttentionSite, Hook, LayerIndex, Pass, Place, Site, Sublayer};
+pub use pass::{AttentionSite, Hook, Inside, LayerIndex, Pass, Place, Site, Sublayer};
 pub use router::{Router, RouterWeights};
 pub use router_spec::{RouterNet, RouterSpec, Scope};
 pub use workspace::{Dimensions, RouteCursor, Workspace};

@@ -7,7 +7,7 @@
 use crate::{
     gpu::{Buffer, Recorder},
     layers::{RouteCursor, Step, Workspace},
-    ops::{AttentionKernel, HeadLayout, KeyValues, Positions, RowList},
+    ops::{AttentionKernel, ExpertChoice, HeadLayout, KeyValues, Positions, RowList},
 };
 
 /// Which block of which stack.
@@ -62,10 +62,22 @@ pub struct Site<'a> {
     pub step: &'a Step,
     /// The rows of the sublayer: which experts the tokens chose.
     pub rows: RowList<'a>,
-    pub attention: Option<AttentionSite<'a>>,
+    /// How its router chooses, where it has one.
+    pub choice: Option<ExpertChoice>,
+    pub inside: Inside<'a>,
 }
 
-/// What an attention has besides.
+/// What there is besides, by the kind of sublayer.
+#[derive(Clone, Copy)]
+pub enum Inside<'a> {
+    Attention(AttentionSite<'a>),
+    /// Channels inside an expert.
+    Mlp {
+        hidden: u32,
+    },
+}
+
+/// What an attention has.
 #[derive(Clone, Copy)]
 pub struct AttentionSite<'a> {
     pub heads: HeadLayout,
@@ -88,31 +100,37 @@ pub struct Pass<'a, 'r> {
     pub routes: RouteCursor<'a>,
     /// The block that is being recorded.
     pub layer: LayerIndex,
-    hook: Option<&'r mut dyn Hook>,
+    hooks: Vec<&'r mut dyn Hook>,
 }
 
 impl<'a, 'r> Pass<'a, 'r> {
     /// From the first layer on, with nobody looking.
     pub fn new(recorder: &'r mut Recorder, workspace: &'a Workspace, step: &'a Step) -> Self {
         let routes = workspace.routes(step.tokens);
-        Self { recorder, workspace, step, routes, layer: LayerIndex::default(), hook: None }
+        Self { recorder, workspace, step, routes, layer: LayerIndex::default(), hooks: Vec::new() }
     }
 
-    /// With someone who looks on, or edits.
-    pub fn with_hook(self, hook: Option<&'r mut dyn Hook>) -> Self {
-        Self { hook, ..self }
+    /// With one more who edits, or looks on: each after those before.
+    pub fn with_hook(mut self, hook: Option<&'r mut dyn Hook>) -> Self {
+        self.hooks.extend(hook);
+        self
     }
 
-    /// Lets the hook, if there is one, stand at a place.
+    /// Lets the hooks, if there are any, stand at a place.
     pub(super) fn reach(
         &mut self,
         sublayer: Sublayer,
         place: Place,
         rows: RowList<'a>,
-        attention: Option<AttentionSite<'a>>,
+        choice: Option<ExpertChoice>,
+        inside: Inside<'a>,
     ) {
-        let Some(hook) = &mut self.hook else { return };
         let (layer, workspace, step) = (self.layer, self.workspace, self.step);
-        hook.reach(self.recorder, &Site { layer, sublayer, place, workspace, step, rows, attention });
+        for hook in &mut self.hooks {
+            hook.reach(
+                self.recorder,
+                &Site { layer, sublayer, place, workspace, step, rows, choice, inside },
+            );
+        }
     }
 }

@@ -4,7 +4,7 @@
 use super::{Block, BlockCache, TransformerSpec};
 use crate::{
     gpu::{Buffer, Recorder},
-    layers::{CacheSize, KvCache, Norm, OutputHead, Pass, PatchEmbedding, Step, TokenEmbedding, Workspace},
+    layers::{CacheSize, KvCache, Norm, OutputHead, Pass, PatchEmbedding, TokenEmbedding, Workspace},
     ops::{CachePrecision, Matrix, Precision},
 };
 
@@ -66,20 +66,19 @@ impl Transformer {
 
     /// Records the reading of sources: the encoder, and the keys and values of its output for each layer that attends
     /// to it, into `memory`.
-    pub fn record_encoder(
-        &self,
-        recorder: &mut Recorder,
-        workspace: &Workspace,
-        cache: &KvCache,
+    pub fn record_encoder<'a>(
+        &'a self,
+        mut pass: Pass<'a, '_>,
+        cache: &'a KvCache,
         memory: &KvCache,
         ids: &Buffer,
-        step: &Step,
     ) {
         let Some(encoder) = &self.layers.encoder else { return };
-        self.start(recorder, workspace, ids, step.tokens);
-        let mut pass = Pass::new(recorder, workspace, step);
+        let (workspace, step) = (pass.workspace, pass.step);
+        self.start(pass.recorder, workspace, ids, step.tokens);
         pass.layer.encoder = true;
         encoder.record(&mut pass, cache, None);
+        let recorder = pass.recorder;
         encoder.final_norm.record_before(recorder, workspace, step.tokens);
         let output = encoder.final_norm.input(workspace);
         for (block, cache) in self.layers.stack.blocks.iter().zip(&memory.layers) {

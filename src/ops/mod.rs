@@ -15,6 +15,9 @@ mod combine;
 mod copy;
 mod cosine_router;
 mod driver;
+mod edit_heads;
+mod edit_plan;
+mod edit_routes;
 mod embedding;
 mod group;
 mod head_layout;
@@ -58,6 +61,9 @@ pub use combine::Combine;
 pub use copy::Copy;
 pub use cosine_router::CosineRouter;
 pub use driver::{DriverLoop, DriverProducts, DriverSubgroups};
+pub use edit_heads::EditHeads;
+pub use edit_plan::{EditKind, EditPlan, EditPositions, PlannedEdit};
+pub use edit_routes::EditRoutes;
 pub use embedding::Embedding;
 pub use group::{Group, GroupBuffers, workgroups};
 pub use head_layout::{
@@ -111,6 +117,8 @@ pub static KERNELS: &[&Kernel] = &[
     &driver::PLAIN,
     &driver::F16,
     &driver::SUBGROUP,
+    &edit_heads::KERNEL,
+    &edit_routes::KERNEL,
     &embedding::KERNEL,
     &group::COUNT,
     &group::SCAN,

@@ -1,5 +1,6 @@
 //! Sessions: sequences on the GPU, one step at a time, and what their routers chose.
 
+mod edits;
 mod forward;
 mod keeping;
 mod options;
@@ -15,6 +16,7 @@ mod session;
 mod states;
 mod translation;
 
+pub(crate) use edits::Resolved;
 pub(crate) use forward::check_ids;
 pub(crate) use options::STEP_TOKENS;
 pub use options::SessionOptions;

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Cancel, Error, Result,
     gpu::{Buffer, Counters, Gpu, Recorder},
-    layers::{CacheSize, HeadMixtureSpec, Hook, KvCache, Step, Workspace, angle_bytes},
+    layers::{CacheSize, Edited, HeadMixtureSpec, Hook, KvCache, Step, Workspace, angle_bytes},
     models::Transformer,
 };
 
@@ -68,6 +68,9 @@ pub struct Session {
     pub(super) adjusting: Option<Adjusting>,
     /// Who stands in the steps to come.
     pub(super) hook: Option<Box<dyn Hook + Send>>,
+    /// What is changed in them, and by how many edits.
+    pub(super) edited: Option<Edited>,
+    pub(super) edits: usize,
     /// Ends every step.
     pub(super) cancel: Cancel,
 }
@@ -153,6 +156,8 @@ impl Session {
             last: LastStep::default(),
             adjusting: None,
             hook: None,
+            edited: None,
+            edits: 0,
             cancel: cancel.clone(),
         };
         gpu.check("allocating a session")?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Routes,
+    Resolved, Routes,
     forward::step_span,
     readback::{length, logit_range, logits, ranked, record_top, route_ranges, top_ranges},
     session::check_cache,
@@ -11,9 +11,10 @@ use super::{
 use crate::{
     Cancel, Error, Result,
     gpu::{Counters, Gpu, Recorder},
-    layers::{CacheUse, KvCache, Pass, Step, Workspace},
+    layers::{CacheUse, Edited, Hook, KvCache, Pass, Step, Workspace},
     models::{StackSpec, Transformer},
     ops::{Span, Visible},
+    probes::Edits,
 };
 
 /// A hypothesis that grows in a step.
@@ -60,6 +61,7 @@ pub(crate) struct TranslationSession {
     /// The position that the next step fills.
     position: u32,
     with_routes: bool,
+    edited: Option<Edited>,
     cancel: Cancel,
 }
 
@@ -74,7 +76,7 @@ impl TranslationSession {
         encoder: &StackSpec,
         sources: &[&[u32]],
         layout: TargetLayout,
-        cancel: &Cancel,
+        (edits, cancel): (&Edits, &Cancel),
     ) -> Result<(Self, Option<Routes>)> {
         let TargetLayout { beams, capacity, step_tokens, with_routes } = layout;
         let spec = &transformer.spec;
@@ -111,6 +113,7 @@ impl TranslationSession {
             source_lengths: sources.iter().map(|ids| ids.len() as u32).collect(),
             position: 0,
             with_routes,
+            edited: Resolved::new(spec, edits)?.upload(gpu)?,
             cancel: cancel.clone(),
         };
         gpu.check("allocating a translation")?;
@@ -143,8 +146,9 @@ impl TranslationSession {
         let workspace = &self.workspace;
         let step = workspace.begin(&spans, &ranges);
         workspace.ids.write(0, &ids);
-        let (recorder, transformer) = (&mut self.recorder, &self.transformer);
-        transformer.record_encoder(recorder, workspace, &self.reading, &self.memory, &workspace.ids, &step);
+        let edits = self.edited.as_mut().map(|edited| edited as &mut dyn Hook);
+        let pass = Pass::new(&mut self.recorder, workspace, &step).with_hook(edits);
+        self.transformer.record_encoder(pass, &self.reading, &self.memory, &workspace.ids);
         step
     }
 
@@ -211,9 +215,9 @@ impl TranslationSession {
         workspace.ids.write(0, &rows.iter().map(|(row, _)| row.token).collect::<Vec<_>>());
         workspace.memory_spans.write(0, &Span::words(&memory));
         workspace.logit_rows.write(0, &(0..count).collect::<Vec<_>>());
-        let (recorder, transformer) = (&mut self.recorder, &self.transformer);
-        let (cache, memory) = (&self.cache, Some(&self.memory));
-        transformer.record(Pass::new(recorder, workspace, &step), cache, memory, &workspace.ids);
+        let edits = self.edited.as_mut().map(|edited| edited as &mut dyn Hook);
+        let pass = Pass::new(&mut self.recorder, workspace, &step).with_hook(edits);
+        self.transformer.record(pass, &self.cache, Some(&self.memory), &workspace.ids);
         step
     }
 

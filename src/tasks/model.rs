@@ -12,7 +12,8 @@ use crate::{
     gpu::{Gpu, WasmNotSend},
     models::{Blueprint, Task, Transformer},
     ops::{CachePrecision, Precision, choose_kernels},
-    sessions::{Session, SessionOptions},
+    probes::Edits,
+    sessions::{Resolved, Session, SessionOptions},
     weights::{Checkpoint, Fingerprint, Source, Upload},
 };
 
@@ -98,6 +99,8 @@ pub struct Model {
     info: Arc<ModelInfo>,
     #[cfg(feature = "tokenizer")]
     tokenizer: Option<super::Tokenizer>,
+    /// Change the work of this handle.
+    pub(super) edits: Arc<Edits>,
     /// Ends the work of this handle.
     pub(super) cancel: Cancel,
 }
@@ -203,6 +206,7 @@ impl Model {
             info: Arc::new(info),
             #[cfg(feature = "tokenizer")]
             tokenizer,
+            edits: Arc::default(),
             cancel: Cancel::new(),
         };
         let LoadOptions { mut progress, cancel, warm_up, .. } = options;
@@ -245,6 +249,39 @@ impl Model {
         Self { cancel: Cancel::below([&self.cancel, cancel]), ..self.clone() }
     }
 
+    /// The same model, by a handle whose work `edits` change, in place of those that this handle has: all that is asked of it, in
+    /// whatever task, and of the sessions that it makes.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use headwise::{Edits, Generate, Gpu, GpuOptions, Model};
+    ///
+    /// # fn main() -> headwise::Result<()> {
+    /// # headwise::block_on(async {
+    /// let model = Model::demo(&Gpu::new(GpuOptions::new()).await?).await?;
+    /// // Nobody may choose head expert 3 of layer 0, and head 5 of layer 1 is taken out.
+    /// let edited = model.edited(&Edits::new().with("L0A3:masked".parse()?).with("L1H5:scale=0".parse()?))?;
+    /// let greedy = Generate::new().greedy().max_new(8);
+    /// let on_token = |_: &headwise::Token| ControlFlow::Continue(());
+    /// let [plain, other] =
+    ///     [model.generate("The king shall", &greedy, on_token).await?, edited.generate("The king shall", &greedy, on_token).await?];
+    /// println!("{:?}\n{:?}", plain.text, other.text);
+    /// # Ok(()) })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Argument`] that names an edit of what the model does not have.
+    pub fn edited(&self, edits: &Edits) -> Result<Self> {
+        Resolved::new(&self.transformer.spec, edits)?;
+        Ok(Self { edits: Arc::new(edits.clone()), ..self.clone() })
+    }
+
+    /// What changes the work of this handle.
+    pub fn edits(&self) -> &Edits {
+        &self.edits
+    }
+
     /// Makes a session: sequences on the GPU, to be worked on one step at a time. It owns what it needs, so it may outlive the
     /// model. A model that translates has [`Model::translate`] instead, one that looks at images [`Model::classify`].
     ///
@@ -259,7 +296,10 @@ impl Model {
 
     /// A session of any model of one stack.
     pub(crate) fn any_session(&self, options: SessionOptions) -> Result<Session> {
-        Session::new(&self.gpu, &self.transformer, self.fingerprint, &self.cancel, options)
+        let mut session =
+            Session::new(&self.gpu, &self.transformer, self.fingerprint, &self.cancel, options)?;
+        session.set_edits(&self.edits)?;
+        Ok(session)
     }
 
     /// What the model is.

@@ -216,7 +216,8 @@ impl Model {
         let layout = TargetLayout { beams, capacity, step_tokens: 1, with_routes: options.routes };
         let (gpu, transformer) = (&self.gpu, &self.transformer);
         let (mut session, read) =
-            TranslationSession::read(gpu, transformer, encoder, sources, layout, cancel).await?;
+            TranslationSession::read(gpu, transformer, encoder, sources, layout, (&self.edits, cancel))
+                .await?;
         let search = |source| Search::new(source, *start, *end, options);
         let mut searches: Vec<Search> = (0..).map(search).take(sources.len()).collect();
         // What ends those that come to no end by themselves.
@@ -271,8 +272,15 @@ impl Model {
         let capacity = target.len() as u32;
         let layout = TargetLayout { beams: 1, capacity, step_tokens: capacity, with_routes: true };
         let (gpu, transformer) = (&self.gpu, &self.transformer);
-        let (mut session, read) =
-            TranslationSession::read(gpu, transformer, encoder, &[source], layout, &self.cancel).await?;
+        let (mut session, read) = TranslationSession::read(
+            gpu,
+            transformer,
+            encoder,
+            &[source],
+            layout,
+            (&self.edits, &self.cancel),
+        )
+        .await?;
         let (values, routes) = session.follow(target).await?;
         let routes = (0..target.len()).map(|token| routes.token(token)).collect();
         Ok(TranslationLogits {

@@ -1,0 +1,59 @@
+// edit_heads: z[t, s, j] = z[t, s, j] · Π scale, over the edits of the head or expert that stands there
+//
+// plan     [..] u32, as shared/edits.wgsl reads it: by head, `heads` of each expert, or by slot where nothing is routed
+// spans    [tokens] Span     chosen [.., tokens, slots] u32, from index `first`: the expert of each slot
+// rows     [tokens, slots, 4·row_quads] f32, `heads` heads of `quads` quads each
+// applied  [edits] u32: how many heads of tokens each edit has changed, counted on
+// grid     x: quads of a row's heads, y: tokens, z: slots
+
+struct Params {
+    tokens: u32,
+    slots: u32,
+    heads: u32,
+    quads: u32,
+    row_quads: u32,
+    first: u32,
+    units: u32,
+}
+
+//!include "shared/span.wgsl"
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> plan: array<u32>;
+@group(0) @binding(2) var<storage, read> spans: array<Span>;
+@group(0) @binding(3) var<storage, read> chosen: array<u32>;
+@group(0) @binding(4) var<storage, read_write> rows: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> applied: array<atomic<u32>>;
+
+override ROUTED: bool = true;
+
+//!include "shared/edits.wgsl"
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) at: vec3<u32>) {
+    let head = at.x / params.quads;
+    let row = at.y * params.slots + at.z;
+    if head >= params.heads || at.y >= params.tokens {
+        return;
+    }
+    var expert = at.z;
+    if ROUTED {
+        expert = chosen[params.first + row];
+    }
+    // A slot that nobody took is not among them.
+    if expert >= params.units / params.heads {
+        return;
+    }
+    let unit = expert * params.heads + head;
+    let position = spans[at.y].position;
+    var scale = 1.0;
+    for (var record = plan[unit]; record < plan[unit + 1u]; record += RECORD) {
+        if is_at(record, position) {
+            scale *= value(record);
+            if at.x % params.quads == 0u {
+                atomicAdd(&applied[number(record)], 1u);
+            }
+        }
+    }
+    rows[row * params.row_quads + at.x] *= scale;
+}

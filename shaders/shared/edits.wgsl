@@ -1,0 +1,54 @@
+// The edits of heads or experts, as src/ops/edit_plan.rs writes them down:
+//     [units + 1] where the records of each head or expert start, and where the last end; then records of RECORD words
+//     (what and where, first position, end, value, number of the edit); then lists of positions, ascending, between whose
+//     words a record's first and end point
+
+//!needs var plan
+
+const RECORD: u32 = 5u;
+
+const SCALE_OUTPUT: u32 = 0u;
+const OFF: u32 = 1u;
+const MASKED: u32 = 2u;
+const FORCED: u32 = 3u;
+const BIAS: u32 = 4u;
+
+const EVERYWHERE: u32 = 0u;
+const IN_RANGE: u32 = 1u;
+const IN_LIST: u32 = 2u;
+
+fn what(record: u32) -> u32 {
+    return plan[record] & 255u;
+}
+
+fn value(record: u32) -> f32 {
+    return bitcast<f32>(plan[record + 3u]);
+}
+
+fn number(record: u32) -> u32 {
+    return plan[record + 4u];
+}
+
+// Whether a record is meant for this position.
+fn is_at(record: u32, position: u32) -> bool {
+    let first = plan[record + 1u];
+    let end = plan[record + 2u];
+    switch plan[record] >> 8u {
+        case EVERYWHERE: { return true; }
+        case IN_RANGE: { return position >= first && position < end; }
+        default: {
+            // The first of the list that is not before it.
+            var low = first;
+            var high = end;
+            while low < high {
+                let middle = (low + high) / 2u;
+                if plan[middle] < position {
+                    low = middle + 1u;
+                } else {
+                    high = middle;
+                }
+            }
+            return low < end && plan[low] == position;
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What to change in a run, and what to record of it, as plain data: no GPU in here. Sessions, and every room above them, may
+//! name these; layers and ops carry them out.
+
+mod address;
+mod edit;
+
+pub use address::{Address, Stack, Unit};
+pub use edit::{Change, Edit, Edits, Positions};

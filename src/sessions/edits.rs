@@ -1,0 +1,279 @@
+//! Edits of a session: addresses become records of the sublayers that a model has.
+
+use std::collections::HashMap;
+
+use super::Session;
+use crate::{
+    Error, Result,
+    gpu::{Gpu, Recorder},
+    layers::{Edited, HeadMixtureSpec, LayerIndex, RouterSpec, Scope, Sublayer, SublayerEdits},
+    models::{BlockSpec, TransformerSpec},
+    ops::{EditKind, EditPlan, EditPositions, PlannedEdit},
+    probes::{Change, Edit, Edits, Positions, Stack, Unit},
+};
+
+/// Heads and experts that the edits of a session name at the most, one counted for each edit of it.
+const MOST_RECORDS: usize = 1 << 22;
+
+/// The records of one sublayer.
+#[derive(Default)]
+struct Records {
+    routes: Vec<PlannedEdit>,
+    heads: Vec<PlannedEdit>,
+}
+
+/// Which sublayer.
+type Where = (LayerIndex, Sublayer);
+
+/// The records of a plan, sublayer by sublayer.
+pub(crate) struct Resolved {
+    sublayers: HashMap<Where, (Records, Units)>,
+    edits: u32,
+}
+
+/// What a sublayer has.
+#[derive(Clone, Copy)]
+struct Units {
+    experts: u32,
+    heads: u32,
+}
+
+impl Resolved {
+    /// Finds what the edits name in a model.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] that names the first edit of something that the model does not have, and why.
+    pub fn new(spec: &TransformerSpec, edits: &Edits) -> Result<Self> {
+        edits.check()?;
+        let mut resolved = Self { sublayers: HashMap::new(), edits: edits.len() as u32 };
+        let mut records = 0;
+        for (number, edit) in (0..).zip(edits) {
+            records += resolved.add(spec, edit, number)?;
+            if records > MOST_RECORDS {
+                let found = format!("more than {MOST_RECORDS}");
+                return Err(Error::argument("edits", found, "fewer heads and experts in all"));
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// Adds the records of an edit, and counts them.
+    fn add(&mut self, spec: &TransformerSpec, edit: &Edit, number: u32) -> Result<usize> {
+        let refused =
+            |found: String, expected: String| Error::argument("edit", format!("{found} in {edit}"), expected);
+        let encoder = edit.at.stack == Stack::Encoder;
+        let stack = match (encoder, &spec.encoder) {
+            (false, _) => &spec.stack,
+            (true, Some(stack)) => stack,
+            (true, None) => {
+                return Err(refused("an encoder".to_owned(), "a layer of the one stack".to_owned()));
+            }
+        };
+        let count = stack.blocks.len() as u32;
+        let layers = match edit.at.layer {
+            Some(layer) if layer >= count => {
+                return Err(refused(format!("layer {layer}"), format!("one below the {count} of the model")));
+            }
+            Some(layer) => layer..layer + 1,
+            None => 0..count,
+        };
+        let (mut records, mut why) = (0, None);
+        for layer in layers {
+            match sublayer(&stack.blocks[layer as usize], edit) {
+                Ok((sublayer, units, own)) => {
+                    let place = (LayerIndex { encoder, layer }, sublayer);
+                    let (to, _) = self.sublayers.entry(place).or_insert_with(|| (Records::default(), units));
+                    let to = if own.of_router { &mut to.routes } else { &mut to.heads };
+                    records += own.units.len();
+                    to.extend(own.units.map(|unit| planned(edit, unit, number)));
+                }
+                Err((found, expected)) => {
+                    why.get_or_insert_with(|| refused(format!("{found} of layer {layer}"), expected));
+                }
+            }
+        }
+        // Of all layers those are meant that have it.
+        match why.filter(|_| records == 0) {
+            Some(why) => Err(why),
+            None => Ok(records),
+        }
+    }
+
+    /// On a GPU; nothing where there is nothing to do.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] where there is no room, and what the GPU reports.
+    pub fn upload(self, gpu: &Gpu) -> Result<Option<Edited>> {
+        if self.sublayers.is_empty() {
+            return Ok(None);
+        }
+        let sizes = self.sublayers.values().flat_map(|(records, units)| {
+            let sizes = [(units.experts, &records.routes), (units.heads, &records.heads)];
+            sizes.map(|(units, records)| EditPlan::bytes(units, records))
+        });
+        let sizes: Vec<u64> = sizes.collect();
+        sizes.iter().try_for_each(|&bytes| gpu.fits("the edits of a layer", bytes))?;
+        gpu.plan("the edits of a session", sizes.iter().sum())?;
+        let plan = |units, records: &[PlannedEdit]| {
+            (!records.is_empty()).then(|| EditPlan::new(gpu, units, records))
+        };
+        let sublayers = self.sublayers.into_iter().map(|(place, (records, units))| {
+            let (routes, heads) = (plan(units.experts, &records.routes), plan(units.heads, &records.heads));
+            (place, SublayerEdits { routes, heads })
+        });
+        let edited = Edited::new(gpu, self.edits, sublayers.collect());
+        gpu.check("allocating edits")?;
+        Ok(Some(edited))
+    }
+}
+
+/// What an edit changes in a sublayer.
+struct Own {
+    /// The router's choice, not what comes of it.
+    of_router: bool,
+    /// Heads or experts.
+    units: std::ops::Range<u32>,
+}
+
+/// What was found, and what was expected.
+type Refusal = (String, String);
+
+/// Which sublayer of a block an edit names, and what of it.
+fn sublayer(block: &BlockSpec, edit: &Edit) -> Result<(Sublayer, Units, Own), Refusal> {
+    let of_mlp = edit.at.unit == Unit::MlpExpert;
+    let (sublayer, attention) = match (edit.at.stack, &block.cross) {
+        (Stack::Cross, _) if of_mlp => {
+            return Err(("an MLP".to_owned(), "heads (H) or head experts (A), to attend to a source".to_owned()));
+        }
+        (Stack::Cross, Some(cross)) => (Sublayer::Cross, cross),
+        (Stack::Cross, None) => {
+            return Err(("an attention to a source".to_owned(), "a model that translates".to_owned()));
+        }
+        (Stack::Main | Stack::Encoder, _) => (Sublayer::Attention, &block.attention),
+    };
+    if of_mlp {
+        let router = &block.mlp.router;
+        let units = Units { experts: router.experts(), heads: router.experts() };
+        let experts = routed(router, "the MLP", edit)?;
+        return Ok((Sublayer::Mlp, units, Own { of_router: edit.change.of_router(), units: experts }));
+    }
+    let heads = heads_of(attention);
+    let units = Units { experts: attention.router.experts(), heads };
+    let own = match edit.at.unit {
+        Unit::Head => Own { of_router: false, units: numbered(edit, heads, "heads")? },
+        _ => {
+            let experts = routed(&attention.router, "the attention", edit)?;
+            match edit.change.of_router() {
+                true => Own { of_router: true, units: experts },
+                false if attention.query_share > 1 => {
+                    let found = "a scale of experts that share their attention's output".to_owned();
+                    return Err((found, "off, masked, forced or bias of them, or heads (H)".to_owned()));
+                }
+                false => {
+                    let each = attention.heads_per_expert;
+                    Own { of_router: false, units: experts.start * each..experts.end * each }
+                }
+            }
+        }
+    };
+    Ok((sublayer, units, own))
+}
+
+/// Query heads of an attention, those of all experts; where experts share queries, the heads that a token has.
+fn heads_of(attention: &HeadMixtureSpec) -> u32 {
+    attention.router.experts() / attention.query_share * attention.heads_per_expert
+}
+
+/// The experts that an edit names.
+fn routed(router: &RouterSpec, of: &str, edit: &Edit) -> Result<std::ops::Range<u32>, Refusal> {
+    if !router.routes() {
+        return Err((
+            format!("experts of {of}, which is not routed"),
+            "a routed layer, or heads (H)".to_owned(),
+        ));
+    }
+    if edit.change.of_router() && router.scope != Scope::Token {
+        let expected = "scale, as heads choose from whole sequences".to_owned();
+        return Err((format!("a choice of {of}"), expected));
+    }
+    let experts = numbered(edit, router.experts(), "experts")?;
+    if edit.change == Change::Masked
+        || edit.change == Change::Forced
+        || matches!(edit.change, Change::Bias(_))
+    {
+        let shared = router.choice.shared;
+        if edit.at.index.is_some_and(|index| index < shared) {
+            let expected = format!("one from {shared} on: those before it are shared by all tokens");
+            return Err((format!("expert {}", experts.start), expected));
+        }
+        return Ok(experts.start.max(shared)..experts.end);
+    }
+    Ok(experts)
+}
+
+/// The number that an edit names, or all.
+fn numbered(edit: &Edit, count: u32, what: &str) -> Result<std::ops::Range<u32>, Refusal> {
+    match edit.at.index {
+        None => Ok(0..count),
+        Some(index) if index < count => Ok(index..index + 1),
+        Some(index) => {
+            Err((format!("{} {index}", edit.at.unit.name()), format!("one below its {count} {what}")))
+        }
+    }
+}
+
+fn planned(edit: &Edit, unit: u32, number: u32) -> PlannedEdit {
+    let (kind, value) = match edit.change {
+        Change::Scale(scale) => (EditKind::Scale, scale),
+        Change::Off => (EditKind::Off, 0.0),
+        Change::Masked => (EditKind::Masked, 0.0),
+        Change::Forced => (EditKind::Forced, 0.0),
+        Change::Bias(bias) => (EditKind::Bias, bias),
+    };
+    let positions = match &edit.positions {
+        Positions::All => EditPositions::All,
+        Positions::Range(first, end) => EditPositions::Range(*first, *end),
+        Positions::List(list) => EditPositions::List(list.clone()),
+    };
+    PlannedEdit { unit, kind, value, positions, number }
+}
+
+/// How often each of `edits` edits has changed something so far.
+pub(super) async fn applied(
+    recorder: &mut Recorder,
+    edited: Option<&Edited>,
+    edits: usize,
+) -> Result<Vec<u32>> {
+    let Some(edited) = edited else { return Ok(vec![0; edits]) };
+    let range = (&edited.applied, 0, 4 * edits as u64);
+    let read = recorder.submit_and_read(&[range]).wait("counting edits").await?;
+    Ok(bytemuck::pod_collect_to_vec(&read))
+}
+
+impl Session {
+    /// Changes the steps to come as `edits` say, in place of those before; no edits, no change, no work.
+    ///
+    /// Edits stand in the order of their formulas: those of a router's choice, then those of what its experts, or heads, put out.
+    /// Positions are those of tokens in their sequences. Keys and values that the cache has stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] that names an edit of what the model does not have, and [`Error::TooLarge`].
+    pub fn set_edits(&mut self, edits: &Edits) -> Result<()> {
+        let resolved = Resolved::new(&self.transformer.spec, edits)?;
+        // What was recorded reads the plan that was.
+        self.submit_recorded();
+        self.edited = resolved.upload(self.recorder.gpu())?;
+        self.edits = edits.len();
+        Ok(())
+    }
+
+    /// How often each of the edits has changed something since they were set, one for each in their order: `scale` counts heads, or
+    /// experts, of a token; `off` and `masked` tokens that would have used the expert; `forced` tokens that would not; `bias`
+    /// tokens. 0 says that an edit did nothing. Submits what was recorded.
+    ///
+    /// # Errors
+    /// What the GPU reports.
+    pub async fn edits_applied(&mut self) -> Result<Vec<u32>> {
+        applied(&mut self.recorder, self.edited.as_ref(), self.edits).await
+    }
+}
