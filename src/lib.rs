@@ -38,7 +38,8 @@
 //! None is on unless it is named:
 //! - `tokenizer`: text in and out.
 //! - `chat`: conversations in the form of a model's chat template, [`Chat`]; brings `tokenizer`.
-//! - `hub`: models from a hub, [`Hub`]; not in a browser.
+//! - `http`: models read from an address, `Source::http`; in a browser without it.
+//! - `hub`: models from a hub, [`Hub`], kept on the disk; not in a browser. Brings `http`.
 //! - `selftest`: whether a device computes right, `Gpu::selftest`.
 //! - `gles`: OpenGL (ES) where a machine has nothing better, natively.
 //! - `demo-model`: embeds the demo models, 20 MB for generation, 20 MB for translation, 6 MB for masks, 1 MB for images.
