@@ -150,9 +150,9 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
 }
 
 // Counts the edits of these kinds that are meant for the expert.
-fn count(expert: u32, position: u32, of: u32) {
+fn count(expert: u32, position: u32, wanted: u32) {
     for (var record = plan[expert]; record < plan[expert + 1u]; record += RECORD) {
-        if (of & (1u << what(record))) != 0u && is_at(record, position) {
+        if (wanted & (1u << what(record))) != 0u && is_at(record, position) {
             atomicAdd(&applied[number(record)], 1u);
         }
     }

@@ -14,6 +14,7 @@ mod support;
 mod kernels {
     mod attention;
     mod device;
+    mod edits;
     mod linear;
     mod penalties;
     mod rounding;

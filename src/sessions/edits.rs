@@ -143,7 +143,10 @@ fn sublayer(block: &BlockSpec, edit: &Edit) -> Result<(Sublayer, Units, Own), Re
     let of_mlp = edit.at.unit == Unit::MlpExpert;
     let (sublayer, attention) = match (edit.at.stack, &block.cross) {
         (Stack::Cross, _) if of_mlp => {
-            return Err(("an MLP".to_owned(), "heads (H) or head experts (A), to attend to a source".to_owned()));
+            return Err((
+                "an MLP".to_owned(),
+                "heads (H) or head experts (A), to attend to a source".to_owned(),
+            ));
         }
         (Stack::Cross, Some(cross)) => (Sublayer::Cross, cross),
         (Stack::Cross, None) => {

@@ -9,6 +9,7 @@ pub mod blocks;
 pub mod checkpoints;
 pub mod combine;
 pub mod decoder_families;
+pub mod edits;
 pub mod embedding;
 pub mod folder;
 pub mod group;
