@@ -3,6 +3,8 @@
 
 #[path = "conformance/choices.rs"]
 mod choices;
+#[path = "conformance/edits.rs"]
+mod edits;
 #[path = "support/files.rs"]
 #[allow(dead_code)] // each test binary uses its own part
 mod files;

@@ -164,12 +164,7 @@ impl ModelArgs {
         headwise::block_on(Gpu::new(options))
     }
 
-    /// Opens the GPU and loads the model, or the command's own; fetches it first where it is on a hub.
-    pub fn load(&self, shared: &Shared, built_in: Demo) -> Result<Model, Error> {
-        self.load_in(self.precision(), shared, built_in)
-    }
-
-    /// As [`load`](Self::load), in another precision.
+    /// Opens the GPU and loads the model, or the command's own, in a precision; fetches it first where it is on a hub.
     pub fn load_in(
         &self,
         precision: Option<Precision>,

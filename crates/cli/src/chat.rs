@@ -9,9 +9,10 @@ use clap::Args;
 use headwise::{Chat, ChatMessage, ChatTemplate, Error, Generate, Reply, Token};
 
 use super::{
-    args::{ModelArgs, Shared},
+    args::Shared,
     choosing::Choosing,
     demo::Demo,
+    edited::TaskArgs,
     failure::{self, Failure},
     interrupt, numbers,
     output::{self, fit_to_print},
@@ -42,7 +43,7 @@ pub struct ChatArgs {
     #[command(flatten)]
     choosing: Choosing,
     #[command(flatten)]
-    model: ModelArgs,
+    model: TaskArgs,
 }
 
 pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {

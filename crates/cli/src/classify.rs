@@ -10,8 +10,9 @@ use headwise::{Class, Error, Image, Model};
 use serde::Serialize;
 
 use super::{
-    args::{ModelArgs, Shared},
+    args::Shared,
     demo::Demo,
+    edited::{TaskArgs, WithEdits},
     failure::Failure,
     image, numbers,
     output::{self, percent},
@@ -38,7 +39,7 @@ pub struct ClassifyArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    model: ModelArgs,
+    model: TaskArgs,
 }
 
 #[derive(Serialize)]
@@ -72,7 +73,13 @@ pub fn run(args: &ClassifyArgs, shared: &Shared) -> Result<(), Failure> {
         images.clear();
         bytes = 0;
     }
-    if args.json { output::json(&reports) } else { output::line(&describe(&reports)) }
+    match (&model, args.json) {
+        (Some(model), true) => {
+            let reports = reports.into_iter().map(|report| WithEdits::new(report, model.edits()));
+            output::json(&reports.collect::<Vec<_>>())
+        }
+        _ => output::line(&describe(&reports)),
+    }
 }
 
 fn classify(

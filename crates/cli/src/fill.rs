@@ -7,8 +7,9 @@ use headwise::{Error, Filled, FilledMask, Model};
 use serde::Serialize;
 
 use super::{
-    args::{ModelArgs, Shared},
+    args::Shared,
     demo::Demo,
+    edited::{TaskArgs, WithEdits},
     failure::Failure,
     heads::{self, Painter},
     numbers,
@@ -40,7 +41,7 @@ pub struct FillArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    model: ModelArgs,
+    model: TaskArgs,
 }
 
 /// What `--json` prints.
@@ -67,7 +68,7 @@ pub fn run(args: &FillArgs, shared: &Shared) -> Result<(), Failure> {
         false => None,
     };
     if args.json {
-        return output::json(&Report { text: &text, filled: &filled, tokens });
+        return output::json(&WithEdits::new(Report { text: &text, filled: &filled, tokens }, model.edits()));
     }
     output::line(&describe(args, &model, &filled, &text, tokens)?)
 }

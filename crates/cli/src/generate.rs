@@ -10,9 +10,10 @@ use clap::Args;
 use headwise::{Cancel, Generate, Model, Token, Tokenizer};
 
 use super::{
-    args::{ModelArgs, Shared},
+    args::Shared,
     choosing::Choosing,
     demo::Demo,
+    edited::{TaskArgs, WithEdits},
     failure::Failure,
     heads::{self, Painter},
     ids::Ids,
@@ -55,7 +56,7 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub model: TaskArgs,
 }
 
 pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
@@ -92,7 +93,8 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
     }
     let transcript = transcript.finish(&generated.text.concat())?;
     if args.json {
-        output::json(&Report::new(&model, &ids, &transcript, &generated, load))?;
+        let report = Report::new(&model, &ids, &transcript, &generated, load);
+        output::json(&WithEdits::new(report, model.edits()))?;
     }
     if !shared.quiet {
         let adapter = model.gpu().capabilities();

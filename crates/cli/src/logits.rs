@@ -5,12 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use headwise::internal::NewFile;
 
-use super::{
-    args::{ModelArgs, Shared},
-    demo::Demo,
-    failure::Failure,
-    ids::Ids,
-};
+use super::{args::Shared, demo::Demo, edited::TaskArgs, failure::Failure, ids::Ids};
 
 /// Write the logits and routes of given tokens to a file
 #[derive(Args)]
@@ -31,7 +26,7 @@ pub struct LogitsArgs {
     #[arg(long, value_name = "OUT.safetensors")]
     pub out: PathBuf,
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub model: TaskArgs,
 }
 
 pub fn run(args: &LogitsArgs, shared: &Shared) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ mod classify;
 mod convert;
 mod demo;
 mod doctor;
+mod edited;
 mod failure;
 mod fill;
 mod generate;

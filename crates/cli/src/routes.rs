@@ -5,8 +5,9 @@ use headwise::{Error, LayerRoutes, LayerUse, Model, Precision, TokenRoutes};
 use serde::Serialize;
 
 use super::{
-    args::{ModelArgs, PrecisionArg, Shared},
+    args::{PrecisionArg, Shared},
     demo::Demo,
+    edited::{TaskArgs, WithEdits},
     failure::Failure,
     ids::Ids,
     output,
@@ -41,7 +42,7 @@ pub struct RoutesArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub model: TaskArgs,
 }
 
 #[derive(Serialize)]
@@ -76,8 +77,9 @@ pub fn run(args: &RoutesArgs, shared: &Shared) -> Result<(), Failure> {
     let layers = headwise::block_on(model.expert_use(&ids))?;
     let against =
         args.against.map(|precision| against(precision.into(), &ids, model, args, shared)).transpose()?;
+    let edits = args.model.edits()?;
     let report = Report { tokens: ids.len(), layers, against };
-    if args.json { output::json(&report) } else { output::line(&describe(&report)) }
+    if args.json { output::json(&WithEdits::new(report, &edits)) } else { output::line(&describe(&report)) }
 }
 
 /// Reads the text once more in `precision`, and compares. One model at a time is on the GPU.

@@ -17,8 +17,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
-    args::{ModelArgs, Shared},
+    args::Shared,
     demo::Demo,
+    edited::TaskArgs,
     failure::Failure,
     interrupt,
     lines::{LineReader, bad, ids_of, numbered},
@@ -49,7 +50,7 @@ pub struct ScoreArgs {
     #[arg(long)]
     cut: bool,
     #[command(flatten)]
-    model: ModelArgs,
+    model: TaskArgs,
 }
 
 /// Texts are scored and written in pieces of so many, or about so many bytes.
@@ -281,7 +282,11 @@ fn key(args: &ScoreArgs, model: &Model, content: Sha256) -> String {
     let (precision, cache) = (model.precision(), args.model.kv_cache());
     let options =
         (model.fingerprint(), precision, cache, &args.field, args.tokens, env!("CARGO_PKG_VERSION"));
-    let hash = content.chain_update(format!("{options:?}")).finalize();
+    let mut hash = content.chain_update(format!("{options:?}"));
+    if !model.edits().is_empty() {
+        hash.update(format!("{:?}", model.edits()));
+    }
+    let hash = hash.finalize();
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

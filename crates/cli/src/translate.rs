@@ -11,8 +11,9 @@ use headwise::{Cancel, Error, Model, Translate, Translation, internal::NewFile};
 use serde::Serialize;
 
 use super::{
-    args::{ModelArgs, Shared},
+    args::Shared,
     demo::Demo,
+    edited::{TaskArgs, WithEdits},
     failure::Failure,
     heads::{self, Painter},
     interrupt,
@@ -61,7 +62,7 @@ pub struct TranslateArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    model: ModelArgs,
+    model: TaskArgs,
 }
 
 /// What `--json` prints.
@@ -136,7 +137,8 @@ fn print(args: &TranslateArgs, model: &Model, translation: &Translation) -> Resu
     }
     let Translation { ids, text, score, source_ids, source_routes, .. } = translation;
     let source_tokens = tokens::routed(tokenizer, source_ids, source_routes);
-    output::json(&Report { text, ids, score: *score, source_ids, source_tokens, tokens })
+    let report = Report { text, ids, score: *score, source_ids, source_tokens, tokens };
+    output::json(&WithEdits::new(report, model.edits()))
 }
 
 fn run_lines(args: &TranslateArgs, shared: &Shared, input: &Path, output: &Path) -> Result<(), Failure> {

@@ -4,6 +4,8 @@
 mod bench;
 #[path = "command_line/classify.rs"]
 mod classify;
+#[path = "command_line/edits.rs"]
+mod edits;
 #[path = "command_line/ends.rs"]
 mod ends;
 #[path = "command_line/fill.rs"]

@@ -1,0 +1,109 @@
+//! `--edit`: what is changed in a model's heads and experts while it works.
+
+use std::{fs::File, io::Read, ops::Deref, path::Path};
+
+use clap::Args;
+use headwise::{Edit, Edits, Error, Model, Precision};
+use serde::Serialize;
+
+use super::{
+    args::{ModelArgs, Shared},
+    demo::Demo,
+};
+
+/// The longest file of edits.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Options of the commands that let a model work.
+#[derive(Args)]
+pub struct TaskArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Change a head or an expert while the model works, such as L1H2:scale=0 or L3A5:off, or what a JSON file says; may be
+    /// given several times
+    #[arg(long, value_name = "EDIT", help_heading = "Heads and experts")]
+    edit: Vec<String>,
+}
+
+impl Deref for TaskArgs {
+    type Target = ModelArgs;
+
+    fn deref(&self) -> &ModelArgs {
+        &self.model
+    }
+}
+
+impl TaskArgs {
+    /// All edits, one after the other.
+    pub fn edits(&self) -> Result<Edits, Error> {
+        let mut edits = Edits::new();
+        for text in &self.edit {
+            match is_edit(text) {
+                true => edits.extend([text.parse::<Edit>()?]),
+                false => edits.extend(read(Path::new(text))?.iter().cloned()),
+            }
+        }
+        edits.check()?;
+        Ok(edits)
+    }
+
+    /// As [`load_in`](Self::load_in), in the precision that the user asks for.
+    pub fn load(&self, shared: &Shared, built_in: Demo) -> Result<Model, Error> {
+        self.load_in(self.precision(), shared, built_in)
+    }
+
+    /// As [`ModelArgs::load_in`], with the edits.
+    pub fn load_in(
+        &self,
+        precision: Option<Precision>,
+        shared: &Shared,
+        built_in: Demo,
+    ) -> Result<Model, Error> {
+        // What is no edit is said before a model is loaded for nothing.
+        let edits = self.edits()?;
+        self.model.load_in(precision, shared, built_in)?.edited(&edits)
+    }
+}
+
+/// What a command prints as JSON, and the edits that it came by, where there are any.
+#[derive(Serialize)]
+pub struct WithEdits<'a, T> {
+    #[serde(flatten)]
+    report: T,
+    #[serde(flatten)]
+    edits: Option<&'a Edits>,
+}
+
+impl<'a, T> WithEdits<'a, T> {
+    /// What came of a model's work with edits.
+    pub fn new(report: T, edits: &'a Edits) -> Self {
+        Self { report, edits: Some(edits).filter(|edits| !edits.is_empty()) }
+    }
+}
+
+/// Whether a text is an edit, not the path of a file of them.
+fn is_edit(text: &str) -> bool {
+    let place = text.trim_start_matches("encoder.").trim_start_matches("cross.");
+    text.contains(':') && place.starts_with('L') && !Path::new(text).exists()
+}
+
+fn read(path: &Path) -> Result<Edits, Error> {
+    let shown = path.display().to_string();
+    let io = |source| Error::Io { path: shown.clone(), source };
+    let mut text = String::new();
+    let bytes =
+        File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text)).map_err(io)?;
+    let wrong = |found: String, expected: String| Error::BadFile {
+        file: shown.clone(),
+        field: "edits".to_owned(),
+        found,
+        expected,
+    };
+    if bytes as u64 > MAX_FILE {
+        return Err(wrong("more than 16 MiB".to_owned(), "at most 16 MiB".to_owned()));
+    }
+    Edits::from_json(text.trim_start_matches('\u{feff}')).map_err(|error| match error {
+        Error::Argument { found, expected, .. } => wrong(found, expected),
+        other => other,
+    })
+}

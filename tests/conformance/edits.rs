@@ -1,0 +1,193 @@
+//! Edits change what they name, as the reference of a model with other weights says, and nothing else.
+
+use std::ops::ControlFlow;
+
+use headwise::{Edits, Generate, KernelChoice, Logits, Model, Run, SessionOptions, block_on};
+
+use crate::{difference, models::SHAPES, reference::jetmoe::JetMoe, tiny};
+
+const PROMPT: [u32; 11] = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46];
+
+fn edits(texts: &[&str]) -> Edits {
+    texts.iter().fold(Edits::new(), |edits, text| edits.with(text.parse().unwrap()))
+}
+
+fn reference() -> JetMoe {
+    JetMoe::load("tests/fixtures/jetmoe_tiny".as_ref())
+}
+
+fn logits(model: &Model, step_tokens: usize) -> Logits {
+    block_on(model.logits_in_steps(&[&PROMPT], step_tokens)).unwrap().remove(0)
+}
+
+/// Head experts, heads of each, MLP experts: what the tests below count on.
+fn sizes(model: &Model) -> (u32, u32, u32) {
+    let info = model.info();
+    (info.attention.experts, info.attention.heads_per_expert, info.mlp.experts)
+}
+
+#[test]
+fn no_edits_are_no_work_and_edits_without_effect_change_no_bit() {
+    for kernels in SHAPES {
+        let model = tiny(kernels);
+        let greedy = Generate::new().greedy().stop_at([]).max_new(10);
+        let run = |model: &Model| {
+            block_on(model.generate_ids(&[&PROMPT, &PROMPT[..3]], &greedy, |_| ControlFlow::Continue(())))
+                .unwrap()
+        };
+        let plain = run(&model);
+        let none = run(&model.edited(&Edits::new()).unwrap());
+        assert_eq!((&none.ids, none.counters), (&plain.ids, plain.counters));
+        let neutral =
+            ["L*H*:scale=1", "L*A*:bias=0", "L*E*:scale=1", "L1A0@1000..2000:off", "L0E1@99:masked"];
+        let neutral = model.edited(&edits(&neutral)).unwrap();
+        for step_tokens in [1, 4, 64] {
+            let (found, expected) = (logits(&neutral, step_tokens), logits(&model, step_tokens));
+            assert_eq!(found.values, expected.values, "{kernels:?}, steps of {step_tokens}");
+            assert_eq!(found.routes, expected.routes);
+        }
+        assert_eq!(run(&neutral).ids, plain.ids);
+    }
+}
+
+/// Multiplies columns of an output projection `[E, D, inner]`.
+fn scale(output: &mut [f64], shape: [usize; 2], expert: usize, columns: std::ops::Range<usize>, by: f64) {
+    let [width, inner] = shape;
+    for row in output[expert * width * inner..(expert + 1) * width * inner].chunks_exact_mut(inner) {
+        row[columns.clone()].iter_mut().for_each(|weight| *weight *= by);
+    }
+}
+
+#[test]
+fn a_scaled_output_is_one_of_scaled_weights() {
+    let mut reference = reference();
+    let (width, dim) = (reference.width, reference.head_dim);
+    let inner = reference.kv_heads * dim;
+    let heads = reference.kv_heads;
+    // Head 1 of expert 2 in layer 0; all heads of expert 1 in layer 1; expert 3 of the MLP in layer 1, twice.
+    let one = 2 * heads + 1;
+    let texts = [
+        format!("L0H{one}:scale=-0.5"),
+        "L1A1:scale=0".into(),
+        "L1E3:scale=4".into(),
+        "L1E3:scale=0.75".into(),
+    ];
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    scale(&mut reference.layers[0].attention.output, [width, inner], 2, dim..2 * dim, -0.5);
+    scale(&mut reference.layers[1].attention.output, [width, inner], 1, 0..inner, 0.0);
+    let mlp = &mut reference.layers[1].mlp;
+    let hidden = mlp.output.len() / mlp.router.len();
+    scale(&mut mlp.output, [width, hidden], 3, 0..hidden, 3.0);
+    let wanted = reference.forward(&mut reference.cache(PROMPT.len()), &PROMPT).logits;
+    for kernels in SHAPES {
+        let model = tiny(kernels);
+        let edited = model.edited(&edits(&texts)).unwrap();
+        for step_tokens in [1, 3, 64] {
+            let worst = difference(&logits(&edited, step_tokens), &wanted);
+            assert!(worst < 2e-4, "{kernels:?}, steps of {step_tokens}: {worst:e}");
+        }
+        assert!(difference(&logits(&model, 64), &wanted) > 1e-2, "the edits change something");
+    }
+}
+
+#[test]
+fn choices_are_edited_and_counted() {
+    let model = tiny(KernelChoice::Tuned);
+    let plain = logits(&model, 64).routes;
+    let used = |layer: usize, expert: u32| {
+        let has =
+            |at: &usize| plain[*at].layers[layer].attention.iter().any(|choice| choice.expert == expert);
+        (0..PROMPT.len()).filter(has).count() as u32
+    };
+    // In the first layer alone, whose input no edit changes.
+    for expert in 0..sizes(&model).0 {
+        for (change, counted) in [
+            ("off", used(0, expert)),
+            ("masked", used(0, expert)),
+            ("forced", PROMPT.len() as u32 - used(0, expert)),
+        ] {
+            let edits = edits(&[&format!("L0A{expert}:{change}")]);
+            let found = logits(&model.edited(&edits).unwrap(), 64).routes;
+            for (found, plain) in found.iter().zip(&plain) {
+                let (found, plain) = (&found.layers[0].attention, &plain.layers[0].attention);
+                let gate = found.iter().find(|choice| choice.expert == expert).map(|choice| choice.gate);
+                match change {
+                    "off" => assert!(gate.is_none_or(|gate| gate == 0.0)),
+                    "masked" => assert_eq!(gate, None),
+                    _ => assert!(gate.is_some_and(|gate| gate > 0.0)),
+                }
+                let sum: f32 = found.iter().map(|choice| choice.gate).sum();
+                assert!((sum - 1.0).abs() < 1e-6);
+                let had = plain.iter().any(|choice| choice.expert == expert);
+                if had == (change == "forced") {
+                    let sorted = |of: &[headwise::Choice]| {
+                        let mut of: Vec<_> = of.iter().map(|choice| (choice.expert, choice.gate)).collect();
+                        of.sort_by_key(|choice| choice.0);
+                        of
+                    };
+                    let close = |(a, b): (&(u32, f32), &(u32, f32))| a.0 == b.0 && (a.1 - b.1).abs() < 1e-6;
+                    assert!(sorted(found).iter().zip(&sorted(plain)).all(close), "{found:?}, {plain:?}");
+                }
+            }
+            block_on(async {
+                let mut session = model.session(SessionOptions::new().positions(16)).unwrap();
+                session.set_edits(&edits).unwrap();
+                session.forward(&[Run::ids(0, &PROMPT)]).unwrap();
+                assert_eq!(session.edits_applied().await.unwrap(), [counted], "{edits:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn positions_are_those_of_the_sequence_in_prompts_and_in_decoding() {
+    for kernels in SHAPES {
+        let model = tiny(kernels);
+        let edited =
+            model.edited(&edits(&["L0H*@4..6:scale=0", "L1A*@7,9:scale=2", "L1E0@3:masked"])).unwrap();
+        let (whole, single) = (logits(&edited, 64), logits(&edited, 1));
+        let plain = logits(&model, 64);
+        let vocab = whole.vocab;
+        let largest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(largest(&whole.values, &single.values) < 2e-4, "{kernels:?}");
+        // What lies before the first edited position is as it was.
+        assert_eq!(whole.values[..3 * vocab], plain.values[..3 * vocab]);
+        assert!(largest(&whole.values[4 * vocab..5 * vocab], &plain.values[4 * vocab..5 * vocab]) > 1e-3);
+    }
+}
+
+#[test]
+fn a_session_takes_edits_on_and_off() {
+    let model = tiny(KernelChoice::Tuned);
+    block_on(async {
+        let mut session = model.session(SessionOptions::new().positions(32)).unwrap();
+        let mut next = async |edits: &Edits| {
+            session.rewind(0, 0).unwrap();
+            session.set_edits(edits).unwrap();
+            session.forward(&[Run::ids(0, &PROMPT)]).unwrap();
+            session.logits(0).await.unwrap()
+        };
+        let plain = next(&Edits::new()).await;
+        let edited = next(&edits(&["L*H*:scale=0"])).await;
+        assert_ne!(plain, edited);
+        assert_eq!(next(&Edits::new()).await, plain);
+    });
+}
+
+#[test]
+fn what_a_model_does_not_have_is_refused_by_name() {
+    let model = tiny(KernelChoice::Tuned);
+    let (experts, heads, mlp) = sizes(&model);
+    let all = experts * heads;
+    for (text, part) in [
+        ("L2H0:scale=0".to_owned(), "layer 2 in L2H0:scale=0, expected one below the 2".to_owned()),
+        (format!("L0H{all}:scale=0"), format!("head {all} of layer 0")),
+        (format!("L1A{experts}:off"), format!("head expert {experts} of layer 1")),
+        (format!("L*E{mlp}:off"), format!("one below its {mlp} experts")),
+        ("encoder.L0H0:scale=0".to_owned(), "an encoder".to_owned()),
+        ("cross.L0H0:scale=0".to_owned(), "a model that translates".to_owned()),
+    ] {
+        let error = model.edited(&edits(&[&text])).unwrap_err().to_string();
+        assert!(error.contains(&part), "{text}: no {part:?} in {error}");
+    }
+}
