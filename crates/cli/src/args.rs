@@ -14,7 +14,7 @@ use super::{bytes, demo::Demo, hub, notes, progress};
 const KERNELS: &str = "HEADWISE_KERNELS";
 
 /// Heading of the options that several commands share.
-const COMMON: &str = "Model and adapter";
+pub const COMMON: &str = "Model and adapter";
 
 /// Options of every command.
 #[derive(Args)]

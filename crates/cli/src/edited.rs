@@ -7,7 +7,7 @@ use headwise::{Edit, Edits, Error, Model, Precision};
 use serde::Serialize;
 
 use super::{
-    args::{ModelArgs, Shared},
+    args::{COMMON, ModelArgs, Shared},
     demo::Demo,
 };
 
@@ -19,9 +19,8 @@ const MAX_FILE: u64 = 16 << 20;
 pub struct TaskArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Change a head or an expert while the model works, such as L1H2:scale=0 or L3A5:off, or what a JSON file says; may be
-    /// given several times
-    #[arg(long, value_name = "EDIT", help_heading = "Heads and experts")]
+    /// Change heads or experts: L1H2:scale=0, L3A5:off, a JSON file; may be given several times
+    #[arg(long, value_name = "EDIT", help_heading = COMMON)]
     edit: Vec<String>,
 }
 
