@@ -19,7 +19,7 @@ const MAX_FILE: u64 = 16 << 20;
 pub struct TaskArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Change heads or experts: L1H2:scale=0, L3A5:off, a JSON file; may be given several times
+    /// Change heads or experts: L1H2:scale=0, L3A5:off, a JSON file
     #[arg(long, value_name = "EDIT", help_heading = COMMON)]
     edit: Vec<String>,
 }

@@ -576,7 +576,7 @@ fn every_command_has_help_with_an_example() {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains(&format!("Example:\n  headwise {command}")), "{help}");
         // What chooses tokens is many options.
-        let most = if ["generate", "chat"].contains(&command) { 53 } else { 45 };
+        let most = if ["generate", "chat"].contains(&command) { 53 } else { 46 };
         assert!(help.contains("--adapter") && help.lines().count() < most, "{help}");
     }
 }
