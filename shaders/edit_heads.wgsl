@@ -13,7 +13,6 @@ struct Params {
     quads: u32,
     row_quads: u32,
     first: u32,
-    units: u32,
 }
 
 //!include "shared/span.wgsl"
@@ -41,13 +40,13 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         expert = chosen[params.first + row];
     }
     // A slot that nobody took is not among them.
-    if expert >= params.units / params.heads {
+    if expert >= units() / params.heads {
         return;
     }
     let unit = expert * params.heads + head;
     let position = spans[at.y].position;
     var scale = 1.0;
-    for (var record = plan[unit]; record < plan[unit + 1u]; record += RECORD) {
+    for (var record = first_record(unit); record < first_record(unit + 1u); record += RECORD) {
         if is_at(record, position) {
             scale *= value(record);
             if at.x % params.quads == 0u {

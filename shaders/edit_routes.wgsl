@@ -74,7 +74,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         scores[expert] = z;
         var found = 0u;
         var bias = 0.0;
-        for (var record = plan[expert]; record < plan[expert + 1u]; record += RECORD) {
+        for (var record = first_record(expert); record < first_record(expert + 1u); record += RECORD) {
             if is_at(record, position) {
                 found |= 1u << what(record);
                 bias += select(0.0, value(record), what(record) == BIAS);
@@ -151,7 +151,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
 
 // Counts the edits of these kinds that are meant for the expert.
 fn count(expert: u32, position: u32, wanted: u32) {
-    for (var record = plan[expert]; record < plan[expert + 1u]; record += RECORD) {
+    for (var record = first_record(expert); record < first_record(expert + 1u); record += RECORD) {
         if (wanted & (1u << what(record))) != 0u && is_at(record, position) {
             atomicAdd(&applied[number(record)], 1u);
         }

@@ -13,6 +13,7 @@ mod support;
 
 mod kernels {
     mod attention;
+    mod blends;
     mod device;
     mod edits;
     mod linear;

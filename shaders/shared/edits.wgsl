@@ -1,7 +1,7 @@
 // The edits of heads or experts, as src/ops/edit_plan.rs writes them down:
-//     [units + 1] where the records of each head or expert start, and where the last end; then records of RECORD words
-//     (what and where, first position, end, value, number of the edit); then lists of positions, ascending, between whose
-//     words a record's first and end point
+//     units, how many there are; [units + 1] where the records of each start, and where the last end; then records of RECORD
+//     words (what and where, first position, end, value, number of the edit); then lists of positions, ascending, between
+//     whose words a record's first and end point
 
 //!needs var plan
 
@@ -12,10 +12,21 @@ const OFF: u32 = 1u;
 const MASKED: u32 = 2u;
 const FORCED: u32 = 3u;
 const BIAS: u32 = 4u;
+const IDENTITY: u32 = 5u;
+const UNIFORM: u32 = 6u;
 
 const EVERYWHERE: u32 = 0u;
 const IN_RANGE: u32 = 1u;
 const IN_LIST: u32 = 2u;
+
+fn units() -> u32 {
+    return plan[0];
+}
+
+// Where the records of a head or expert start, and those of the one before it end.
+fn first_record(unit: u32) -> u32 {
+    return plan[1u + unit];
+}
 
 fn what(record: u32) -> u32 {
     return plan[record] & 255u;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::{
     gpu::{Buffer, Gpu, Recorder},
-    layers::{Hook, Inside, LayerIndex, Place, Site, Sublayer},
-    ops::{EditHeads, EditPlan, EditRoutes, padded},
+    layers::{AttentionSite, Hook, Inside, LayerIndex, Place, Site, Sublayer},
+    ops::{BlendHeads, EditHeads, EditPlan, EditRoutes, HeadLayout, padded},
 };
 
 /// The edits of one sublayer.
@@ -13,7 +13,9 @@ use crate::{
 pub struct SublayerEdits {
     /// Of the choices of its router.
     pub routes: Option<EditPlan>,
-    /// Of its heads' outputs, or of the inside of its MLP experts.
+    /// What its heads' outputs are blended with.
+    pub blends: Option<EditPlan>,
+    /// Of its heads' outputs, blended or not, or of the inside of its MLP experts.
     pub heads: Option<EditPlan>,
 }
 
@@ -44,22 +46,22 @@ impl Hook for Edited {
                 }
             }
             Place::Attended => {
-                if let (Some(plan), Inside::Attention(attention)) = (&edits.heads, site.inside) {
-                    let layout = attention.heads;
-                    // Experts that share a query share what it attends to.
-                    let own = site.rows.assignments() == tokens * layout.slots;
-                    EditHeads {
-                        plan,
-                        applied,
-                        spans,
-                        routes: site.rows.routes().filter(|_| own),
-                        rows: &site.workspace.attended,
-                        tokens,
-                        slots: layout.slots,
-                        heads: layout.heads,
-                        stride: layout.value_stride(),
-                    }
-                    .record(recorder);
+                let Inside::Attention(AttentionSite { heads, spans: seen, cache, .. }) = site.inside else {
+                    return;
+                };
+                let rows = &site.workspace.attended;
+                // Experts that share a query share what it attends to.
+                let own = site.rows.assignments() == tokens * heads.slots;
+                let routes = site.rows.routes().filter(|_| own);
+                if let Some(plan) = &edits.blends {
+                    BlendHeads { plan, applied, heads, spans: seen, routes, cache, out: rows, tokens }
+                        .record(recorder);
+                }
+                if let Some(plan) = &edits.heads {
+                    let HeadLayout { slots, heads: each, .. } = heads;
+                    let stride = heads.value_stride();
+                    EditHeads { plan, applied, spans, routes, rows, tokens, slots, heads: each, stride }
+                        .record(recorder);
                 }
             }
             Place::Hidden => {

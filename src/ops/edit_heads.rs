@@ -13,7 +13,6 @@ uniform! {
         quads: u32,
         row_quads: u32,
         first: u32,
-        units: u32,
     }
 }
 
@@ -46,7 +45,6 @@ impl EditHeads<'_> {
             quads: stride / 4,
             row_quads: padded(heads * stride) / 4,
             first: routes.map_or(0, |routes| routes.first),
-            units: plan.units,
         };
         let chosen = routes.map_or(spans, |routes| routes.chosen);
         recorder.dispatch(

@@ -10,6 +10,8 @@ pub enum EditKind {
     Masked,
     Forced,
     Bias,
+    Identity,
+    Uniform,
 }
 
 /// At which positions.
@@ -35,14 +37,12 @@ pub struct PlannedEdit {
 /// The edits of a sublayer's heads, or of its experts, on the GPU.
 pub struct EditPlan {
     pub(super) words: Buffer,
-    /// Heads or experts there are.
-    pub(super) units: u32,
 }
 
 impl EditPlan {
     /// Edits of one unit are made in the order in which they come here.
     pub fn new(gpu: &Gpu, units: u32, edits: &[PlannedEdit]) -> Self {
-        Self { words: Buffer::with_data(gpu, "edits", &words(units, edits)), units }
+        Self { words: Buffer::with_data(gpu, "edits", &words(units, edits)) }
     }
 
     /// Bytes it takes.
@@ -51,7 +51,7 @@ impl EditPlan {
             EditPositions::List(list) => list.len(),
             EditPositions::All | EditPositions::Range(..) => 0,
         });
-        4 * (u64::from(units) + 1 + (RECORD * edits.len() + lists.sum::<usize>()) as u64)
+        4 * (u64::from(units) + 2 + (RECORD * edits.len() + lists.sum::<usize>()) as u64)
     }
 }
 
@@ -62,9 +62,9 @@ fn words(units: u32, edits: &[PlannedEdit]) -> Vec<u32> {
     let mut edits: Vec<&PlannedEdit> = edits.iter().collect();
     // Stable: in their order within a unit.
     edits.sort_by_key(|edit| edit.unit);
-    let records_at = units as usize + 1;
-    let mut starts = vec![0; records_at];
-    for (unit, start) in (0..).zip(&mut starts) {
+    let records_at = units as usize + 2;
+    let mut starts = vec![units; records_at];
+    for (unit, start) in (0..).zip(&mut starts[1..]) {
         *start = (records_at + RECORD * edits.partition_point(|edit| edit.unit < unit)) as u32;
     }
     let lists_at = records_at + RECORD * edits.len();

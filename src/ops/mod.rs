@@ -7,6 +7,7 @@
 mod add_positions;
 mod adjust_logits;
 mod attention_merge;
+mod blend_heads;
 mod cache_append;
 mod cache_layout;
 mod cache_reorder;
@@ -51,6 +52,7 @@ use crate::gpu::{Buffer, Kernel};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
 pub use adjust_logits::{AdjustLogits, BANNED, FROM_PROMPT, TokenCounts};
+pub use blend_heads::BlendHeads;
 pub use cache_append::{CacheAppend, KeyOrValue};
 pub use cache_layout::{CacheLayout, CachePrecision, Sections, Window};
 pub use cache_reorder::CacheReorder;
@@ -110,6 +112,7 @@ pub static KERNELS: &[&Kernel] = &[
     &attention_merge::KERNEL,
     &row_attention_prefill::PLAIN,
     &row_attention_prefill::BROADCAST,
+    &blend_heads::KERNEL,
     &cache_reorder::KERNEL,
     &combine::KERNEL,
     &copy::KERNEL,

@@ -61,6 +61,12 @@ pub enum Change {
     /// Multiplies its output, `z ← s · z`, before its gate: `scale=0` takes out what it contributes, and nothing else. An output
     /// bias, and the gates of others, stay.
     Scale(f32),
+    /// Of a head: looks at its own token alone for the part `u` of its attention, `z ← (1 − u) · z + u · v` of its own token (PAG,
+    /// SoftPAG, arXiv 2506.10978). From 0 to 1.
+    Identity(f32),
+    /// Of a head: looks at all that it may see alike for the part `u`, `z ← (1 − u) · z + u · mean v` (SoftPAG; with 1
+    /// AttentionInfluence, arXiv 2505.07293). From 0 to 1.
+    Uniform(f32),
     /// Of an expert: whoever chose it goes without. Its gate is 0, and the token's other gates grow until their sum is what it
     /// was; where there is no other, nothing is left of it.
     Off,
@@ -165,6 +171,12 @@ impl Edit {
             Change::Scale(number) | Change::Bias(number) if !number.is_finite() => {
                 return refused(number.to_string(), "a finite number");
             }
+            Change::Identity(part) | Change::Uniform(part) if !(0.0..=1.0).contains(&part) => {
+                return refused(part.to_string(), "a part from 0 to 1");
+            }
+            Change::Identity(_) | Change::Uniform(_) if self.at.unit == Unit::MlpExpert => {
+                return refused("an MLP expert".to_owned(), "heads (H) or head experts (A), which attend");
+            }
             Change::Off | Change::Masked | Change::Forced | Change::Bias(_) if self.at.unit == Unit::Head => {
                 let expected = "an expert, A or E, to leave out or choose; scale=0 takes out a head";
                 return refused("a head".to_owned(), expected);
@@ -189,7 +201,7 @@ impl Edit {
 impl Change {
     /// Whether it is one of a router's choice, not of what comes of it.
     pub(crate) fn of_router(&self) -> bool {
-        !matches!(self, Self::Scale(_))
+        matches!(self, Self::Off | Self::Masked | Self::Forced | Self::Bias(_))
     }
 }
 
@@ -263,6 +275,8 @@ impl FromStr for Change {
             None => (text, None),
         };
         let parse = || match (name, number.map(str::parse)) {
+            ("identity", part) => part.unwrap_or(Ok(1.0)).ok().map(Self::Identity),
+            ("uniform", part) => part.unwrap_or(Ok(1.0)).ok().map(Self::Uniform),
             ("off", None) => Some(Self::Off),
             ("masked", None) => Some(Self::Masked),
             ("forced", None) => Some(Self::Forced),
@@ -271,7 +285,11 @@ impl FromStr for Change {
             _ => None,
         };
         parse().ok_or_else(|| {
-            Error::argument("change", quote(text), "scale=NUMBER, off, masked, forced or bias=NUMBER")
+            Error::argument(
+                "change",
+                quote(text),
+                "scale=NUMBER, identity, uniform=PART, off, masked, forced or bias=NUMBER",
+            )
         })
     }
 }
@@ -280,12 +298,19 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scale(scale) => write!(f, "scale={scale}"),
+            Self::Identity(part) => write_part(f, "identity", *part),
+            Self::Uniform(part) => write_part(f, "uniform", *part),
             Self::Off => f.write_str("off"),
             Self::Masked => f.write_str("masked"),
             Self::Forced => f.write_str("forced"),
             Self::Bias(bias) => write!(f, "bias={bias}"),
         }
     }
+}
+
+/// The name alone where all is meant.
+fn write_part(f: &mut fmt::Formatter<'_>, name: &str, part: f32) -> fmt::Result {
+    if part == 1.0 { f.write_str(name) } else { write!(f, "{name}={part}") }
 }
 
 #[cfg(test)]
@@ -299,6 +324,8 @@ mod tests {
             "L2H*:scale=-1.5",
             "L3A5:off",
             "L48E176:off",
+            "L1H2:identity",
+            "L1A2:uniform=0.25",
             "L*A0:masked",
             "L0A1@4..8:forced",
             "cross.L0A2@3,5,9:bias=0.25",
@@ -319,6 +346,10 @@ mod tests {
             ("L1A2:off=1", "scale=NUMBER"),
             ("L1H2:scale", "scale=NUMBER"),
             ("L1H2:scale=NaN", "a finite number"),
+            ("L1H2:uniform=1.5", "from 0 to 1"),
+            ("L1H2:identity=-1", "from 0 to 1"),
+            ("L1H2:identity=x", "scale=NUMBER"),
+            ("L1E2:uniform", "which attend"),
             ("L1H2:scale=1e99", "a finite number"),
             ("L1A2:bias=-inf", "a finite number"),
             ("L1H2@:scale=0", "4..8"),

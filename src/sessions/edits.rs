@@ -1,6 +1,6 @@
 //! Edits of a session: addresses become records of the sublayers that a model has.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use super::Session;
 use crate::{
@@ -19,6 +19,7 @@ const MOST_RECORDS: usize = 1 << 22;
 #[derive(Default)]
 struct Records {
     routes: Vec<PlannedEdit>,
+    blends: Vec<PlannedEdit>,
     heads: Vec<PlannedEdit>,
 }
 
@@ -83,9 +84,15 @@ impl Resolved {
                 Ok((sublayer, units, own)) => {
                     let place = (LayerIndex { encoder, layer }, sublayer);
                     let (to, _) = self.sublayers.entry(place).or_insert_with(|| (Records::default(), units));
-                    let to = if own.of_router { &mut to.routes } else { &mut to.heads };
-                    records += own.units.len();
-                    to.extend(own.units.map(|unit| planned(edit, unit, number)));
+                    records += own.len();
+                    let to = match edit.change {
+                        Change::Scale(_) => &mut to.heads,
+                        // A blend of nothing is none.
+                        Change::Identity(part) | Change::Uniform(part) if part == 0.0 => continue,
+                        Change::Identity(_) | Change::Uniform(_) => &mut to.blends,
+                        Change::Off | Change::Masked | Change::Forced | Change::Bias(_) => &mut to.routes,
+                    };
+                    to.extend(own.map(|unit| planned(edit, unit, number)));
                 }
                 Err((found, expected)) => {
                     why.get_or_insert_with(|| refused(format!("{found} of layer {layer}"), expected));
@@ -108,7 +115,8 @@ impl Resolved {
             return Ok(None);
         }
         let sizes = self.sublayers.values().flat_map(|(records, units)| {
-            let sizes = [(units.experts, &records.routes), (units.heads, &records.heads)];
+            let heads = [&records.blends, &records.heads].map(|records| (units.heads, records));
+            let sizes = [(units.experts, &records.routes), heads[0], heads[1]];
             sizes.map(|(units, records)| EditPlan::bytes(units, records))
         });
         let sizes: Vec<u64> = sizes.collect();
@@ -118,8 +126,9 @@ impl Resolved {
             (!records.is_empty()).then(|| EditPlan::new(gpu, units, records))
         };
         let sublayers = self.sublayers.into_iter().map(|(place, (records, units))| {
-            let (routes, heads) = (plan(units.experts, &records.routes), plan(units.heads, &records.heads));
-            (place, SublayerEdits { routes, heads })
+            let routes = plan(units.experts, &records.routes);
+            let [blends, heads] = [&records.blends, &records.heads].map(|records| plan(units.heads, records));
+            (place, SublayerEdits { routes, blends, heads })
         });
         let edited = Edited::new(gpu, self.edits, sublayers.collect());
         gpu.check("allocating edits")?;
@@ -127,25 +136,23 @@ impl Resolved {
     }
 }
 
-/// What an edit changes in a sublayer.
-struct Own {
-    /// The router's choice, not what comes of it.
-    of_router: bool,
-    /// Heads or experts.
-    units: std::ops::Range<u32>,
-}
-
 /// What was found, and what was expected.
 type Refusal = (String, String);
 
 /// Which sublayer of a block an edit names, and what of it.
-fn sublayer(block: &BlockSpec, edit: &Edit) -> Result<(Sublayer, Units, Own), Refusal> {
+fn sublayer(block: &BlockSpec, edit: &Edit) -> Result<(Sublayer, Units, Range<u32>), Refusal> {
     let of_mlp = edit.at.unit == Unit::MlpExpert;
     let (sublayer, attention) = match (edit.at.stack, &block.cross) {
         (Stack::Cross, _) if of_mlp => {
             return Err((
                 "an MLP".to_owned(),
                 "heads (H) or head experts (A), to attend to a source".to_owned(),
+            ));
+        }
+        (Stack::Cross, Some(_)) if matches!(edit.change, Change::Identity(_)) => {
+            return Err((
+                "heads that do not see their own token".to_owned(),
+                "uniform, or others' heads".to_owned(),
             ));
         }
         (Stack::Cross, Some(cross)) => (Sublayer::Cross, cross),
@@ -158,23 +165,23 @@ fn sublayer(block: &BlockSpec, edit: &Edit) -> Result<(Sublayer, Units, Own), Re
         let router = &block.mlp.router;
         let units = Units { experts: router.experts(), heads: router.experts() };
         let experts = routed(router, "the MLP", edit)?;
-        return Ok((Sublayer::Mlp, units, Own { of_router: edit.change.of_router(), units: experts }));
+        return Ok((Sublayer::Mlp, units, experts));
     }
     let heads = heads_of(attention);
     let units = Units { experts: attention.router.experts(), heads };
     let own = match edit.at.unit {
-        Unit::Head => Own { of_router: false, units: numbered(edit, heads, "heads")? },
+        Unit::Head => numbered(edit, heads, "heads")?,
         _ => {
             let experts = routed(&attention.router, "the attention", edit)?;
             match edit.change.of_router() {
-                true => Own { of_router: true, units: experts },
+                true => experts,
                 false if attention.query_share > 1 => {
-                    let found = "a scale of experts that share their attention's output".to_owned();
+                    let found = "a change of the heads of experts that share them".to_owned();
                     return Err((found, "off, masked, forced or bias of them, or heads (H)".to_owned()));
                 }
                 false => {
                     let each = attention.heads_per_expert;
-                    Own { of_router: false, units: experts.start * each..experts.end * each }
+                    experts.start * each..experts.end * each
                 }
             }
         }
@@ -188,7 +195,7 @@ fn heads_of(attention: &HeadMixtureSpec) -> u32 {
 }
 
 /// The experts that an edit names.
-fn routed(router: &RouterSpec, of: &str, edit: &Edit) -> Result<std::ops::Range<u32>, Refusal> {
+fn routed(router: &RouterSpec, of: &str, edit: &Edit) -> Result<Range<u32>, Refusal> {
     if !router.routes() {
         return Err((
             format!("experts of {of}, which is not routed"),
@@ -215,7 +222,7 @@ fn routed(router: &RouterSpec, of: &str, edit: &Edit) -> Result<std::ops::Range<
 }
 
 /// The number that an edit names, or all.
-fn numbered(edit: &Edit, count: u32, what: &str) -> Result<std::ops::Range<u32>, Refusal> {
+fn numbered(edit: &Edit, count: u32, what: &str) -> Result<Range<u32>, Refusal> {
     match edit.at.index {
         None => Ok(0..count),
         Some(index) if index < count => Ok(index..index + 1),
@@ -228,6 +235,8 @@ fn numbered(edit: &Edit, count: u32, what: &str) -> Result<std::ops::Range<u32>,
 fn planned(edit: &Edit, unit: u32, number: u32) -> PlannedEdit {
     let (kind, value) = match edit.change {
         Change::Scale(scale) => (EditKind::Scale, scale),
+        Change::Identity(part) => (EditKind::Identity, part),
+        Change::Uniform(part) => (EditKind::Uniform, part),
         Change::Off => (EditKind::Off, 0.0),
         Change::Masked => (EditKind::Masked, 0.0),
         Change::Forced => (EditKind::Forced, 0.0),

@@ -38,8 +38,14 @@ fn no_edits_are_no_work_and_edits_without_effect_change_no_bit() {
         let plain = run(&model);
         let none = run(&model.edited(&Edits::new()).unwrap());
         assert_eq!((&none.ids, none.counters), (&plain.ids, plain.counters));
-        let neutral =
-            ["L*H*:scale=1", "L*A*:bias=0", "L*E*:scale=1", "L1A0@1000..2000:off", "L0E1@99:masked"];
+        let neutral = [
+            "L*H*:scale=1",
+            "L*A*:bias=0",
+            "L*H*:uniform=0",
+            "L*E*:scale=1",
+            "L1A0@1000..2000:off",
+            "L0E1@99:masked",
+        ];
         let neutral = model.edited(&edits(&neutral)).unwrap();
         for step_tokens in [1, 4, 64] {
             let (found, expected) = (logits(&neutral, step_tokens), logits(&model, step_tokens));
@@ -87,6 +93,45 @@ fn a_scaled_output_is_one_of_scaled_weights() {
             assert!(worst < 2e-4, "{kernels:?}, steps of {step_tokens}: {worst:e}");
         }
         assert!(difference(&logits(&model, 64), &wanted) > 1e-2, "the edits change something");
+    }
+}
+
+/// A head without a query looks at all keys alike.
+#[test]
+fn a_uniform_head_is_one_without_a_query() {
+    let mut reference = reference();
+    let (width, dim, heads) = (reference.width, reference.head_dim, reference.kv_heads);
+    let rows = |expert: usize, head: usize| {
+        let first = (expert * heads + head) * dim * width;
+        first..first + dim * width
+    };
+    reference.layers[0].attention.input[rows(2, 1)].fill(0.0);
+    for expert in [0, 3] {
+        (0..heads).for_each(|head| reference.layers[1].attention.input[rows(expert, head)].fill(0.0));
+    }
+    let wanted = reference.forward(&mut reference.cache(PROMPT.len()), &PROMPT).logits;
+    let one = format!("L0H{}:uniform", 2 * heads + 1);
+    for kernels in SHAPES {
+        let edited = tiny(kernels).edited(&edits(&[&one, "L1A0:uniform", "L1A3:uniform=1"])).unwrap();
+        for step_tokens in [1, 3, 64] {
+            let worst = difference(&logits(&edited, step_tokens), &wanted);
+            assert!(worst < 2e-4, "{kernels:?}, steps of {step_tokens}: {worst:e}");
+        }
+    }
+}
+
+/// Where all heads look at their own token alone, it is as if there were no others.
+#[test]
+fn tokens_that_see_themselves_alone_are_alone() {
+    let reference = reference();
+    let alone = |id: &u32| reference.forward(&mut reference.cache(1), &[*id]).logits;
+    let wanted: Vec<f64> = PROMPT.iter().flat_map(alone).collect();
+    for kernels in SHAPES {
+        let edited = tiny(kernels).edited(&edits(&["L*H*:identity"])).unwrap();
+        for step_tokens in [1, 64] {
+            let worst = difference(&logits(&edited, step_tokens), &wanted);
+            assert!(worst < 2e-4, "{kernels:?}, steps of {step_tokens}: {worst:e}");
+        }
     }
 }
 

@@ -38,23 +38,23 @@ fn some_choice(seed: u64) -> KernelChoice {
 
 /// Tokens that attend to a cache.
 #[derive(Clone, Debug)]
-struct Attention {
-    shape: AttentionShape,
+pub(super) struct Attention {
+    pub(super) shape: AttentionShape,
     /// (slot, sequence) of each token, sequence by sequence; with head spans of each key/value head of each.
-    spans: Vec<[u32; 2]>,
+    pub(super) spans: Vec<[u32; 2]>,
     /// The end of what each span sees; empty where attention is causal.
     sees: Vec<u32>,
     /// The first slot that each span sees; empty where that is the first of all.
     from: Vec<u32>,
     /// How far positions are ahead of slots. No kernel but those that turn asks for a position.
-    ahead: u32,
+    pub(super) ahead: u32,
     /// The largest distance that learned vectors tell apart, where there are any.
     clip: Option<u32>,
     /// `[tokens, slots]`, of no matter where queries count by slot.
-    chosen: Vec<u32>,
+    pub(super) chosen: Vec<u32>,
     /// Where the routes start.
     first: u32,
-    seed: u64,
+    pub(super) seed: u64,
     /// The shape of the kernels.
     choice: KernelChoice,
 }
@@ -67,10 +67,10 @@ enum Weigh {
 }
 
 /// The numbers of an [`Attention`]: queries, and a cache that is NaN where nobody may look.
-struct Operands {
+pub(super) struct Operands {
     q: Vec<f64>,
     keys: Vec<f64>,
-    values: Vec<f64>,
+    pub(super) values: Vec<f64>,
     /// `[heads, 2 · clip + 1, head_dim]`
     relative: Vec<f64>,
 }
@@ -119,7 +119,7 @@ fn any_expert_shape(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value
 }
 
 /// Heads of `channels` floats in the layout of the GPU: each padded with zeros to whole vec4s.
-fn spread(values: &[f64], channels: u32) -> Vec<f64> {
+pub(super) fn spread(values: &[f64], channels: u32) -> Vec<f64> {
     let stride = head_stride(channels) as usize;
     let padded = |head: &[f64]| (0..stride).map(|i| head.get(i).copied().unwrap_or(0.0)).collect::<Vec<_>>();
     values.chunks_exact(channels as usize).flat_map(padded).collect()
@@ -177,7 +177,7 @@ fn by_expert(shape: AttentionShape, experts: u32, spans: Vec<[u32; 2]>, seed: u6
 
 impl Attention {
     /// The same over a cache that is cut in another way.
-    fn cut(self, most: Most) -> Self {
+    pub(super) fn cut(self, most: Most) -> Self {
         Self { shape: AttentionShape { most, ..self.shape }, ..self }
     }
 
@@ -186,26 +186,26 @@ impl Attention {
         Self { choice, ..self }
     }
 
-    fn gpu(&self) -> &'static Gpu {
+    pub(super) fn gpu(&self) -> &'static Gpu {
         gpu(self.choice)
     }
 
-    fn tokens(&self) -> u32 {
+    pub(super) fn tokens(&self) -> u32 {
         self.spans.len() as u32 / if self.shape.head_spans { self.shape.kv_heads } else { 1 }
     }
 
     /// The first slot that a span sees.
-    fn first(&self, span: usize) -> u32 {
+    pub(super) fn first(&self, span: usize) -> u32 {
         self.from.get(span).copied().unwrap_or(0)
     }
 
     /// The slot after the last that a span sees.
-    fn sees(&self, span: usize) -> u32 {
+    pub(super) fn sees(&self, span: usize) -> u32 {
         self.sees.get(span).copied().unwrap_or(self.spans[span][0].saturating_add(1))
     }
 
     /// Which span a token has for a key/value head.
-    fn span_of(&self, token: usize, kv_head: u32) -> usize {
+    pub(super) fn span_of(&self, token: usize, kv_head: u32) -> usize {
         if self.shape.head_spans { token * self.shape.kv_heads as usize + kv_head as usize } else { token }
     }
 
@@ -218,7 +218,7 @@ impl Attention {
     }
 
     /// Floats of an output row, one for each slot.
-    fn out_width(&self) -> u32 {
+    pub(super) fn out_width(&self) -> u32 {
         self.shape.heads * head_stride(self.shape.value_dim)
     }
 
@@ -233,7 +233,7 @@ impl Attention {
         (0..self.spans.len()).map(|span| u64::from(self.sees(span) - self.first(span))).sum()
     }
 
-    fn operands(&self) -> Operands {
+    pub(super) fn operands(&self) -> Operands {
         let AttentionShape { capacity, sequences, kv_heads, key_dim, value_dim, heads, .. } = self.shape;
         let q = noise(self.seed, (self.tokens() * self.q_heads() * key_dim) as usize);
         let [keys, values] = self.shape.cache_floats();
@@ -342,7 +342,7 @@ impl Attention {
     }
 
     /// Spans, queries, and the cache.
-    fn buffers(&self, operands: &Operands) -> (Buffer, Buffer, GuardedCache) {
+    pub(super) fn buffers(&self, operands: &Operands) -> (Buffer, Buffer, GuardedCache) {
         let gpu = self.gpu();
         let AttentionShape { queries, heads, key_dim, .. } = self.shape;
         let q_row = if let Queries::Dense { .. } = queries { self.q_heads() } else { heads };
@@ -358,17 +358,17 @@ impl Attention {
     }
 
     /// Chosen experts on the GPU, among those of other routers.
-    fn chosen(&self) -> Buffer {
+    pub(super) fn chosen(&self) -> Buffer {
         among(self.gpu(), self.first, &self.chosen, 0)
     }
 
-    fn routes<'a>(&self, chosen: &'a Buffer) -> Option<Routes<'a>> {
+    pub(super) fn routes<'a>(&self, chosen: &'a Buffer) -> Option<Routes<'a>> {
         let routes = Routes { chosen, gates: chosen, first: self.first, scores: chosen, first_score: 0 };
         (self.shape.queries != Queries::BySlot).then_some(routes)
     }
 
     /// The output rows, without any padding.
-    fn read(&self, out: &Guarded) -> Vec<f64> {
+    pub(super) fn read(&self, out: &Guarded) -> Vec<f64> {
         gather(&out.read_rows(self.out_width()), self.shape.value_dim)
     }
 
@@ -491,13 +491,13 @@ fn any_spans(shape: &AttentionShape, tokens: u32, seed: u64) -> Vec<[u32; 2]> {
     spans
 }
 
-fn any_decode(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Attention> {
+pub(super) fn any_decode(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Attention> {
     (any_shape(max_capacity, max_head_dim), size(5), any::<u64>()).prop_map(|(shape, tokens, seed)| {
         by_slot(shape, any_spans(&shape, tokens, seed), seed).on(some_choice(seed))
     })
 }
 
-fn any_expert_decode(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Attention> {
+pub(super) fn any_expert_decode(max_capacity: u32, max_head_dim: u32) -> impl Strategy<Value = Attention> {
     (any_expert_shape(max_capacity, max_head_dim), size(5), any::<u64>()).prop_map(
         |((shape, experts), tokens, seed)| by_expert(shape, experts, any_spans(&shape, tokens, seed), seed),
     )

@@ -31,7 +31,7 @@ fn positions(seed: u64) -> EditPositions {
     }
 }
 
-fn is_at(positions: &EditPositions, position: u32) -> bool {
+pub(super) fn is_at(positions: &EditPositions, position: u32) -> bool {
     match positions {
         EditPositions::All => true,
         EditPositions::Range(first, end) => (*first..*end).contains(&position),
@@ -40,7 +40,7 @@ fn is_at(positions: &EditPositions, position: u32) -> bool {
 }
 
 /// Edits of random units, numbered in their order.
-fn edits(seed: u64, units: u32, kinds: &[EditKind]) -> Vec<PlannedEdit> {
+pub(super) fn edits(seed: u64, units: u32, kinds: &[EditKind]) -> Vec<PlannedEdit> {
     let edit = |number: u32| {
         let seed = hash(seed, number as usize);
         let kind = kinds[hash(seed, 90) as usize % kinds.len()];

@@ -1,4 +1,8 @@
-//! A router's choice as edits change it.
+//! What edits make of a head's output, and of a router's choice.
+//!
+//! ```text
+//! z'      = (1 − u) · z + u · m,   m the value of the row's own key, or the mean of those that the row sees
+//! ```
 //!
 //! ```text
 //! z'      = z + Σ biases
@@ -85,4 +89,15 @@ pub fn edit_routes(
         };
     }
     (experts, gates, margin)
+}
+
+/// (1 − u) · z + u · m.
+pub fn blend(z: &[f64], m: &[f64], u: f64) -> Vec<f64> {
+    z.iter().zip(m).map(|(z, m)| (1.0 - u) * z + u * m).collect()
+}
+
+/// The mean of rows of `width`.
+pub fn mean(rows: &[f64], width: usize) -> Vec<f64> {
+    let count = (rows.len() / width) as f64;
+    (0..width).map(|i| rows.iter().skip(i).step_by(width).sum::<f64>() / count).collect()
 }

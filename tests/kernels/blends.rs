@@ -1,0 +1,166 @@
+//! Heads that look at what no query asked for: `blend_heads`.
+
+use headwise::internal::{BlendHeads, EditKind, EditPlan, EditPositions, MAX_HEAD_DIM, PlannedEdit, Queries};
+use proptest::prelude::*;
+
+use super::{
+    attention::{Attention, any_decode, any_expert_decode, spread},
+    edits::{edits, is_at},
+};
+use crate::{
+    reference::edits::{blend, mean},
+    support::{
+        Guarded, assert_close, assert_close_in,
+        cache::{AttentionShape, sections},
+        check, hash, noise, pad, run,
+    },
+};
+
+/// The query head of a token's row: what key/value heads count by, and what edits do.
+fn heads(attention: &Attention, token: usize, index: u32) -> [u32; 2] {
+    let AttentionShape { queries, slots, heads, .. } = attention.shape;
+    if queries == Queries::BySlot {
+        return [index, index];
+    }
+    let expert = attention.chosen[token * slots as usize + (index / heads) as usize];
+    [expert * heads + index % heads; 2]
+}
+
+/// Heads in all.
+fn units(attention: &Attention) -> u32 {
+    let AttentionShape { queries, slots, heads, .. } = attention.shape;
+    match queries {
+        Queries::BySlot => slots * heads,
+        _ => (attention.chosen.iter().max().unwrap_or(&0) + 1) * heads,
+    }
+}
+
+fn oracle(attention: &Attention, values: &[f64], z: &[f64], plan: &[PlannedEdit]) -> (Vec<f64>, Vec<u32>) {
+    let AttentionShape { slots, heads: own, kv_heads, group, value_dim, capacity, .. } = attention.shape;
+    let width = value_dim as usize;
+    let (mut out, mut counts) = (Vec::new(), vec![0; plan.len()]);
+    for token in 0..attention.tokens() as usize {
+        for index in 0..slots * own {
+            let [head, unit] = heads(attention, token, index);
+            let kv_head = head / group % kv_heads;
+            let span = attention.span_of(token, kv_head);
+            let [slot, sequence] = attention.spans[span];
+            let value = |slot: u32| {
+                let place = ((sequence * capacity + slot) * kv_heads + kv_head) * value_dim;
+                values[place as usize..][..width].to_vec()
+            };
+            let seen: Vec<f64> = (attention.first(span)..attention.sees(span)).flat_map(value).collect();
+            let mut row = z[out.len()..][..width].to_vec();
+            for edit in
+                plan.iter().filter(|edit| edit.unit == unit && is_at(&edit.positions, slot + attention.ahead))
+            {
+                let other = if edit.kind == EditKind::Identity { value(slot) } else { mean(&seen, width) };
+                row = blend(&row, &other, f64::from(edit.value));
+                counts[edit.number as usize] += 1;
+            }
+            out.extend(row);
+        }
+    }
+    (out, counts)
+}
+
+fn check_blends(attention: &Attention) {
+    let shape = attention.shape;
+    let operands = attention.operands();
+    let rows = (attention.tokens() * shape.slots) as usize;
+    let z = noise(attention.seed ^ 3, rows * (shape.heads * shape.value_dim) as usize);
+    let z: Vec<f64> = z.iter().map(|&z| f64::from(z as f32)).collect();
+    let plan = edits(attention.seed, units(attention), &[EditKind::Identity, EditKind::Uniform]);
+    let (expected, counts) = oracle(attention, &operands.values, &z, &plan);
+
+    let gpu = attention.gpu();
+    let (spans, _, cache) = attention.buffers(&operands);
+    let chosen = attention.chosen();
+    let out = Guarded::holding(gpu, 0, &pad(&spread(&z, shape.value_dim), attention.out_width()));
+    let applied = Guarded::holding(gpu, 0, &vec![0u32; plan.len()]);
+    let edits = EditPlan::new(gpu, units(attention), &plan);
+    run(gpu, |recorder| {
+        BlendHeads {
+            plan: &edits,
+            applied: &applied.buffer,
+            heads: shape.head_layout(),
+            spans: &spans,
+            routes: attention.routes(&chosen),
+            cache: &cache.kv,
+            out: &out.buffer,
+            tokens: attention.tokens(),
+        }
+        .record(recorder);
+    });
+    let found = attention.read(&out);
+    assert_close_in(shape.cache, &found, &expected, "blended heads");
+    assert_eq!(applied.read::<u32>(), counts);
+    // Rows that nobody means keep their bits.
+    let width = shape.value_dim as usize;
+    for (row, (found, z)) in found.chunks_exact(width).zip(z.chunks_exact(width)).enumerate() {
+        let (token, index) =
+            (row / (shape.slots * shape.heads) as usize, row as u32 % (shape.slots * shape.heads));
+        let [head, unit] = heads(attention, token, index);
+        let span = attention.span_of(token, head / shape.group % shape.kv_heads);
+        let position = attention.spans[span][0] + attention.ahead;
+        if !plan.iter().any(|edit| edit.unit == unit && is_at(&edit.positions, position)) {
+            assert_eq!(found, z);
+        }
+    }
+}
+
+#[test]
+fn heads_blend_with_their_own_value_and_with_the_mean() {
+    let any = prop_oneof![any_decode(40, MAX_HEAD_DIM), any_expert_decode(40, 64)];
+    check(128, any, |attention| check_blends(&attention));
+}
+
+#[test]
+fn heads_blend_over_a_cache_that_is_cut_by_slots() {
+    let any = prop_oneof![any_decode(90, 32), any_expert_decode(90, 32)];
+    check(64, (any, sections()), |(attention, most)| check_blends(&attention.cut(most)));
+}
+
+/// All of a blend is the other row, to the bit.
+#[test]
+fn a_whole_blend_is_the_other_row() {
+    check(32, any_decode(20, 32), |attention| {
+        let operands = attention.operands();
+        let (units, tokens) = (units(&attention), attention.tokens());
+        let whole = |unit: u32| PlannedEdit {
+            unit,
+            kind: EditKind::Identity,
+            value: 1.0,
+            positions: EditPositions::All,
+            number: 0,
+        };
+        let plan: Vec<PlannedEdit> = (0..units).map(whole).collect();
+        let rows = (tokens * attention.shape.slots) as usize;
+        let z = noise(
+            hash(attention.seed, 1),
+            rows * (attention.shape.heads * attention.shape.value_dim) as usize,
+        );
+        let (expected, counts) = oracle(&attention, &operands.values, &z, &plan);
+        let gpu = attention.gpu();
+        let (spans, _, cache) = attention.buffers(&operands);
+        let out =
+            Guarded::holding(gpu, 0, &pad(&spread(&z, attention.shape.value_dim), attention.out_width()));
+        let applied = Guarded::holding(gpu, 0, &[0u32]);
+        let edits = EditPlan::new(gpu, units, &plan);
+        run(gpu, |recorder| {
+            BlendHeads {
+                plan: &edits,
+                applied: &applied.buffer,
+                heads: attention.shape.head_layout(),
+                spans: &spans,
+                routes: None,
+                cache: &cache.kv,
+                out: &out.buffer,
+                tokens,
+            }
+            .record(recorder);
+        });
+        assert_eq!(attention.read(&out), expected);
+        assert_eq!(applied.read::<u32>(), counts[..1]);
+    });
+}
