@@ -10,7 +10,7 @@ use super::{
 use crate::{
     reference::edits::{blend, mean},
     support::{
-        Guarded, assert_close, assert_close_in,
+        Guarded, assert_close_in,
         cache::{AttentionShape, sections},
         check, hash, noise, pad, run,
     },
