@@ -64,6 +64,7 @@ fn features() -> Vec<&'static str> {
     let all = [
         (cfg!(feature = "demo-model"), "demo-model"),
         (cfg!(feature = "gles"), "gles"),
+        (cfg!(feature = "hub"), "hub"),
         (cfg!(debug_assertions), "debug"),
     ];
     all.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect()

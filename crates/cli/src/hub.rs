@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use headwise::{Error, Gpu, Hub, HubRepo, Model, Precision, Source};
@@ -57,6 +57,11 @@ pub fn fetch(
         }
     }
     Ok(Source::folder(model.download(progress::bar_of("fetching", quiet))?))
+}
+
+/// The folder that models are kept in, where the environment says which.
+pub fn cache() -> Option<PathBuf> {
+    Hub::from_env().ok().map(|hub| hub.cache().to_owned())
 }
 
 /// A name on a hub may have been meant for a folder.

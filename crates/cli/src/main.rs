@@ -15,6 +15,10 @@ mod failure;
 mod fill;
 mod generate;
 mod heads;
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(not(feature = "hub"))]
+#[path = "no_hub.rs"]
 mod hub;
 mod ids;
 mod image;

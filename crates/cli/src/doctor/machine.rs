@@ -5,11 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use headwise::{
-    Hub,
-    internal::{NotePlace, Notes},
-};
+use headwise::internal::{NotePlace, Notes};
 use serde::Serialize;
+
+use super::super::hub;
 
 /// The machine's, in bytes; nothing where that is not known.
 #[derive(Serialize)]
@@ -43,7 +42,7 @@ pub struct Cache {
 
 /// Those of models and of the choice of kernels.
 pub fn caches() -> Vec<Cache> {
-    let models = Hub::from_env().ok().map(|hub| ("models", hub.cache().to_owned()));
+    let models = hub::cache().map(|path| ("models", path));
     let kernels = Notes::of(&NotePlace::UserCache);
     let kernels = kernels.path().and_then(Path::parent).map(|folder| ("kernels", folder.to_owned()));
     let cache = |(name, path): (&'static str, PathBuf)| Cache {
