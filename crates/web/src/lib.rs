@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use headwise::{
-    Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Source,
-    TokenRoutes, Translate, internal::Variants,
+    Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Selftest,
+    SelftestRow, Source, TokenRoutes, Translate, internal::Variants,
 };
 
 /// A loaded model. `free()` releases its GPU memory.
@@ -24,6 +24,17 @@ struct Loading {
     #[serde(default)]
     kernels: KernelChoice,
     remembered: Option<String>,
+}
+
+/// What to test, from the page's JSON.
+#[derive(Deserialize)]
+struct Testing {
+    #[serde(default)]
+    kernels: KernelChoice,
+    /// The URL of the demo model's folder.
+    model: String,
+    /// A part of the names of the rows to test; all without it.
+    filter: Option<String>,
 }
 
 /// How to generate, from the page's JSON. What is missing keeps the library's default.
@@ -222,6 +233,25 @@ impl Engine {
         })
         .to_string())
     }
+}
+
+/// Tests whether the browser's device computes right: the report as JSON. `on_row` gets each row as JSON, when it begins and after
+/// each of its cases.
+#[wasm_bindgen]
+pub async fn selftest(options: String, on_row: Function) -> Result<String, JsError> {
+    console_error_panic_hook::set_once();
+    let Testing { kernels, model, filter } = parse(&options)?;
+    let gpu = Gpu::new(GpuOptions::new().kernels(kernels)).await?;
+    let (prompt, expected) = headwise_model_prose::GREEDY;
+    let mut selftest = Selftest::new()
+        .text(Source::http(model), prompt, expected, headwise_model_prose::GREEDY_TOKENS)
+        .progress(|row: &SelftestRow| {
+            let _ = on_row.call1(&JsValue::NULL, &serde_json::json!(row).to_string().into());
+        });
+    if let Some(filter) = filter {
+        selftest = selftest.filter(filter);
+    }
+    Ok(serde_json::json!(gpu.selftest(selftest).await?).to_string())
 }
 
 fn heads_of(routes: &TokenRoutes, of: impl Fn(&LayerRoutes) -> &[Choice]) -> Heads {
