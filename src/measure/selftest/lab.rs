@@ -39,6 +39,7 @@ impl Lab {
     }
 
     /// The device as it is, for work whose errors shall not be others'.
+    #[cfg(feature = "tokenizer")]
     pub fn own(gpu: &Gpu) -> Self {
         let (variants, choice) = (Variants::of(gpu), gpu.kernel_choice());
         Self { gpu: gpu.apart(), variants, choice, spoilt: AtomicBool::new(false) }

@@ -118,11 +118,9 @@ impl Gpu {
         if let Some(lab) = labs.first() {
             driver::check(&mut run, lab).await;
         }
+        choose_kernels(self).await;
         #[cfg(feature = "tokenizer")]
-        {
-            choose_kernels(self).await;
-            text::check(&mut run, &Lab::own(self)).await;
-        }
+        text::check(&mut run, &Lab::own(self)).await;
         run.refuse(self.capabilities());
         if run.rows.is_empty() {
             let found = run.selftest.filter.unwrap_or_default();
