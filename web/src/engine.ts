@@ -1,5 +1,5 @@
 /** The page's end of the worker: starts it, and tells when it has died or gone silent. */
-import type { LoadOptions, Reply, Request } from './protocol';
+import type { Reply, Request } from './protocol';
 import script from './worker.ts?worker&url';
 
 const PING_EVERY_MS = 5_000;
@@ -15,19 +15,17 @@ export interface Listener {
 
 export class EngineWorker {
   readonly #listener: Listener;
-  readonly #options: () => LoadOptions;
   #worker: Worker | undefined;
   #unanswered: number | undefined; // when the oldest ping without an answer was sent
   #silent = false; // whether the listener was told so
 
-  constructor(listener: Listener, options: () => LoadOptions) {
+  constructor(listener: Listener) {
     this.#listener = listener;
-    this.#options = options;
     setInterval(() => this.#check(), PING_EVERY_MS);
   }
 
-  /** Ends the worker, if any, with all it holds on the GPU, and loads a model in a new one. */
-  restart(base: string) {
+  /** Ends the worker, if any, with all it holds on the GPU, and asks a new one. */
+  restart(request: Request) {
     this.stop();
     const worker = new Worker(script, { type: 'module' });
     this.#worker = worker;
@@ -43,13 +41,13 @@ export class EngineWorker {
       this.stop();
       this.#listener.died(event.message || `${new URL(script, location.href)} could not be loaded`);
     });
-    this.#load(base);
+    this.send(request);
   }
 
-  /** Loads another model in place of the one that is loaded; a worker that is busy cannot. */
-  load(base: string) {
-    if (this.#worker) this.#load(base);
-    else this.restart(base);
+  /** Asks the worker, or a new one where there is none. */
+  ask(request: Request) {
+    if (this.#worker) this.send(request);
+    else this.restart(request);
   }
 
   send(request: Request) {
@@ -62,10 +60,6 @@ export class EngineWorker {
     this.#worker = undefined;
     this.#unanswered = undefined;
     this.#silent = false;
-  }
-
-  #load(base: string) {
-    this.send({ kind: 'load', base, options: this.#options() });
   }
 
   #check() {

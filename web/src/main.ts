@@ -1,9 +1,10 @@
-/** The page: one task at a time, its model, and what the page says in each state. */
+/** The page: one task at a time and its model; or, behind `?selftest`, whether the adapter computes right. */
 import './style.css';
 import { keepFocus, part } from './dom';
 import { EngineWorker, type Listener } from './engine';
 import { recall, remember } from './memory';
-import type { Info, Lack, LoadOptions, Reply, TaskName } from './protocol';
+import type { Info, LoadOptions, Reply, TaskName } from './protocol';
+import { type State, explain, hush, reload, say, show } from './status';
 import { watchTabs } from './tabs';
 import { Fill } from './tasks/fill';
 import { See } from './tasks/see';
@@ -11,23 +12,18 @@ import type { Page, Task } from './tasks/task';
 import { Translate } from './tasks/translate';
 import { Write } from './tasks/write';
 
-const status = part(document, 'status');
 const progress = part<HTMLProgressElement>(document, 'progress');
 const progressText = part(document, 'progress-text');
 const adapter = part(document, 'adapter');
-const message = part(document, 'message');
-const messageText = part(document, 'message-text');
-const reload = part<HTMLButtonElement>(document, 'reload');
 const speech = part(document, 'speech');
 
-type State = 'loading' | 'ready' | 'working' | 'done' | 'failed' | 'unsupported';
 let state: State = 'loading';
 let loaded = false;
 
 const page: Page = {
   start(work) {
     if (!loaded || state === 'working') return false;
-    message.hidden = true;
+    hush();
     speech.textContent = '';
     enter('working');
     worker.send(work);
@@ -53,8 +49,9 @@ const tasks: Record<TaskName, Task> = {
 };
 let task: Task | undefined;
 
+const query = new URLSearchParams(location.search);
 /** `?kernels=plain` in the address chooses the shape of the kernels. */
-const kernels = new URLSearchParams(location.search).get('kernels');
+const kernels = query.get('kernels');
 
 function options(): LoadOptions {
   const remembered = recall();
@@ -69,27 +66,19 @@ const listener: Listener = {
   },
   silent: (silent) => {
     if (silent) say('The engine has not answered for half a minute. It may be busy; reload it if it stays so.', true);
-    else message.hidden = true;
+    else hush();
   },
 };
-const worker = new EngineWorker(listener, options);
+const worker = new EngineWorker(listener);
 
 function enter(next: State) {
   state = next;
-  status.textContent = next === 'working' ? (task?.busy ?? next) : next;
-  status.dataset.state = next;
+  show(next, next === 'working' ? task?.busy : undefined);
   part(document, 'loading').hidden = next !== 'loading';
   const resting = next !== 'loading' && next !== 'working';
   const panel = document.querySelector<HTMLElement>('[role="tabpanel"]:not([hidden])');
   const enable = () => task?.enable(loaded && next !== 'working', next === 'working');
   keepFocus(enable, resting && panel ? [part(panel, 'run'), reload] : []);
-}
-
-/** Shows a message in place of what can't be done, with the way on where there is one. */
-function say(text: string, canReload: boolean) {
-  messageText.textContent = text;
-  reload.hidden = !canReload;
-  message.hidden = false;
 }
 
 function fail(text: string) {
@@ -101,7 +90,7 @@ function fail(text: string) {
 /** Loads the task's model in place of the one before, in a new worker where the old one is busy or ailing. */
 function load(restart: boolean) {
   if (!task) return;
-  message.hidden = true;
+  hush();
   progress.removeAttribute('value');
   progressText.textContent = '';
   adapter.textContent = adapter.title = '';
@@ -109,8 +98,9 @@ function load(restart: boolean) {
   loaded = false;
   enter('loading');
   const base = new URL(task.model, document.baseURI).href;
-  if (restart) worker.restart(base);
-  else worker.load(base);
+  const request = { kind: 'load', base, options: options() } as const;
+  if (restart) worker.restart(request);
+  else worker.ask(request);
 }
 
 function choose(name: TaskName) {
@@ -139,6 +129,9 @@ function onReply(reply: Reply) {
       return onReady(reply.info);
     case 'failed':
       return fail(`${state === 'loading' ? 'The model could not be loaded' : 'The run failed'}: ${reply.message}`);
+    case 'testing':
+    case 'row':
+    case 'tested':
     case 'pong':
       return;
     default:
@@ -161,36 +154,23 @@ function onReady(info: Info) {
 
 const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
 
-function explain(lack: Lack): string {
-  switch (lack) {
-    case 'insecure':
-      return 'Browsers offer WebGPU to secure pages only: open this page over https, or from localhost.';
-    case 'webgpu':
-      return (
-        'This browser has no WebGPU, which headwise needs. It is in Chrome and Edge 113 or newer, ' +
-        'Firefox 141 (Windows) or 145 (macOS) or newer, and Safari 26 or newer.'
-      );
-    case 'adapter':
-      return (
-        'This browser knows WebGPU but offers no GPU adapter here: its driver may be on the browser’s ' +
-        'block list, or hardware acceleration may be turned off in the settings.'
-      );
-    case 'wasm':
-      return (
-        'This browser has no WebAssembly, which headwise needs: it is turned off in the settings, or by a mode ' +
-        'that protects the browser at the cost of what pages can do.'
-      );
-  }
+function start() {
+  reload.addEventListener('click', () => load(true));
+  document.addEventListener('keydown', (event) => {
+    if (event.key === 'Escape' && state === 'working') page.stop();
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !event.repeat) task?.run();
+  });
+  watchTabs(choose);
+  part(document, 'tabs').hidden = false;
 }
 
-reload.addEventListener('click', () => load(true));
-document.addEventListener('keydown', (event) => {
-  if (event.key === 'Escape' && state === 'working') page.stop();
-  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !event.repeat) task?.run();
-});
-// A browser that runs this from a file still lets it fetch none; the script in the page says so, and takes the tabs for
+// A browser that runs this from a file still lets it fetch none; the script in the page says so, and takes the state for
 // the sign that this one is at work.
 if (location.protocol !== 'file:') {
-  watchTabs(choose);
-  for (const element of document.querySelectorAll<HTMLElement>('.state, .tabs')) element.hidden = false;
+  part(document, 'state').hidden = false;
+  if (query.has('selftest')) {
+    import('./selftest').then(({ selftest }) => selftest(kernels), (error: unknown) => fail(String(error)));
+  } else {
+    start();
+  }
 }

@@ -109,6 +109,36 @@ export interface Summary {
   stopped: boolean;
 }
 
+/** What the selftest found so far of one kernel in one variant, one property of the driver, or a text. */
+export interface SelftestRow {
+  kernel: string;
+  variant: string;
+  status: 'ok' | 'wrong' | 'failed' | 'refused' | 'note';
+  /** Inputs that were tried. */
+  cases: number;
+  /** The error that is nearest to its limit, or farthest beyond it. */
+  error: number | null;
+  limit: number;
+  /** Why it is not ok, or what was found. */
+  remark: string | null;
+  seconds: number;
+}
+
+/** What the selftest found; what the page does not read of it is in its JSON all the same. */
+export interface SelftestReport {
+  version: string;
+  ok: boolean;
+  adapter: { name: string; backend: string };
+  rows: SelftestRow[];
+  seconds: number;
+}
+
+/** Which kernels the text of the selftest is written with, and where the demo model lies. */
+export interface SelftestOptions {
+  kernels?: string;
+  model: string;
+}
+
 /** Why this browser cannot run the engine. */
 export type Lack = 'insecure' | 'webgpu' | 'adapter' | 'wasm';
 
@@ -120,7 +150,12 @@ export type Work =
   | { kind: 'classify'; image: Pixels; top: number };
 
 /** `load` frees the model that was loaded before. */
-export type Request = Work | { kind: 'load'; base: string; options: LoadOptions } | { kind: 'stop' } | { kind: 'ping' };
+export type Request =
+  | Work
+  | { kind: 'load'; base: string; options: LoadOptions }
+  | { kind: 'selftest'; options: SelftestOptions }
+  | { kind: 'stop' }
+  | { kind: 'ping' };
 
 /** What a task gets back; all but a token end the work. */
 export type Result =
@@ -135,5 +170,8 @@ export type Reply =
   | { kind: 'unsupported'; lack: Lack }
   | { kind: 'progress'; done: number; total: number }
   | { kind: 'ready'; info: Info }
+  | { kind: 'testing'; adapter: string }
+  | { kind: 'row'; row: SelftestRow }
+  | { kind: 'tested'; report: SelftestReport }
   | { kind: 'failed'; message: string }
   | { kind: 'pong' };

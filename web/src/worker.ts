@@ -1,7 +1,7 @@
 /** The engine's thread: loads the wasm module and answers the page's requests. */
-import init, { Engine } from '../pkg/headwise.js';
+import init, { Engine, selftest } from '../pkg/headwise.js';
 import wasm from '../pkg/headwise_bg.wasm?url';
-import type { Info, Lack, LoadOptions, Options, Reply, Request, Token, Work } from './protocol';
+import type { Info, Lack, LoadOptions, Options, Reply, Request, SelftestOptions, SelftestReport, Token, Work } from './protocol';
 
 let engine: Engine | undefined;
 let stopped = false;
@@ -32,17 +32,34 @@ async function start() {
 }
 let started: Promise<void> | undefined;
 
-async function load(base: string, options: LoadOptions) {
+/** Starts the wasm module, where there is an adapter, and gives that one's name; else the page learns what is missing. */
+async function begin(): Promise<string | undefined> {
   const adapter = await findAdapter();
-  if ('lack' in adapter) return reply({ kind: 'unsupported', lack: adapter.lack });
+  if ('lack' in adapter) return void reply({ kind: 'unsupported', lack: adapter.lack });
   await (started ??= start());
+  return adapter.name;
+}
+
+async function load(base: string, options: LoadOptions) {
+  const adapter = await begin();
+  if (adapter === undefined) return;
   engine?.free();
   engine = undefined;
   const onProgress = (done: number, total: number) => reply({ kind: 'progress', done, total });
   engine = await Engine.load(base, JSON.stringify(options), onProgress);
   const info: Info = JSON.parse(engine.info());
-  info.adapter.name ||= adapter.name;
+  info.adapter.name ||= adapter;
   reply({ kind: 'ready', info });
+}
+
+async function test(options: SelftestOptions) {
+  const adapter = await begin();
+  if (adapter === undefined) return;
+  reply({ kind: 'testing', adapter });
+  const onRow = (json: string) => reply({ kind: 'row', row: JSON.parse(json) });
+  const report: SelftestReport = JSON.parse(await selftest(JSON.stringify(options), onRow));
+  report.adapter.name ||= adapter;
+  reply({ kind: 'tested', report });
 }
 
 function loaded(): Engine {
@@ -116,6 +133,9 @@ addEventListener('message', ({ data }: MessageEvent<Request>) => {
   switch (data.kind) {
     case 'load':
       load(data.base, data.options).catch(failed);
+      break;
+    case 'selftest':
+      test(data.options).catch(failed);
       break;
     case 'stop':
       stopped = true;

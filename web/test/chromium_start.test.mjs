@@ -5,6 +5,7 @@ import { describe, test } from 'node:test';
 import { chromium } from './chromium.mjs';
 import { misses, serves } from './promises/all.mjs';
 import { runs } from './promises/engine.mjs';
+import { finds, tests } from './promises/selftest.mjs';
 import { starts } from './promises/start.mjs';
 import { launchChromium } from './support.mjs';
 
@@ -14,6 +15,8 @@ describe('page in Chromium', () => {
   const { browser, visit } = chromium();
   runs(() => browser().newPage(), 'chromium');
   starts(visit, 'chromium');
+  finds(() => browser().newPage());
+  tests((query) => visit(server().url + query), 'chromium');
 });
 
 misses(server, 'no-adapter', () => launchChromium([]), /no GPU adapter/);

@@ -5,6 +5,7 @@ import { Page } from './page.mjs';
 import { misses, promises, serves } from './promises/all.mjs';
 import { runs } from './promises/engine.mjs';
 import { remembers } from './promises/memory.mjs';
+import { finds, tests } from './promises/selftest.mjs';
 import { starts } from './promises/start.mjs';
 import { FIREFOX_WEBGPU, launchFirefox } from './support.mjs';
 
@@ -27,6 +28,8 @@ describe('page in Firefox', () => {
   starts(visit, 'firefox');
   remembers(() => open(''));
   promises(open, 'firefox');
+  finds(() => browser.newPage());
+  tests(open, 'firefox');
 });
 
 const withoutWasm = { ...FIREFOX_WEBGPU, 'javascript.options.wasm': false };

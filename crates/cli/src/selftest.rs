@@ -20,20 +20,16 @@ pub struct SelftestArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Change what this kernel computed, to see it found out
-    #[arg(long, value_name = "KERNEL", hide = true)]
-    spoil: Option<String>,
 }
 
 /// The report, and whether all is well.
 pub fn run(args: &SelftestArgs, shared: &Shared) -> Result<ExitCode, Failure> {
     let gpu = headwise::block_on(Gpu::new(GpuOptions::new().adapter(shared.selection())))?;
-    let mut selftest = Selftest::new().progress(progress::words("testing", shared.quiet));
+    let mut testing = progress::words("testing", shared.quiet);
+    let mut selftest =
+        Selftest::new().progress(move |row| testing(&format!("{} {}", row.kernel, row.variant)));
     if let Some(filter) = &args.filter {
         selftest = selftest.filter(filter);
-    }
-    if let Some(kernel) = &args.spoil {
-        selftest = selftest.spoiled(kernel);
     }
     let report = headwise::block_on(gpu.selftest(selftest))?;
     if args.json {

@@ -8,8 +8,13 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use headwise::{
+<<<<<<< HEAD
     Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Score,
     Source, TokenRoutes, TopToken, Translate, internal::Variants,
+=======
+    Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Selftest,
+    SelftestRow, Source, TokenRoutes, Translate, internal::Variants,
+>>>>>>> selftest
 };
 
 /// A loaded model. `free()` releases its GPU memory.
@@ -26,6 +31,47 @@ struct Loading {
     remembered: Option<String>,
 }
 
+<<<<<<< HEAD
+=======
+/// What to test, from the page's JSON.
+#[derive(Deserialize)]
+struct Testing {
+    #[serde(default)]
+    kernels: KernelChoice,
+    /// The URL of the demo model's folder.
+    model: String,
+    /// A part of the names of the rows to test; all without it.
+    filter: Option<String>,
+}
+
+/// How to generate, from the page's JSON. What is missing keeps the library's default.
+#[derive(Deserialize)]
+struct Options {
+    max_new: Option<usize>,
+    #[serde(default)]
+    greedy: bool,
+    temperature: Option<f32>,
+    top_k: Option<u32>,
+    top_p: Option<f32>,
+    seed: Option<u64>,
+    #[serde(default)]
+    stop: Vec<String>,
+    repetition_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    /// By token id; numbers of JSON are finite, so -1e38 bans.
+    #[serde(default)]
+    logit_bias: BTreeMap<u32, f32>,
+}
+
+/// How to translate. What is missing keeps the library's default.
+#[derive(Deserialize)]
+struct TranslateOptions {
+    beams: Option<usize>,
+    max_new: Option<usize>,
+}
+
+>>>>>>> selftest
 /// The head experts of a token: `[layer][slot]`.
 type Heads = Vec<Vec<u32>>;
 
@@ -204,6 +250,25 @@ impl Engine {
         })
         .to_string())
     }
+}
+
+/// Tests whether the browser's device computes right: the report as JSON. `on_row` gets each row as JSON, when it begins and after
+/// each of its cases.
+#[wasm_bindgen]
+pub async fn selftest(options: String, on_row: Function) -> Result<String, JsError> {
+    console_error_panic_hook::set_once();
+    let Testing { kernels, model, filter } = parse(&options)?;
+    let gpu = Gpu::new(GpuOptions::new().kernels(kernels)).await?;
+    let (prompt, expected) = headwise_model_prose::GREEDY;
+    let mut selftest = Selftest::new()
+        .text(Source::http(model), prompt, expected, headwise_model_prose::GREEDY_TOKENS)
+        .progress(|row: &SelftestRow| {
+            let _ = on_row.call1(&JsValue::NULL, &serde_json::json!(row).to_string().into());
+        });
+    if let Some(filter) = filter {
+        selftest = selftest.filter(filter);
+    }
+    Ok(serde_json::json!(gpu.selftest(selftest).await?).to_string())
 }
 
 fn heads_of(routes: &TokenRoutes, of: impl Fn(&LayerRoutes) -> &[Choice]) -> Heads {

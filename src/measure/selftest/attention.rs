@@ -1,48 +1,25 @@
 //! Row attention over a cache: decoding rows with and without splits, tiles of a prompt's rows, stick-breaking, and the kernel
 //! that turns, appends and attends at once.
 
-use headwise_reference::{
-    dot,
-    head_mixture::stick_breaking,
-    noise::{hash, noise},
-    rope_cache::rope,
-    softmax,
-};
+mod operands;
+
+use headwise_reference::{head_mixture::stick_breaking, noise::noise, rope_cache::rope, softmax};
 
 use super::{
     Finding, Lab, Run,
-    lab::{Output, floats_of, pad, unpad},
+    lab::{floats_of, unpad},
 };
 use crate::{
     Result,
-    gpu::{Buffer, Recorder, WasmNotSend},
+    gpu::Recorder,
     ops::{
-        CacheLayout, CachePrecision, CachedWindow, DecodeAttention, HeadLayout, KeyValues, PrefillAttention,
-        Queries, RopeAttentionDecode, Routes, Span, StickBreaking, rope_angles,
+        BlendHeads, CachePrecision, DecodeAttention, EditKind, EditPlan, EditPositions, PlannedEdit,
+        PrefillAttention, Queries, RopeAttentionDecode, StickBreaking, rope_angles,
     },
 };
+use operands::{Attention, Buffers};
 
 const THETA: f64 = 1e4;
-
-/// Query rows over a cache of noise.
-#[derive(Clone, Copy)]
-struct Attention {
-    name: &'static str,
-    queries: Queries,
-    slots: u32,
-    heads: u32,
-    kv_heads: u32,
-    group: u32,
-    /// Channels of a head, a multiple of 8.
-    dim: u32,
-    cache: CachePrecision,
-    capacity: u32,
-    /// (slot, sequence) of each token; the first that each sees.
-    spans: &'static [[u32; 2]],
-    first: u32,
-}
-
-const SEQUENCES: u32 = 2;
 
 /// One token of a mixture of heads that share all of the keys.
 const ONE: Attention = Attention {
@@ -163,181 +140,20 @@ pub(super) async fn check(run: &mut Run<'_>, labs: &[Lab]) {
         let work = attention.stick_breaking(&labs[0]);
         run.case(&labs[0], ("stick_breaking", ""), attention.name, work).await;
     }
-}
-
-/// The numbers of an [`Attention`].
-struct Operands {
-    q: Vec<f64>,
-    /// `[sequences, capacity, kv_heads, dim]`, as they are after storage
-    keys: Vec<f64>,
-    values: Vec<f64>,
-    /// `[tokens, slots]`
-    chosen: Vec<u32>,
-}
-
-/// What a kernel reads and writes.
-struct Buffers {
-    q: Buffer,
-    spans: Buffer,
-    chosen: Buffer,
-    cache: KeyValues,
-    scratch: Output,
-    out: Output,
+    for (name, attention, kind) in [
+        ("own values", FEW[2], EditKind::Identity),
+        ("means of 600", FEW[1], EditKind::Uniform),
+        ("means, by expert", BY_EXPERT, EditKind::Uniform),
+    ] {
+        run.case(&labs[0], ("blend_heads", ""), name, attention.blended(&labs[0], kind)).await;
+    }
 }
 
 impl Attention {
-    fn tokens(&self) -> u32 {
-        self.spans.len() as u32
-    }
-
-    fn most_keys(&self) -> u32 {
-        self.spans.iter().map(|span| span[0] + 1).max().unwrap_or(1)
-    }
-
-    /// Keys that a token sees.
-    fn sees(&self, slot: u32) -> std::ops::Range<u32> {
-        self.first.min(slot)..slot + 1
-    }
-
-    fn head_layout(&self) -> HeadLayout {
-        let Self { queries, slots, heads, kv_heads, group, dim, .. } = *self;
-        let scale = HeadLayout::usual_scale(dim);
-        HeadLayout {
-            queries,
-            slots,
-            heads,
-            kv_heads,
-            group,
-            key_dim: dim,
-            value_dim: dim,
-            scale,
-            head_spans: false,
-        }
-    }
-
-    fn cache_layout(&self) -> CacheLayout {
-        let Self { capacity, kv_heads, dim, cache: precision, .. } = *self;
-        let keys_are_values = false;
-        CacheLayout {
-            sequences: SEQUENCES,
-            capacity,
-            kv_heads,
-            key_dim: dim,
-            value_dim: dim,
-            keys_are_values,
-            precision,
-        }
-    }
-
-    fn operands(&self) -> Operands {
-        let Self { slots, heads, kv_heads, dim, capacity, .. } = *self;
-        let places = (SEQUENCES * capacity * kv_heads * dim) as usize;
-        let stored = |values: Vec<f64>| -> Vec<f64> {
-            let round = |value: f64| match self.cache {
-                CachePrecision::F32 => value,
-                CachePrecision::F16 => half::f16::from_f64(value).to_f64(),
-            };
-            values.into_iter().map(round).collect()
-        };
-        // Neighbours of any expert, so that each is chosen once.
-        let experts = kv_heads * self.group / heads;
-        let chosen = (0..self.tokens()).flat_map(|token| {
-            let any = (hash(9, token as usize) % u64::from(experts.max(1))) as u32;
-            (0..slots).map(move |slot| (any + slot) % experts.max(1))
-        });
-        Operands {
-            q: noise(1, (self.tokens() * slots * heads * dim) as usize),
-            keys: stored(noise(2, places)),
-            values: stored(noise(3, places)),
-            chosen: chosen.collect(),
-        }
-    }
-
-    /// Keys, then values, as words of one window.
-    fn words(&self, operands: &Operands) -> Vec<u32> {
-        let all = operands.keys.iter().chain(&operands.values);
-        match self.cache {
-            CachePrecision::F32 => all.map(|&value| (value as f32).to_bits()).collect(),
-            CachePrecision::F16 => {
-                let halves: Vec<u32> =
-                    all.map(|&value| half::f16::from_f64(value).to_bits().into()).collect();
-                halves.chunks_exact(2).map(|pair| pair[0] | pair[1] << 16).collect()
-            }
-        }
-    }
-
-    fn buffers(&self, lab: &Lab, operands: &Operands) -> (Buffers, Output) {
-        let heads = self.head_layout();
-        let layout = self.cache_layout();
-        let words = lab.output_of(&self.words(operands));
-        let windows = layout.windows(u64::MAX).into_iter();
-        let cached = windows.map(|window| CachedWindow { window, buffer: words.buffer.clone() });
-        let spans = self.spans.iter().map(|&[slot, sequence]| {
-            let seen = self.sees(slot);
-            Span { position: slot, sequence, slot, first: seen.start, end: seen.end }
-        });
-        let used = u64::from(self.tokens() * self.slots * self.heads);
-        let splits = used * u64::from(HeadLayout::splits(self.most_keys()));
-        let rows = (self.tokens() * self.slots) as usize;
-        // The padding is zero before; attention must leave it so.
-        let width = self.heads * self.dim;
-        let buffers = Buffers {
-            q: lab.rows(&operands.q, width),
-            spans: lab.data(&Span::words(&spans.collect::<Vec<_>>())),
-            chosen: lab.data(&operands.chosen),
-            cache: KeyValues { layout, windows: cached.collect() },
-            scratch: lab.output(HeadLayout::split_floats(splits, heads.value_stride()) as usize),
-            out: lab.output_of(&pad(&vec![777.0; rows * width as usize], width)),
-        };
-        (buffers, words)
-    }
-
-    /// Each chosen head by itself: its query, its key/value head, and the weights of the keys from the oldest to the newest.
-    fn expected(&self, operands: &Operands, weigh: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
-        let Self { queries, slots, heads, kv_heads, group, capacity, .. } = *self;
-        let d = self.dim as usize;
-        let scale = 1.0 / f64::from(self.dim).sqrt();
-        let mut out = Vec::new();
-        for (row, q) in operands.q.chunks_exact(d).enumerate() {
-            let (token, index) = (row as u32 / (slots * heads), row as u32 % (slots * heads));
-            let head = match queries {
-                Queries::BySlot => index,
-                _ => operands.chosen[(token * slots + index / heads) as usize] * heads + index % heads,
-            };
-            let [slot, sequence] = self.spans[token as usize];
-            let kv_head = head / group % kv_heads;
-            let place = |i: u32| (((sequence * capacity + i) * kv_heads + kv_head) * self.dim) as usize;
-            let scores: Vec<f64> =
-                self.sees(slot).map(|i| scale * dot(q, &operands.keys[place(i)..][..d])).collect();
-            let mut sum = vec![0.0; d];
-            for (i, weight) in self.sees(slot).zip(weigh(&scores)) {
-                let value = &operands.values[place(i)..][..d];
-                sum.iter_mut().zip(value).for_each(|(sum, value)| *sum += weight * value);
-            }
-            out.extend(sum);
-        }
-        out
-    }
-
-    /// How far the output is from the reference.
-    async fn compare(
-        &self,
-        lab: &Lab,
-        operands: &Operands,
-        buffers: &Buffers,
-        weigh: fn(&[f64]) -> Vec<f64>,
-        record: impl FnOnce(&mut Recorder) + WasmNotSend,
-    ) -> Result<Finding> {
-        let read = lab.run(&[&buffers.out, &buffers.scratch], record).await?;
-        let got = unpad(&read[0], self.heads * self.dim)?;
-        Ok(Finding::close(&got, &self.expected(operands, weigh)))
-    }
-
     async fn decode(self, lab: &Lab, split: bool) -> Result<Finding> {
         let operands = self.operands();
         let (buffers, _words) = self.buffers(lab, &operands);
         let Buffers { q, spans, chosen, cache, scratch, out } = &buffers;
-        let routes = Routes { chosen, gates: chosen, first: 0, scores: chosen, first_score: 0 };
         let record = |recorder: &mut Recorder| {
             DecodeAttention {
                 heads: self.head_layout(),
@@ -345,7 +161,7 @@ impl Attention {
                 q,
                 cache,
                 scratch: &scratch.buffer,
-                routes: (self.queries != Queries::BySlot).then_some(routes),
+                routes: self.routes(chosen),
                 out: &out.buffer,
                 tokens: self.tokens(),
                 most_keys: self.most_keys(),
@@ -386,7 +202,6 @@ impl Attention {
         let operands = self.operands();
         let (buffers, _words) = self.buffers(lab, &operands);
         let Buffers { q, spans, chosen, cache, scratch, out } = &buffers;
-        let routes = Routes { chosen, gates: chosen, first: 0, scores: chosen, first_score: 0 };
         let record = |recorder: &mut Recorder| {
             StickBreaking {
                 heads: self.head_layout(),
@@ -394,7 +209,7 @@ impl Attention {
                 q,
                 cache,
                 scratch: &scratch.buffer,
-                routes: (self.queries != Queries::BySlot).then_some(routes),
+                routes: self.routes(chosen),
                 out: &out.buffer,
                 tokens: self.tokens(),
                 keys: 0,
@@ -402,6 +217,39 @@ impl Attention {
             .record(recorder);
         };
         self.compare(lab, &operands, &buffers, stick_breaking, record).await
+    }
+
+    /// Every head blended with the other row, all of it, so that nothing is left of what stood there.
+    async fn blended(self, lab: &Lab, kind: EditKind) -> Result<Finding> {
+        let operands = self.operands();
+        let (buffers, _words) = self.buffers(lab, &operands);
+        let Buffers { spans, chosen, cache, out, .. } = &buffers;
+        let heads = self.kv_heads * self.group;
+        let edit = |unit| PlannedEdit { unit, kind, value: 1.0, positions: EditPositions::All, number: 0 };
+        let plan = EditPlan::new(&lab.gpu, heads, &(0..heads).map(edit).collect::<Vec<_>>());
+        let applied = lab.output_of(&[0u32]);
+        let record = |recorder: &mut Recorder| {
+            BlendHeads {
+                plan: &plan,
+                applied: &applied.buffer,
+                heads: self.head_layout(),
+                spans,
+                routes: self.routes(chosen),
+                cache,
+                out: &out.buffer,
+                tokens: self.tokens(),
+            }
+            .record(recorder);
+        };
+        // The weights of an attention that has no scores.
+        let weigh: fn(&[f64]) -> Vec<f64> = match kind {
+            EditKind::Identity => |scores| {
+                let own = scores.len() - 1;
+                (0..scores.len()).map(|i| if i == own { 1.0 } else { 0.0 }).collect()
+            },
+            _ => |scores| vec![1.0 / scores.len() as f64; scores.len()],
+        };
+        self.compare(lab, &operands, &buffers, weigh, record).await
     }
 
     /// Over a cache in f32: each token's own key and value come with it, and its query is not turned yet.

@@ -39,6 +39,7 @@ impl Lab {
     }
 
     /// The device as it is, for work whose errors shall not be others'.
+    #[cfg(feature = "tokenizer")]
     pub fn own(gpu: &Gpu) -> Self {
         let (variants, choice) = (Variants::of(gpu), gpu.kernel_choice());
         Self { gpu: gpu.apart(), variants, choice, spoilt: AtomicBool::new(false) }
@@ -88,6 +89,11 @@ impl Lab {
     ) -> Result<Vec<Vec<u32>>> {
         let mut recorder = Recorder::new(&self.gpu);
         record(&mut recorder);
+        self.read(recorder, outputs).await
+    }
+
+    /// Apart from [`run`](Self::run), of which a program has one for each kernel.
+    async fn read(&self, mut recorder: Recorder, outputs: &[&Output]) -> Result<Vec<Vec<u32>>> {
         let ranges: Vec<(&Buffer, u64, u64)> =
             outputs.iter().map(|output| (&output.buffer, 0, 4 * (output.words + AFTER) as u64)).collect();
         let bytes = recorder.submit_and_read(&ranges).wait("the selftest").await?;
@@ -146,7 +152,8 @@ impl Stored {
                 return Ok(Self { precision, bytes, weights, coded: values.to_vec() });
             }
             Precision::F16 => {
-                let weights = values.iter().map(|&value| f16::from_f64(value).to_f64()).collect();
+                // `from_f64` rounds otherwise by machine: by way of f32, at once, or after it has cut off bits.
+                let weights = values.iter().map(|&value| f16::from_f32(value as f32).to_f64()).collect();
                 let bytes = rows.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
                 return Ok(Self { precision, bytes, weights, coded: values.to_vec() });
             }

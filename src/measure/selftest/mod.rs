@@ -5,12 +5,14 @@
 
 mod attention;
 mod driver;
+mod edits;
 mod finding;
 mod lab;
 mod linear;
 mod report;
 mod routing;
 mod rows;
+#[cfg(feature = "tokenizer")]
 mod text;
 mod tokens;
 
@@ -34,17 +36,19 @@ const CHOICES: [KernelChoice; 6] = [
     KernelChoice::Packed,
 ];
 
-/// Is told the name of each row when it begins.
+/// Is told of each row.
 #[cfg(not(target_arch = "wasm32"))]
-type Progress<'a> = Box<dyn FnMut(&str) + Send + 'a>;
+type Progress<'a> = Box<dyn FnMut(&SelftestRow) + Send + 'a>;
 #[cfg(target_arch = "wasm32")]
-type Progress<'a> = Box<dyn FnMut(&str) + 'a>;
+type Progress<'a> = Box<dyn FnMut(&SelftestRow) + 'a>;
 
 /// What to test.
 #[derive(Default)]
 pub struct Selftest<'a> {
     filter: Option<String>,
     progress: Option<Progress<'a>>,
+    #[cfg(feature = "tokenizer")]
+    text: Option<text::Greedy>,
     spoiled: Option<String>,
 }
 
@@ -66,9 +70,23 @@ impl<'a> Selftest<'a> {
         self
     }
 
-    /// Calls `progress` with the name of each row when it begins.
-    pub fn progress(mut self, progress: impl FnMut(&str) + WasmNotSend + 'a) -> Self {
+    /// Calls `progress` with each row: when it begins, without a case, and again after each of its cases.
+    pub fn progress(mut self, progress: impl FnMut(&SelftestRow) + WasmNotSend + 'a) -> Self {
         self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// The row `text` is of this model: `expected` is what it must write greedily behind `prompt`, in `tokens` tokens. Without it
+    /// the row is of the demo model, where the program carries that, and else there is none.
+    #[cfg(feature = "tokenizer")]
+    pub fn text(
+        mut self,
+        model: crate::Source,
+        prompt: impl Into<String>,
+        expected: impl Into<String>,
+        tokens: usize,
+    ) -> Self {
+        self.text = Some(text::Greedy { model, prompt: prompt.into(), expected: expected.into(), tokens });
         self
     }
 
@@ -97,11 +115,13 @@ impl Gpu {
         attention::check(&mut run, &labs).await;
         routing::check(&mut run, &labs).await;
         rows::check(&mut run, &labs).await;
+        edits::check(&mut run, &labs).await;
         tokens::check(&mut run, &labs).await;
         if let Some(lab) = labs.first() {
             driver::check(&mut run, lab).await;
         }
         choose_kernels(self).await;
+        #[cfg(feature = "tokenizer")]
         text::check(&mut run, &Lab::own(self)).await;
         run.refuse(self.capabilities());
         if run.rows.is_empty() {
@@ -139,16 +159,27 @@ impl Run<'_> {
         case: &str,
         work: impl Future<Output = Result<Finding>>,
     ) {
+        let Some(index) = self.begin_case(lab, (kernel, variant), case) else { return };
+        let clock = Clock::start();
+        let found = lab.gpu.attempt(kernel, work).await;
+        self.end_case(index, case, found, clock);
+    }
+
+    /// The index of the case's row, where there is something to do.
+    fn begin_case(&mut self, lab: &Lab, name: (&'static str, &str), case: &str) -> Option<usize> {
+        let (kernel, variant) = name;
         let key = (kernel, variant.to_owned(), case.to_owned());
         if self.done.contains(&key) || !self.wants(kernel, variant) {
-            return;
+            return None;
         }
         self.done.push(key);
-        let clock = Clock::start();
-        let index = self.row(kernel, variant);
         lab.spoil(self.selftest.spoiled.as_deref() == Some(kernel));
-        let found = lab.gpu.attempt(kernel, work).await;
+        Some(self.row(kernel, variant))
+    }
+
+    fn end_case(&mut self, index: usize, case: &str, found: Result<Finding>, clock: Clock) {
         self.rows[index].add(case, found, clock.seconds());
+        self.tell(index);
     }
 
     /// Looks at something that need not be as elsewhere; what is otherwise is a note.
@@ -174,6 +205,7 @@ impl Run<'_> {
             }
             Err(error) => row.add(what, Err(error), clock.seconds()),
         }
+        self.tell(index);
     }
 
     fn wants(&self, kernel: &str, variant: &str) -> bool {
@@ -184,13 +216,20 @@ impl Run<'_> {
     /// The index of a row.
     fn row(&mut self, kernel: &'static str, variant: &str) -> usize {
         let found = self.rows.iter().position(|row| row.kernel == kernel && row.variant == variant);
-        found.unwrap_or_else(|| {
-            if let Some(progress) = &mut self.selftest.progress {
-                progress(format!("{kernel} {variant}").trim());
-            }
-            self.rows.push(SelftestRow::new(kernel, variant));
-            self.rows.len() - 1
-        })
+        found.unwrap_or_else(|| self.begin(SelftestRow::new(kernel, variant)))
+    }
+
+    fn begin(&mut self, row: SelftestRow) -> usize {
+        let index = self.rows.len();
+        self.rows.push(row);
+        self.tell(index);
+        index
+    }
+
+    fn tell(&mut self, index: usize) {
+        if let Some(progress) = &mut self.selftest.progress {
+            progress(&self.rows[index]);
+        }
     }
 
     /// Rows for the variants that the device cannot run, with the reason.
@@ -214,7 +253,7 @@ impl Run<'_> {
             if self.wants(kernel, variant) && !self.rows.iter().any(is) {
                 let remark = Some(why.to_owned());
                 let row = SelftestRow::new(kernel, variant);
-                self.rows.push(SelftestRow { status: SelftestStatus::Refused, remark, ..row });
+                self.begin(SelftestRow { status: SelftestStatus::Refused, remark, ..row });
             }
         }
     }

@@ -21,7 +21,7 @@ pub enum SelftestStatus {
     Note,
 }
 
-/// One kernel in one variant, one property of the driver, or the demo model's text.
+/// One kernel in one variant, one property of the driver, or a model's text.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SelftestRow {

@@ -1,31 +1,48 @@
-//! A greedy text of the demo model against transformers' own.
+//! A greedy text of a model against what it must be.
 
-use super::{Lab, Run};
+use std::ops::ControlFlow;
+
+use super::{Finding, Lab, Run};
+use crate::{Generate, Gpu, Model, Result, Source};
+
+/// What a model must write.
+pub(super) struct Greedy {
+    pub model: Source,
+    pub prompt: String,
+    pub expected: String,
+    pub tokens: usize,
+}
 
 /// In the kernels that the device runs.
-#[cfg(all(feature = "demo-model", feature = "tokenizer"))]
 pub(super) async fn check(run: &mut Run<'_>, lab: &Lab) {
-    let (prompt, expected) = headwise_model_prose::GREEDY;
-    run.case(lab, ("text", "demo model"), prompt, greedy(&lab.gpu, prompt, expected)).await;
+    let Some(greedy) = run.selftest.text.take().or_else(Greedy::demo) else { return };
+    run.case(lab, ("text", "greedy"), &greedy.prompt, greedy.write(&lab.gpu)).await;
 }
 
-/// How many characters are others.
-#[cfg(all(feature = "demo-model", feature = "tokenizer"))]
-async fn greedy(gpu: &crate::Gpu, prompt: &str, expected: &str) -> crate::Result<super::Finding> {
-    use std::ops::ControlFlow;
+impl Greedy {
+    /// The demo model's, by transformers.
+    fn demo() -> Option<Self> {
+        #[cfg(feature = "demo-model")]
+        {
+            use headwise_model_prose::{GREEDY, GREEDY_TOKENS};
+            let [prompt, expected] = <[&str; 2]>::from(GREEDY).map(str::to_owned);
+            Some(Self { model: Source::demo(), prompt, expected, tokens: GREEDY_TOKENS })
+        }
+        #[cfg(not(feature = "demo-model"))]
+        None
+    }
 
-    use crate::{Generate, Model, Source};
-    let model = Model::load(gpu, &Source::demo(), Default::default()).await?;
-    let options = Generate::new().greedy().stop_at([]).max_new(headwise_model_prose::GREEDY_TOKENS);
-    let mut text = String::new();
-    model
-        .generate(prompt, &options, |token| {
-            text.push_str(&token.text);
-            ControlFlow::Continue(())
-        })
-        .await?;
-    Ok(super::Finding::equal(text.as_bytes(), expected.as_bytes()))
+    /// How many characters are others.
+    async fn write(&self, gpu: &Gpu) -> Result<Finding> {
+        let model = Model::load(gpu, &self.model, Default::default()).await?;
+        let options = Generate::new().greedy().stop_at([]).max_new(self.tokens);
+        let mut text = String::new();
+        model
+            .generate(&self.prompt, &options, |token| {
+                text.push_str(&token.text);
+                ControlFlow::Continue(())
+            })
+            .await?;
+        Ok(Finding::equal(text.as_bytes(), self.expected.as_bytes()))
+    }
 }
-
-#[cfg(not(all(feature = "demo-model", feature = "tokenizer")))]
-pub(super) async fn check(_: &mut Run<'_>, _: &Lab) {}

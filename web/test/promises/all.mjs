@@ -34,6 +34,9 @@ export function promises(open, browser) {
     assert.match(await page.text('adapter'), browser === 'chromium' ? / · subgroups of 4$/ : /software$/);
     assert.ok(await page.enabled('panel-write/run'));
     assert.ok(!(await page.enabled('panel-write/stop')));
+    const loaded = await page.page.evaluate(() => performance.getEntriesByType('resource').map(({ name }) => name));
+    assert.deepEqual(loaded.filter((name) => /selftest/.test(name)), [], 'what only the selftest needs');
+    assert.ok(!(await page.visible('selftest')));
   });
 
   writes(opened, browser);

@@ -1,8 +1,10 @@
 //! `headwise selftest` and `headwise doctor`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use headwise::{Error, Gpu, GpuOptions, KernelChoice, Selftest, SelftestRow, block_on, internal::KERNELS};
+use headwise::{
+    Error, Gpu, GpuOptions, KernelChoice, Selftest, SelftestRow, SelftestStatus, block_on, internal::KERNELS,
+};
 use serde_json::Value;
 
 use crate::support::*;
@@ -22,12 +24,17 @@ fn a_selftest_can_change_threads(gpu: &Gpu) {
 #[test]
 fn every_kernel_is_right_here_and_is_found_out_where_it_is_not() {
     let gpu = gpu();
-    let mut begun = Vec::new();
-    let selftest = Selftest::new().progress(|name| begun.push(name.to_owned()));
+    let mut told = BTreeMap::new();
+    let selftest = Selftest::new().progress(|row| {
+        told.insert((row.kernel, row.variant.clone()), row.clone());
+    });
     let report = block_on(gpu.selftest(selftest)).unwrap();
     let bad: Vec<_> = report.rows.iter().filter(|row| row.status.is_bad()).collect();
     assert!(report.ok && bad.is_empty(), "{bad:#?}");
-    assert_eq!(begun.len(), report.rows.iter().filter(|row| row.seconds > 0.0).count());
+    assert_eq!(told.len(), report.rows.len());
+    for row in &report.rows {
+        assert_eq!(format!("{row:?}"), format!("{:?}", told[&(row.kernel, row.variant.clone())]));
+    }
 
     let tested: BTreeSet<&str> = report.rows.iter().map(|row| row.kernel).collect();
     for kernel in KERNELS {
@@ -56,12 +63,25 @@ fn a_lost_device_and_a_name_that_fits_nothing_are_errors() {
     let gpu = gpu();
     let error = block_on(gpu.selftest(Selftest::new().filter("no such kernel"))).unwrap_err();
     assert!(error.to_string().starts_with("filter: found no such kernel"), "{error}");
-    gpu.destroy();
+
+    // In its midst every row from there on says so.
+    let lost = gpu.clone();
+    let selftest = Selftest::new().filter("router").progress(|row| {
+        if row.kernel == "cosine_router" {
+            lost.destroy();
+        }
+    });
+    let report = block_on(gpu.selftest(selftest)).unwrap();
+    for row in &report.rows {
+        let failed = row.status == SelftestStatus::Failed;
+        assert_eq!((failed, failed), (row.kernel == "cosine_router", row.remark.is_some()), "{row:?}");
+    }
+    assert!(!report.ok && report.rows.len() > 1, "{report:#?}");
     assert!(matches!(block_on(gpu.selftest(Selftest::new())), Err(Error::DeviceLost { .. })));
 }
 
 #[test]
-fn the_command_says_what_is_wrong_and_exits_with_1() {
+fn the_command_reports_what_it_tested() {
     let args = ["selftest", "--filter", "row_attention_prefill", "--json"];
     let report = json(&args);
     assert_eq!((&report["ok"], &report["version"]), (&Value::Bool(true), &env!("CARGO_PKG_VERSION").into()));
@@ -72,12 +92,42 @@ fn the_command_says_what_is_wrong_and_exits_with_1() {
         rows.iter().any(|row| row["status"] == "ok" && row["error"].as_f64().unwrap() < 1e-5),
         "{report}"
     );
-
-    let spoilt = ["selftest", "--filter", "row_attention_prefill", "--spoil", "row_attention_prefill"];
-    let (code, stdout, stderr) = run(&mut headwise(&spoilt));
-    assert_eq!((code, stderr.as_str()), (1, ""));
-    assert!(stdout.contains("WRONG") && stdout.contains("off by"), "{stdout}");
     fails(&["selftest", "--adapter", "no such adapter"], &["no such adapter"]);
+}
+
+/// Mesa's OpenGL takes other texts of shaders than it was given: for one kernel a text that is none, then one that computes
+/// something else.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_driver_refuses_or_computes_wrong_is_a_row_and_exits_with_1() {
+    use std::{fs, path::Path};
+    let (given, instead) = (folder("shaders-given"), folder("shaders-instead"));
+    let selftest = |variable: &str, folder: &Path| {
+        let mut command = headwise(&["selftest", "--filter", "combine"]);
+        run(command.env("WGPU_BACKEND", "gl").env(variable, folder))
+    };
+    let (code, stdout, stderr) = selftest("MESA_SHADER_DUMP_PATH", &given);
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    // The kernel with two choices of constants, beside wgpu's own.
+    let texts = fs::read_dir(&given).unwrap().map(|entry| entry.unwrap().path());
+    let texts = texts.map(|path| (path.file_name().unwrap().to_owned(), fs::read_to_string(path).unwrap()));
+    let kernels: Vec<_> = texts.filter(|(_, text)| text.contains("struct Params {")).collect();
+    assert_eq!(kernels.len(), 2, "{kernels:?}");
+
+    for (from, to, expected) in [
+        ("void main() {", "void main() { nonsense;", &["FAILED", "Internal error: ", "nonsense"][..]),
+        // The sign of a sum of floats; sums of indices have no parenthesis there.
+        (" + (", " - (", &["WRONG", "gated: off by "]),
+    ] {
+        for (name, text) in &kernels {
+            assert!(text.contains(from), "{from}: {text}");
+            fs::write(instead.join(name), text.replace(from, to)).unwrap();
+        }
+        let (code, stdout, stderr) = selftest("MESA_SHADER_READ_PATH", &instead);
+        assert_eq!((code, stderr.as_str()), (1, ""), "{stdout}");
+        assert!(expected.iter().all(|part| stdout.contains(part)), "{expected:?}: {stdout}");
+        assert!(stdout.contains("1 of 1 WRONG"), "{stdout}");
+    }
 }
 
 #[test]
