@@ -8,13 +8,8 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use headwise::{
-<<<<<<< HEAD
     Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Score,
-    Source, TokenRoutes, TopToken, Translate, internal::Variants,
-=======
-    Choice, Error, Generate, Gpu, GpuOptions, Image, KernelChoice, LayerRoutes, LoadOptions, Model, Selftest,
-    SelftestRow, Source, TokenRoutes, Translate, internal::Variants,
->>>>>>> selftest
+    Selftest, SelftestRow, Source, TokenRoutes, TopToken, Translate, internal::Variants,
 };
 
 /// A loaded model. `free()` releases its GPU memory.
@@ -31,8 +26,6 @@ struct Loading {
     remembered: Option<String>,
 }
 
-<<<<<<< HEAD
-=======
 /// What to test, from the page's JSON.
 #[derive(Deserialize)]
 struct Testing {
@@ -44,34 +37,6 @@ struct Testing {
     filter: Option<String>,
 }
 
-/// How to generate, from the page's JSON. What is missing keeps the library's default.
-#[derive(Deserialize)]
-struct Options {
-    max_new: Option<usize>,
-    #[serde(default)]
-    greedy: bool,
-    temperature: Option<f32>,
-    top_k: Option<u32>,
-    top_p: Option<f32>,
-    seed: Option<u64>,
-    #[serde(default)]
-    stop: Vec<String>,
-    repetition_penalty: Option<f32>,
-    presence_penalty: Option<f32>,
-    frequency_penalty: Option<f32>,
-    /// By token id; numbers of JSON are finite, so -1e38 bans.
-    #[serde(default)]
-    logit_bias: BTreeMap<u32, f32>,
-}
-
-/// How to translate. What is missing keeps the library's default.
-#[derive(Deserialize)]
-struct TranslateOptions {
-    beams: Option<usize>,
-    max_new: Option<usize>,
-}
-
->>>>>>> selftest
 /// The head experts of a token: `[layer][slot]`.
 type Heads = Vec<Vec<u32>>;
 
