@@ -224,7 +224,10 @@ impl Attention {
         let operands = self.operands();
         let (buffers, _words) = self.buffers(lab, &operands);
         let Buffers { spans, chosen, cache, out, .. } = &buffers;
-        let heads = self.kv_heads * self.group;
+        let heads = match self.queries {
+            Queries::BySlot => self.slots * self.heads,
+            _ => self.kv_heads * self.group,
+        };
         let edit = |unit| PlannedEdit { unit, kind, value: 1.0, positions: EditPositions::All, number: 0 };
         let plan = EditPlan::new(&lab.gpu, heads, &(0..heads).map(edit).collect::<Vec<_>>());
         let applied = lab.output_of(&[0u32]);
