@@ -12,6 +12,7 @@ use crate::{
 
 /// How logits are changed; `shaders/adjust_logits.wgsl` has the formula.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Penalties {
     /// Makes less likely what the sequence has, prompt included; 1 does not.

@@ -1,98 +1,15 @@
 /** What the page and the engine's worker say to each other. */
+import type { Classification, Filled, Info, LoadOptions, Options, Token, Translation } from './engine_types';
+
+export type {
+  Candidate, Classification, Filled, Generated, Info, LoadOptions, Options, Piece, Token, Translation,
+} from './engine_types';
 
 /** The tasks, in the order of the page's tabs. */
 export type TaskName = 'write' | 'translate' | 'fill' | 'see';
 
-export interface LoadOptions {
-  /** Which shape of the hot kernels to run; measured where it is missing. */
-  kernels?: string;
-  /** The `remembered` of an earlier load, which is not measured again. */
-  remembered?: string;
-}
-
-/** How to pick the next token. */
-export interface Options {
-  max_new: number;
-  greedy: boolean;
-  temperature?: number;
-  top_k?: number;
-  top_p?: number;
-  seed?: number;
-}
-
-/** The loaded model, and the adapter it runs on. */
-export interface Info {
-  family: string;
-  task: string;
-  layers: number;
-  /** Layers that read a translation's source. */
-  encoder_layers: number;
-  experts: number;
-  /** Experts that each token uses in each layer, and how many of them all tokens use: the first ones. */
-  active: number;
-  shared: number;
-  /** How a text writes its masks, where the model fills them. */
-  mask: string | null;
-  context: number;
-  adapter: { name: string; backend: string; type: string };
-  /** The smallest and the largest subgroup, where kernels may use them. */
-  subgroups: [number, number] | null;
-  /** The variant that runs of each kernel that has more than one. */
-  kernels: Record<string, string>;
-  /** What to hand to the next load, where the kernels were measured. */
-  remembered: string | null;
-}
-
 /** Head experts: `heads[layer][slot]`. */
 export type Heads = number[][];
-
-/** One token of the prompt or of the continuation. */
-export interface Token {
-  id: number;
-  /** The text it adds; empty while a character is incomplete. */
-  text: string;
-  prompt: boolean;
-  heads: Heads;
-}
-
-/** One token of a source, of a translation, or of a text with masks. */
-export interface Piece {
-  id: number;
-  /** The text it adds; nothing where it ends the text. */
-  text: string;
-  mask: boolean;
-  heads: Heads;
-  /** The experts that attend to the source of a translation. */
-  cross: Heads;
-}
-
-export interface Translation {
-  text: string;
-  /** Σ log p over the length penalty. */
-  score: number;
-  source: Piece[];
-  target: Piece[];
-}
-
-/** A token that may stand behind a mask; its text begins with a space where it begins a word. */
-export interface Candidate {
-  id: number;
-  text: string;
-  probability: number;
-}
-
-export interface Filled {
-  tokens: Piece[];
-  masks: { position: number; candidates: Candidate[] }[];
-}
-
-export interface Classification {
-  classes: { id: number; label: string; probability: number }[];
-  /** Patches of the image's side. */
-  side: number;
-  /** The class token, then the patches row by row. */
-  tokens: Heads[];
-}
 
 /** An image of one byte (grey) or three a pixel, row by row. */
 export interface Pixels {
