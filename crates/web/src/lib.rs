@@ -3,4 +3,5 @@
 #[cfg(target_arch = "wasm32")]
 mod engine;
 #[cfg(any(target_arch = "wasm32", test))]
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))] // the engine is its reader
 mod types;
