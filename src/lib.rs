@@ -38,7 +38,8 @@
 //! None is on unless it is named:
 //! - `tokenizer`: text in and out.
 //! - `chat`: conversations in the form of a model's chat template, [`Chat`]; brings `tokenizer`.
-//! - `hub`: models from a hub, [`Hub`]; not in a browser.
+//! - `http`: models read from an address, `Source::http`; in a browser without it.
+//! - `hub`: models from a hub, [`Hub`], kept on the disk; not in a browser. Brings `http`.
 //! - `selftest`: whether a device computes right, `Gpu::selftest`.
 //! - `typescript`: the types of options and results, for programs that hand them to JavaScript as JSON.
 //! - `gles`: OpenGL (ES) where a machine has nothing better, natively.
@@ -89,8 +90,8 @@ pub use measure::{Bench, BenchReport, BenchRow, Limit, Spread};
 pub use measure::{Selftest, SelftestReport, SelftestRow, SelftestStatus};
 pub use ops::{AdapterReport, CachePrecision, Precision};
 pub use sessions::{
-    Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, PendingTokens, PendingValues, RouterShape,
-    RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
+    Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, Penalties, PendingTokens, PendingValues,
+    RouterShape, RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
 };
 pub use tasks::{
     AttentionInfo, Candidate, Class, Classification, Embed, Filled, FilledMask, Generate, Generation, Image,

@@ -119,13 +119,17 @@ impl Session {
     /// [`Run::sampled`]; [`tokens`](Self::tokens) reads it. Draws are counted by position and sequence.
     ///
     /// # Errors
-    /// An option out of range, a last step without logits, and a session of hidden states.
+    /// An option out of range, a last step without logits or, under penalties, with several rows of one sequence, and a session of
+    /// hidden states.
     pub fn sample(&mut self, sampling: &Sampling) -> Result<()> {
         sampling.check()?;
         if self.last.rows.is_empty() {
             return Err(Error::argument("rows of logits", "none in the last step", "at least one"));
         }
         self.check_rows(false)?;
+        if let Some(adjusting) = &self.adjusting {
+            adjusting.check_rows(&self.last.rows)?;
+        }
         self.settle();
         let Self { recorder, workspace, adjusting, .. } = self;
         let (rows, vocab) = (self.last.step.logit_rows, self.transformer.spec.outputs);

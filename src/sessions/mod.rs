@@ -20,7 +20,7 @@ pub(crate) use options::STEP_TOKENS;
 pub use options::SessionOptions;
 #[cfg(feature = "chat")]
 pub(crate) use options::most_positions;
-pub(crate) use penalties::Penalties;
+pub use penalties::Penalties;
 pub use reading::PendingTokens;
 pub(crate) use reading::{SampledTokens, Wanted};
 pub use router_use::{DropMargin, LayerUse, RouterShape, RouterUse};

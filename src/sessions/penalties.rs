@@ -1,8 +1,8 @@
 //! What changes logits before a token is chosen by them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Session, check_ids};
+use super::{Session, check_ids, session::LogitRow};
 use crate::{
     Error, Result,
     gpu::{Buffer, Gpu, Recorder},
@@ -10,20 +10,21 @@ use crate::{
     ops::{AdjustLogits, BANNED, FROM_PROMPT, TokenCounts, padded},
 };
 
-/// How logits are changed; `shaders/adjust_logits.wgsl` has the formula.
+/// How logits are changed before a token is chosen by them; for [`Session::set_penalties`]. In the order of the methods, with
+/// `n` the times that the new text has a token: `logit / repetition` (`· repetition` below zero) where prompt or new text have it,
+/// `− presence` where `n > 0`, `− n · frequency`, `+ bias`.
+///
+/// With serde these are fields that are named as the methods here are; a bias of `null` bans a token.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Penalties {
-    /// Makes less likely what the sequence has, prompt included; 1 does not.
-    pub repetition: f32,
-    /// Taken off the logit of what was written.
-    pub presence: f32,
-    /// Taken off for each time that it was.
-    pub frequency: f32,
-    /// Added to the logit of an id; −∞ bans it.
+pub struct Penalties {
+    repetition: f32,
+    presence: f32,
+    frequency: f32,
     #[serde(deserialize_with = "biases")]
-    pub bias: BTreeMap<u32, f32>,
+    #[cfg_attr(feature = "typescript", ts(as = "BTreeMap<u32, Option<f32>>"))]
+    bias: BTreeMap<u32, f32>,
 }
 
 /// JSON has no −∞, and writes null in its place.
@@ -40,7 +41,40 @@ impl Default for Penalties {
 }
 
 impl Penalties {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes less likely what the prompt or the new text has: the logit of such a token is divided by `penalty`, or multiplied where
+    /// it is below zero, as transformers does. 1 changes nothing, less makes repetition likelier.
+    pub fn repetition(mut self, penalty: f32) -> Self {
+        self.repetition = penalty;
+        self
+    }
+
+    /// Taken off the logits of tokens that the new text has, as in OpenAI's API; 0 changes nothing.
+    pub fn presence(mut self, penalty: f32) -> Self {
+        self.presence = penalty;
+        self
+    }
+
+    /// Taken off the logits of tokens of the new text, once for each time that it has them, as in OpenAI's API; 0 changes nothing.
+    pub fn frequency(mut self, penalty: f32) -> Self {
+        self.frequency = penalty;
+        self
+    }
+
+    /// Added to the logits of these ids, whatever the text has; −∞ bans a token. Of equal ids the last counts.
+    pub fn bias(mut self, biases: impl IntoIterator<Item = (u32, f32)>) -> Self {
+        self.bias = biases.into_iter().collect();
+        self
+    }
+
     /// Refuses what is out of range for any model.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for the first such penalty.
     pub fn check(&self) -> Result<()> {
         if !(self.repetition > 0.0 && self.repetition.is_finite()) {
             let expected = "a finite number above 0; 1 is none";
@@ -61,7 +95,7 @@ impl Penalties {
     }
 
     /// Refuses tokens that a vocabulary does not have, and to ban all that it has.
-    pub fn check_for(&self, vocab: u32) -> Result<()> {
+    pub(crate) fn check_for(&self, vocab: u32) -> Result<()> {
         if let Some(id) = self.bias.keys().find(|&&id| id >= vocab) {
             let expected = format!("a token below the vocabulary size {vocab}");
             return Err(Error::argument("logit bias", format!("one for token {id}"), expected));
@@ -134,6 +168,18 @@ impl Adjusting {
         TokenCounts { counts, spans, rows_of, sequences: *sequences, rows, vocab: *vocab }
     }
 
+    /// Refuses rows that share a sequence, as what one of them chooses would count for the next.
+    pub fn check_rows(&self, rows: &[LogitRow]) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        match rows.iter().find(|row| !seen.insert(row.sequence)) {
+            Some(row) if self.penalties.is_some() => {
+                let found = format!("several of sequence {}", row.sequence);
+                Err(Error::argument("rows of logits", found, "one of each sequence, with penalties"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Records what tokens are chosen by, and says where that is.
     pub fn record<'a>(&'a self, recorder: &mut Recorder, workspace: &'a Workspace, rows: u32) -> &'a Buffer {
         let Some(Penalties { repetition, presence, frequency, .. }) = self.penalties else {
@@ -155,13 +201,15 @@ impl Adjusting {
 }
 
 impl Session {
-    /// Lets penalties change the logits of each [`sample`](Self::sample) to come, or none. `read` is what the sequences have read or
-    /// will have until then, as far as penalties count it; from there on, each of them has a row of logits at the most, and what is
-    /// sampled counts as written.
+    /// Lets penalties change the logits of each [`sample`](Self::sample) to come; none with `None`. `prompts` has, for each sequence,
+    /// the ids that count as its prompt, whether it has read them or is about to. From here on what is sampled counts as written,
+    /// and a step has one row of logits of each sequence at the most. [`rewind`](Self::rewind) and [`restore`](Self::restore) take
+    /// nothing back of what was counted: call this once more behind them, with all that a sequence has.
     ///
     /// # Errors
-    /// A penalty out of range, an id outside the vocabulary, and [`Error::TooLarge`] where there is no room.
-    pub(crate) fn penalise(&mut self, penalties: Option<&Penalties>, read: &[&[u32]]) -> Result<()> {
+    /// A penalty out of range, an id outside the vocabulary, more prompts than sequences, and [`Error::TooLarge`] where there is no
+    /// room: `[sequences + 2 · logit rows + 1, vocabulary]` four-byte numbers on the GPU.
+    pub fn set_penalties(&mut self, penalties: Option<&Penalties>, prompts: &[&[u32]]) -> Result<()> {
         let Some(penalties) = penalties else {
             if let Some(adjusting) = &mut self.adjusting {
                 adjusting.penalties = None;
@@ -171,7 +219,11 @@ impl Session {
         let vocab = self.transformer.spec.outputs;
         penalties.check()?;
         penalties.check_for(vocab)?;
-        read.iter().try_for_each(|ids| check_ids(ids, vocab))?;
+        if prompts.len() > self.layout.sequences as usize {
+            let expected = format!("at most {}, one for each sequence", self.layout.sequences);
+            return Err(Error::argument("prompts", prompts.len(), expected));
+        }
+        prompts.iter().try_for_each(|ids| check_ids(ids, vocab))?;
         // What was recorded reads what is about to be written.
         self.submit_recorded();
         if self.adjusting.is_none() {
@@ -179,7 +231,7 @@ impl Session {
             self.adjusting = Some(Adjusting::new(self.recorder.gpu(), sequences, rows, vocab)?);
         }
         if let Some(adjusting) = &mut self.adjusting {
-            adjusting.start(penalties, read);
+            adjusting.start(penalties, prompts);
         }
         Ok(())
     }

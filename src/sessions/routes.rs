@@ -79,7 +79,7 @@ struct RouterRoutes {
     scores_before: usize,
 }
 
-/// The choices of the tokens of one step.
+/// The choices of the tokens of one step. Its serialised form is a list of [`TokenRoutes`].
 #[derive(Clone, Debug)]
 pub struct Routes {
     tokens: usize,
@@ -135,6 +135,11 @@ impl Routes {
         TokenRoutes { layers }
     }
 
+    /// The choices of each token in turn.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = TokenRoutes> {
+        (0..self.tokens).map(|index| self.token(index))
+    }
+
     /// What a stack's router, by its number, chose for each token, and the scores it chose by where they were read.
     pub(super) fn of_router(&self, router: usize) -> impl Iterator<Item = (Vec<Choice>, &[f32])> {
         self.routers.get(router).into_iter().flat_map(move |router| {
@@ -152,5 +157,11 @@ impl Routes {
         // A slot that no expert took (`NOBODY` in the shaders) is no choice.
         let taken = slots.filter(|(expert, _)| **expert != u32::MAX);
         taken.map(|(&expert, &gate)| Choice { expert, gate })
+    }
+}
+
+impl Serialize for Routes {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_seq(self.iter())
     }
 }

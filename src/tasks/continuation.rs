@@ -148,7 +148,7 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
 
     async fn read_prompts(&mut self, prompts: &[&[u32]]) -> Result<()> {
         let read: Vec<&[u32]> = self.sequences.iter().map(|sequence| &sequence.ids[..]).collect();
-        self.session.penalise(self.rules.options.penalties(), &read)?;
+        self.session.set_penalties(self.rules.options.penalties(), &read)?;
         let total: usize = prompts.iter().map(|ids| ids.len()).sum();
         let runs: Vec<Run<'_>> = (0..).zip(prompts).map(|(sequence, ids)| Run::ids(sequence, ids)).collect();
         // The last step has the logits of all.

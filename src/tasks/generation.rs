@@ -110,25 +110,25 @@ impl Generate {
     ///
     /// Penalties, and then [`logit_bias`](Self::logit_bias), change logits on the GPU, before temperature, top-k and top-p.
     pub fn repetition_penalty(mut self, penalty: f32) -> Self {
-        self.penalties.repetition = penalty;
+        self.penalties = self.penalties.repetition(penalty);
         self
     }
 
     /// Taken off the logits of tokens that the new text has, as in OpenAI's API; 0 changes nothing.
     pub fn presence_penalty(mut self, penalty: f32) -> Self {
-        self.penalties.presence = penalty;
+        self.penalties = self.penalties.presence(penalty);
         self
     }
 
     /// Taken off the logits of tokens of the new text, once for each time that it has them, as in OpenAI's API; 0 changes nothing.
     pub fn frequency_penalty(mut self, penalty: f32) -> Self {
-        self.penalties.frequency = penalty;
+        self.penalties = self.penalties.frequency(penalty);
         self
     }
 
     /// Added to the logits of these ids, whatever the text has; −∞ bans a token. Of equal ids the last counts.
     pub fn logit_bias(mut self, biases: impl IntoIterator<Item = (u32, f32)>) -> Self {
-        self.penalties.bias = biases.into_iter().collect();
+        self.penalties = self.penalties.bias(biases);
         self
     }
 

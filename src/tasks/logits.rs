@@ -138,8 +138,7 @@ impl Model {
     /// No tokens, an id outside the vocabulary, and what the GPU reports.
     pub async fn routes(&self, ids: &[u32]) -> Result<Vec<TokenRoutes>> {
         let mut result = Vec::with_capacity(ids.len());
-        self.read_routes(ids, |routes| result.extend((0..routes.tokens()).map(|token| routes.token(token))))
-            .await?;
+        self.read_routes(ids, |routes| result.extend(routes.iter())).await?;
         Ok(result)
     }
 

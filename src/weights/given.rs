@@ -112,17 +112,30 @@ impl<B: AsRef<[u8]> + Send + Sync> ModelFiles for InMemory<B> {
 pub(super) struct Given {
     name: String,
     files: Arc<dyn ModelFiles>,
+    /// Whether reading some twice costs little.
+    at_hand: bool,
     seen: Option<Mutex<BTreeMap<String, (u64, u64)>>>,
 }
 
 impl Given {
     pub fn new(name: String, files: impl ModelFiles + 'static) -> Self {
-        Self { name, files: Arc::new(files), seen: None }
+        Self { name, files: Arc::new(files), at_hand: true, seen: None }
+    }
+
+    /// The same, from far away.
+    #[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+    pub fn far(self) -> Self {
+        Self { at_hand: false, ..self }
+    }
+
+    pub fn is_at_hand(&self) -> bool {
+        self.at_hand
     }
 
     /// The same files, each of one version from here on.
     pub fn steady(&self) -> Self {
-        Self { name: self.name.clone(), files: self.files.clone(), seen: Some(Mutex::default()) }
+        let seen = Some(Mutex::default());
+        Self { name: self.name.clone(), files: self.files.clone(), at_hand: self.at_hand, seen }
     }
 
     /// A file, for messages.

@@ -5,7 +5,7 @@
 //! it asked for, it takes a download whose first retry fails for one that starts anew, and it trusts a redirect.
 
 mod cache;
-mod client;
+mod describe;
 mod environment;
 mod hash;
 mod repo;
@@ -19,6 +19,7 @@ use std::{
 
 use super::{
     Source,
+    client::{self, Client, Trouble},
     header::MAX_HEADER,
     index::{INDEX_FILE, Index, MAX_INDEX},
     names::WEIGHTS_FILE,
@@ -26,10 +27,12 @@ use super::{
 };
 use crate::{Cancel, Error, Result};
 use cache::{Held, Look, RepoCache};
-use client::{Client, FileMeta, Trouble};
+use describe::FileMeta;
 use environment::Environment;
 pub use repo::HubRepo;
 
+/// What messages call a hub's address.
+const ENDPOINT: &str = "endpoint of the hub";
 /// What no model lacks.
 const CONFIG_FILE: &str = "config.json";
 /// What a model may have beside its weights.
@@ -67,7 +70,7 @@ impl Hub {
     /// # Errors
     /// An address that is neither `http://…` nor `https://…`, and a token that is none.
     pub fn new(endpoint: &str, cache: impl AsRef<Path>, token: Option<String>) -> Result<Self> {
-        let client = Client::new(endpoint, token, None)?;
+        let client = Client::new(ENDPOINT, endpoint, token, None)?;
         Ok(Self { client, cache: cache.as_ref().to_owned(), offline: false, weights: Look::Length })
     }
 
@@ -84,8 +87,8 @@ impl Hub {
         let Environment { endpoint, cache, token, offline, roots, verify } = environment;
         // Who is offline needs neither token nor certificates, nor that they can be read.
         let client = match offline {
-            true => Client::new(&endpoint, None, None)?,
-            false => Client::new(&endpoint, token.read()?, roots.as_deref())?,
+            true => Client::new(ENDPOINT, &endpoint, None, None)?,
+            false => Client::new(ENDPOINT, &endpoint, token.read()?, roots.as_deref())?,
         };
         let weights = if verify { Look::Content } else { Look::Length };
         Ok(Self { client, cache, offline, weights })
@@ -229,7 +232,7 @@ impl HubModel<'_> {
         let tries = if known.is_some() { 1 } else { client::TRIES };
         let found = match self.unreachable.get() {
             Some(trouble) => Err(trouble.clone()),
-            None => client::patiently(tries, || self.hub.client.describe(&url, file)),
+            None => client::patiently(tries, || FileMeta::ask(&self.hub.client, &url, file)),
         };
         match (found, known) {
             (Ok(Some(meta)), _) => match meta.commit.filter(|commit| cache::is_commit(commit)) {
@@ -344,7 +347,7 @@ impl HubModel<'_> {
         }
         let url = self.url(&self.commit, name);
         let tries = if absent { 1 } else { client::TRIES };
-        match client::patiently(tries, || self.hub.client.describe(&url, name)) {
+        match client::patiently(tries, || FileMeta::ask(&self.hub.client, &url, name)) {
             Ok(None) => {
                 self.cache.remember_absent(&self.commit, name);
                 Ok(None)

@@ -4,6 +4,8 @@
 //! bytes that exist before it is used, and no allocation is larger than the bytes that justify it.
 
 mod checkpoint;
+#[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+mod client;
 mod dtype;
 mod fields;
 mod filling;
@@ -29,6 +31,8 @@ mod quantize;
 mod quantized;
 mod reader;
 mod request;
+#[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+mod served;
 mod source;
 mod stand_in;
 mod stream;

@@ -5,6 +5,8 @@ use super::given::{Given, InMemory, ModelFiles};
 use super::names::WEIGHTS_FILE;
 use super::names::stays_inside;
 use super::reader::{Bytes, Reader};
+#[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+use super::served::Served;
 #[cfg(not(target_arch = "wasm32"))]
 use super::versions::Versions;
 use crate::{Error, Result};
@@ -105,16 +107,18 @@ impl Source {
         Source(Kind::Given(Given::new(name.into(), files)))
     }
 
-    /// Files below an address, on any static host: each file is one plain `GET`, read as it arrives.
+    /// Files below an address, on any static host: each file is one plain `GET`, read as it arrives and not kept.
     ///
-    /// The address is a folder: no query and no fragment.
-    #[cfg(target_arch = "wasm32")]
+    /// The address is a folder: no query and no fragment. Natively this takes the feature `http`, reading blocks, what broke is taken
+    /// up where it did, a host has to state how long files are, and `SSL_CERT_FILE` may name the certificates to trust.
+    #[cfg(any(feature = "http", target_arch = "wasm32"))]
     pub fn http(base_url: impl Into<String>) -> Self {
-        let mut base = base_url.into();
-        if !base.ends_with('/') {
-            base.push('/');
-        }
-        Source(Kind::Http(base))
+        let base = base_url.into();
+        let base = base.trim_end_matches('/');
+        #[cfg(target_arch = "wasm32")]
+        return Source(Kind::Http(format!("{base}/")));
+        #[cfg(not(target_arch = "wasm32"))]
+        Source(Kind::Given(Given::new(base.to_owned(), Served::new(base)).far()))
     }
 
     /// A small file, whole: `None` if there is no such file, an error if it is longer than `cap` bytes.
@@ -205,6 +209,8 @@ impl Source {
             Kind::Headers { files, .. } => files.is_empty(),
             #[cfg(target_arch = "wasm32")]
             Kind::Http(_) => false,
+            Kind::Given(files) => files.is_at_hand(),
+            #[cfg(not(target_arch = "wasm32"))]
             _ => true,
         }
     }

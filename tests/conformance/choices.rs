@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use headwise::{Cancel, Generate, Generation, KernelChoice, Model, StopReason, Token, block_on};
+use headwise::{
+    Cancel, Generate, Generation, KernelChoice, LogitRows, Model, Penalties as Penalized, Run,
+    SessionOptions, StopReason, Token, block_on,
+};
 
 use crate::{
     models::SHAPES,
@@ -131,6 +134,46 @@ fn penalties_change_what_is_drawn() {
             assert_eq!(undecided, 0, "{penalties:?}");
         }
     }
+}
+
+/// An outsider's session, told of the penalties, writes what `generate` writes, which the tests above have against the reference.
+#[test]
+fn a_session_has_the_penalties_that_a_generation_has() {
+    let model = tiny(KernelChoice::Tuned);
+    let bias = [(17, 3.0), (3, f32::NEG_INFINITY)];
+    let all = Penalized::new().repetition(1.2).presence(0.25).frequency(0.5).bias(bias);
+    let options =
+        greedy(12).repetition_penalty(1.2).presence_penalty(0.25).frequency_penalty(0.5).logit_bias(bias);
+    let expected = generate(&model, &PROMPTS, &options).0.ids;
+    block_on(async {
+        let count = PROMPTS.len() as u32;
+        let mut session = model.session(SessionOptions::new().sequences(count).positions(64)).unwrap();
+        session.set_penalties(Some(&all), &PROMPTS).unwrap();
+        let mut runs: Vec<Run<'_>> = (0..).zip(PROMPTS).map(|(of, ids)| Run::ids(of, ids)).collect();
+        let mut written = vec![Vec::new(); PROMPTS.len()];
+        for _ in 0..12 {
+            session.forward(&runs).unwrap();
+            session.sample(&headwise::Sampling::new().greedy()).unwrap();
+            let ids = session.tokens().await.unwrap().wait().await.unwrap();
+            written.iter_mut().zip(ids).for_each(|(written, id)| written.push(id));
+            runs = (0..count).map(Run::sampled).collect();
+        }
+        assert_eq!(written, expected);
+
+        // Two rows of a sequence would count for each other.
+        let both = [Run::ids(0, &[5, 6]).logits(LogitRows::All)];
+        session.forward(&both).unwrap();
+        let error = session.sample(&headwise::Sampling::new().greedy()).unwrap_err().to_string();
+        assert!(error.contains("several of sequence 0"), "{error}");
+        session.set_penalties(None, &[]).unwrap();
+        session.sample(&headwise::Sampling::new().greedy()).unwrap();
+
+        let many = vec![PROMPTS[0]; PROMPTS.len() + 1];
+        let error = session.set_penalties(Some(&all), &many).unwrap_err().to_string();
+        assert!(error.contains("prompts"), "{error}");
+        let error = session.set_penalties(Some(&Penalized::new().repetition(0.0)), &PROMPTS).unwrap_err();
+        assert!(error.to_string().contains("repetition penalty"), "{error}");
+    });
 }
 
 #[test]

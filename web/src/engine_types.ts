@@ -14,22 +14,37 @@ kernels?: string,
 remembered?: string, };
 
 /**
- * How to generate. What is missing keeps the library's default.
+ * How to generate.
+ *
+ * With serde these are fields that are named as the methods here are, those of [`Sampling`] in `sampling`, and `penalties` with
+ * `repetition`, `presence`, `frequency` and `bias`, in which `null` bans a token; what is left out is as [`Generate::default`] has it.
+ * A filter, a handle to cancel by and callbacks are left out.
  */
-export type Options = { max_new?: number, greedy?: boolean, temperature?: number, top_k?: number, top_p?: number, seed?: number,
-/**
- * Texts end before these.
- */
-stop?: Array<string>, repetition_penalty?: number, presence_penalty?: number, frequency_penalty?: number,
-/**
- * By token id; numbers of JSON are finite, so -1e38 bans.
- */
-logit_bias?: { [key in number]: number }, };
+export type Generate = { max_new: number, sampling: Sampling, stop_at: Array<number> | null, stop: Array<string>, penalties: Penalties, logprobs: number | null, routes: boolean, };
 
 /**
- * How to translate. What is missing keeps the library's default.
+ * How the next token is chosen from a row of logits.
  */
-export type TranslateOptions = { beams?: number, max_new?: number, };
+export type Sampling = { temperature: number, top_k: number | null, top_p: number, seed: number, };
+
+/**
+ * How logits are changed before a token is chosen by them; for [`Session::set_penalties`]. In the order of the methods, with
+ * `n` the times that the new text has a token: `logit / repetition` (`· repetition` below zero) where prompt or new text have it,
+ * `− presence` where `n > 0`, `− n · frequency`, `+ bias`.
+ *
+ * With serde these are fields that are named as the methods here are; a bias of `null` bans a token.
+ */
+export type Penalties = { repetition: number, presence: number, frequency: number, bias: { [key in number]: number | null }, };
+
+/**
+ * How to translate.
+ */
+export type Translate = { beams: number, length_penalty: number, max_new: number, batch: number, routes: boolean, };
+
+/**
+ * How to score texts.
+ */
+export type Score = { cut: boolean, step_tokens: number | null, };
 
 /**
  * The loaded model, and where it runs.
@@ -80,7 +95,28 @@ text: string, prompt: boolean,
 /**
  * `[layer][slot]`, as everywhere.
  */
-heads: Array<Array<number>>, };
+heads: Array<Array<number>>,
+/**
+ * `ln p` in nats, and the likeliest in its place, where the options ask for them.
+ */
+logprob?: number, top?: Array<TopToken>, };
+
+/**
+ * A token that might have come.
+ */
+export type TopToken = {
+/**
+ * Its id.
+ */
+id: number,
+/**
+ * What it would have added to the text, had that ended with it; empty where the model has no tokenizer.
+ */
+text: string,
+/**
+ * How likely the model found it, `ln p` in nats.
+ */
+logprob: number, };
 
 /**
  * What was generated.
@@ -91,6 +127,19 @@ export type Generated = { prompt_tokens: number, new_tokens: number, text: strin
  * Why a sequence ended.
  */
 export type StopReason = "max-new" | "stop-token" | "stop-string" | "context" | "cancelled";
+
+/**
+ * How likely a model finds a text.
+ */
+export type Scored = {
+/**
+ * The ids of the text.
+ */
+ids: Array<number>,
+/**
+ * `ln p` in nats of each id given those before it: of all but the first, before which there is nothing.
+ */
+logprobs: Array<number>, };
 
 /**
  * One token of a source, of a translation, or of a text with masks.

@@ -1,9 +1,14 @@
 /** What the page and the engine's worker say to each other. */
-import type { Classification, Filled, Info, LoadOptions, Options, Token, Translation } from './engine_types';
+import type {
+  Classification, Filled, Generate, Info, LoadOptions, Sampling, Token, Translate, Translation,
+} from './engine_types';
 
 export type {
-  Candidate, Classification, Filled, Generated, Info, LoadOptions, Options, Piece, Token, Translation,
+  Candidate, Classification, Filled, Generated, Info, LoadOptions, Piece, Token, Translation,
 } from './engine_types';
+
+/** How to choose the next token. What options leave out is as the library has it. */
+export type Options = Partial<Omit<Generate, 'sampling'>> & { sampling: Partial<Sampling> };
 
 /** The tasks, in the order of the page's tabs. */
 export type TaskName = 'write' | 'translate' | 'fill' | 'see';
@@ -36,7 +41,7 @@ export type Lack = 'insecure' | 'webgpu' | 'adapter' | 'wasm';
 /** What a task asks of the loaded model. */
 export type Work =
   | { kind: 'generate'; prompt: string; options: Options }
-  | { kind: 'translate'; text: string; options: { beams: number } }
+  | { kind: 'translate'; text: string; options: Partial<Translate> }
   | { kind: 'fill'; text: string; top: number }
   | { kind: 'classify'; image: Pixels; top: number };
 

@@ -6,10 +6,11 @@ use std::{
 };
 
 use clap::Args;
-use headwise::{Cancel, Chat, ChatMessage, ChatTemplate, Error, Generate, Reply, Token};
+use headwise::{Chat, ChatMessage, ChatTemplate, Error, Generate, Reply, Token};
 
 use super::{
     args::{ModelArgs, Shared},
+    choosing::Choosing,
     demo::Demo,
     failure::{self, Failure},
     interrupt, numbers,
@@ -38,27 +39,15 @@ pub struct ChatArgs {
     /// Tokens of the conversation at the most [default: the model's context]
     #[arg(long, value_name = "N", value_parser = numbers::whole::<u32>)]
     context: Option<u32>,
-    /// Divide the logits by T; 0 is greedy
-    #[arg(long, value_name = "T", default_value = "0.8", value_parser = numbers::not_negative::<f32>)]
-    temperature: f32,
-    /// Sample from the K likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value = "40", value_parser = numbers::whole::<u32>)]
-    top_k: u32,
-    /// Sample from the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P", default_value = "0.95", value_parser = numbers::not_negative::<f32>)]
-    top_p: f32,
-    /// Same seed, same adapter: same answers
-    #[arg(long, value_name = "S", default_value = "0", value_parser = numbers::whole::<u64>)]
-    seed: u64,
-    /// Always take the likeliest token, whatever the options above say
-    #[arg(long)]
-    greedy: bool,
+    #[command(flatten)]
+    choosing: Choosing,
     #[command(flatten)]
     model: ModelArgs,
 }
 
 pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
-    options(args, &Cancel::new()).check()?;
+    let options = args.choosing.options(args.max_new);
+    options.check()?;
     // A model that cannot chat is refused before it is loaded, and before its weights are fetched.
     let template = headwise::block_on(ChatTemplate::read(&args.model.source(Demo::Write)?))?;
     let model = args.model.load(shared, Demo::Write)?;
@@ -88,7 +77,8 @@ pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
             _ => {}
         }
         let cancel = interrupt::answer();
-        let options = options(args, &cancel).progress(progress::bar_of_tokens("reading", shared.quiet));
+        let reading = progress::bar_of_tokens("reading", shared.quiet);
+        let options = options.clone().cancel(&cancel).progress(reading);
         let answered = answer(&mut chat, &line, &options);
         interrupt::done();
         match answered {
@@ -107,17 +97,6 @@ pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
 /// What every conversation starts with.
 fn start(args: &ChatArgs) -> Vec<ChatMessage> {
     args.system.iter().map(|text| ChatMessage::new("system", text.as_str())).collect()
-}
-
-fn options(args: &ChatArgs, cancel: &Cancel) -> Generate {
-    let options = Generate::new()
-        .max_new(args.max_new)
-        .temperature(args.temperature)
-        .top_k((args.top_k > 0).then_some(args.top_k))
-        .top_p(args.top_p)
-        .seed(args.seed)
-        .cancel(cancel);
-    if args.greedy { options.greedy() } else { options }
 }
 
 /// Shows an answer as it comes.

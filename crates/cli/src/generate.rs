@@ -11,6 +11,7 @@ use headwise::{Cancel, Generate, Model, Token, Tokenizer};
 
 use super::{
     args::{ModelArgs, Shared},
+    choosing::Choosing,
     demo::Demo,
     failure::Failure,
     heads::{self, Painter},
@@ -33,36 +34,8 @@ pub struct GenerateArgs {
     /// Tokens to generate at the most
     #[arg(long, value_name = "N", default_value = "64", value_parser = numbers::whole::<usize>)]
     pub max_new: usize,
-    /// Divide the logits by T; 0 is greedy
-    #[arg(long, value_name = "T", default_value = "0.8", value_parser = numbers::not_negative::<f32>)]
-    pub temperature: f32,
-    /// Sample from the K likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value = "40", value_parser = numbers::whole::<u32>)]
-    pub top_k: u32,
-    /// Sample from the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P", default_value = "0.95", value_parser = numbers::not_negative::<f32>)]
-    pub top_p: f32,
-    /// Same seed, same adapter: same text
-    #[arg(long, value_name = "S", default_value = "0", value_parser = numbers::whole::<u64>)]
-    pub seed: u64,
-    /// Always take the likeliest token, whatever the options above say
-    #[arg(long)]
-    pub greedy: bool,
-    /// End the text before this one; may be given several times
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub stop: Vec<String>,
-    /// Make what the text has less likely, by this factor
-    #[arg(long, value_name = "P", default_value = "1", value_parser = numbers::not_negative::<f32>)]
-    pub repetition_penalty: f32,
-    /// Take P off the logits of tokens that the new text has
-    #[arg(long, value_name = "P", default_value = "0", value_parser = numbers::finite::<f32>)]
-    pub presence_penalty: f32,
-    /// Take P off for each time that it has them
-    #[arg(long, value_name = "P", default_value = "0", value_parser = numbers::finite::<f32>)]
-    pub frequency_penalty: f32,
-    /// Add X to a token's logit, -inf bans it; may be given several times
-    #[arg(long, value_name = "ID=X", value_parser = numbers::bias)]
-    pub logit_bias: Vec<(u32, f32)>,
+    #[command(flatten)]
+    pub choosing: Choosing,
     /// With --json: how likely each new token and the N likeliest were
     #[arg(long, value_name = "N", requires = "json", value_parser = numbers::whole::<u32>)]
     pub logprobs: Option<u32>,
@@ -131,21 +104,7 @@ pub fn run(args: &GenerateArgs, shared: &Shared) -> Result<(), Failure> {
 }
 
 fn options(args: &GenerateArgs, cancel: &Cancel) -> Generate {
-    let mut options = Generate::new()
-        .max_new(args.max_new)
-        .temperature(args.temperature)
-        .top_k((args.top_k > 0).then_some(args.top_k))
-        .top_p(args.top_p)
-        .seed(args.seed)
-        .stop(&args.stop)
-        .repetition_penalty(args.repetition_penalty)
-        .presence_penalty(args.presence_penalty)
-        .frequency_penalty(args.frequency_penalty)
-        .logit_bias(args.logit_bias.iter().copied())
-        .cancel(cancel);
-    if args.greedy {
-        options = options.greedy();
-    }
+    let mut options = args.choosing.options(args.max_new).cancel(cancel);
     if args.show_heads {
         options = options.with_routes();
     }

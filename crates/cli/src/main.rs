@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod bytes;
 mod chat;
+mod choosing;
 mod classify;
 mod convert;
 mod demo;

@@ -12,7 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use headwise::{Cancel, Error, Hub as Client, HubRepo, ModelInfo, block_on};
+use headwise::{
+    Cancel, Error, Gpu, GpuOptions, Hub as Client, HubRepo, KernelChoice, LoadOptions, Model, ModelInfo,
+    Source, block_on,
+};
 use safetensors::{SafeTensors, tensor::TensorView};
 use server::{Fault, Files, Hub};
 
@@ -122,7 +125,7 @@ fn a_model_is_fetched_once_and_kept_in_the_hubs_own_layout() {
     let info = block_on(ModelInfo::read(&model.preview())).unwrap();
     assert_eq!(
         serde_json::to_value(&info).unwrap(),
-        serde_json::to_value(block_on(ModelInfo::read(&headwise::Source::folder(TINY))).unwrap()).unwrap()
+        serde_json::to_value(block_on(ModelInfo::read(&Source::folder(TINY))).unwrap()).unwrap()
     );
     let files = files();
     let size = files[WEIGHTS].len() as u64;
@@ -670,4 +673,72 @@ fn every_command_takes_a_repository_for_a_model() {
             assert!(error.contains(part), "no {part:?} in {error}");
         }
     }
+}
+
+// -- the same files from a host that is no hub ------------------------------------------------------
+
+/// What a host of files is for headwise: the tiny fixture below an address.
+fn served(hub: &Hub) -> Source {
+    Source::http(format!("{}/{}/resolve/main/", hub.endpoint, Hub::REPO))
+}
+
+fn logits(source: &Source) -> Result<Vec<f32>, Error> {
+    logits_by(source, LoadOptions::new())
+}
+
+fn logits_by(source: &Source, options: LoadOptions<'_>) -> Result<Vec<f32>, Error> {
+    let gpu = block_on(Gpu::new(GpuOptions::new().kernels(KernelChoice::Tuned)))
+        .expect("this needs a GPU adapter: scripts/setup vulkan");
+    let model = block_on(Model::load(&gpu, source, options))?;
+    Ok(block_on(model.logits(&[&[3, 14, 15]]))?.remove(0).values)
+}
+
+#[test]
+fn a_model_is_read_from_an_address() {
+    let (hub, ..) = start("served");
+    let expected = logits(&Source::folder(TINY)).unwrap();
+    assert_eq!(logits(&served(&hub)).unwrap(), expected);
+    assert!(hub.requests().iter().all(|request| !request.contains("HEAD") && !request.contains("bytes=")));
+    // What breaks is taken up where it did, or passed over to there.
+    hub.fault(WEIGHTS, Fault::BreakOnce(100));
+    hub.requests();
+    assert_eq!(logits(&served(&hub)).unwrap(), expected);
+    assert_eq!(hub.requests().iter().filter(|request| request.contains("bytes=")).count(), 2);
+    hub.fault(WEIGHTS, Fault::IgnoreRanges);
+    assert_eq!(logits(&served(&hub)).unwrap(), expected);
+}
+
+#[test]
+fn what_a_host_says_is_not_believed_unseen() {
+    let (hub, ..) = start("served-lies");
+    let fails = |fault: Fault, file: &str, words: &[&str]| {
+        hub.fault(file, fault);
+        let error = logits(&served(&hub)).unwrap_err().to_string();
+        hub.heal(file);
+        for part in [&[hub.endpoint.as_str(), file], words].concat() {
+            assert!(error.contains(part), "no {part:?} in {error}");
+        }
+    };
+    fails(Fault::NoSuchFile, "config.json", &["not found"]);
+
+    hub.fault(WEIGHTS, Fault::Deny(403, "no"));
+    let error = logits(&served(&hub)).unwrap_err().to_string();
+    assert!(error.contains("neither file"), "{error}");
+    fails(Fault::Deny(401, "who are you"), WEIGHTS, &["HTTP 401", "who are you"]);
+    fails(Fault::GetHeader("content-length", String::new()), "config.json", &["content-length"]);
+    fails(Fault::GetHeader("content-length", "99999999".to_owned()), WEIGHTS, &["99999999", "last tensor"]);
+    fails(Fault::GetHeader("content-length", "9999".to_owned()), "config.json", &["another file"]);
+    // Another file of the same length, half-way.
+    let other = |_, _| hub.fault(WEIGHTS, Fault::GetHeader("etag", "\"another\"".to_owned()));
+    let error = logits_by(&served(&hub), LoadOptions::new().progress(other)).unwrap_err().to_string();
+    assert!(error.contains(WEIGHTS) && error.contains("must not change"), "{error}");
+    hub.heal(WEIGHTS);
+    for address in ["", "localhost", "ftp://a.b", "http://", "http://a@b/", "http://a/?b", "http://a/#b"] {
+        let error = logits(&Source::http(address)).unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains("address"), "{error}");
+    }
+    // A front page is no file.
+    hub.fault("config.json", Fault::GetHeader("content-type", "text/html".to_owned()));
+    let error = logits(&served(&hub)).unwrap_err().to_string();
+    assert!(error.contains("config.json") && error.contains("not found"), "{error}");
 }

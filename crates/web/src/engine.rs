@@ -6,13 +6,12 @@ use js_sys::Function;
 use wasm_bindgen::prelude::*;
 
 use headwise::{
-    Choice, Error, Generate, Gpu, GpuOptions, Image, LayerRoutes, Model, Source, TokenRoutes, Translate,
-    internal::Variants,
+    Choice, Error, Generate, Gpu, GpuOptions, Image, LayerRoutes, Model, Score, Source, TokenRoutes,
+    Translate, internal::Variants,
 };
 
 use crate::types::{
-    Adapter, Classification, Filled, Generated, Heads, Info, LoadOptions, Options, Piece, Token,
-    TranslateOptions, Translation,
+    Adapter, Classification, Filled, Generated, Heads, Info, LoadOptions, Piece, Token, Translation,
 };
 
 /// A loaded model. `free()` releases its GPU memory.
@@ -70,15 +69,15 @@ impl Engine {
         })
     }
 
-    /// Continues `prompt`. `on_token` gets each token as JSON, the prompt's too, and stops the generation by
-    /// returning false.
+    /// Continues `prompt`. `options` are a [`Generate`] as JSON. `on_token` gets each token as JSON, the prompt's too, and
+    /// stops the generation by returning false.
     pub async fn generate(
         &self,
         prompt: String,
         options: String,
         on_token: Function,
     ) -> Result<String, JsError> {
-        let options = generate_options(&options)?;
+        let options = parse::<Generate>(&options)?.with_routes();
         let mut prompt_tokens = 0;
         let generation = self
             .model
@@ -89,6 +88,8 @@ impl Engine {
                     text: &token.text,
                     prompt: token.prompt,
                     heads: token.routes.as_ref().map(own_heads).unwrap_or_default(),
+                    logprob: token.logprob,
+                    top: &token.top,
                 });
                 // A token is always JSON.
                 let Ok(token) = token else { return ControlFlow::Break(()) };
@@ -106,16 +107,17 @@ impl Engine {
         })
     }
 
-    /// Translates a text: the translation, its score, and the tokens of both with their heads.
+    /// How likely each token of each text is, given those before it: the ids and `ln p` in nats of each but the first.
+    /// `texts` are a list of strings, `options` a [`Score`], both as JSON.
+    pub async fn score(&self, texts: String, options: String) -> Result<String, JsError> {
+        let texts: Vec<String> = parse(&texts)?;
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        json(&self.model.score(&texts, &parse::<Score>(&options)?).await?)
+    }
+
+    /// Translates a text by a [`Translate`] as JSON: the translation, its score, and the tokens of both with their heads.
     pub async fn translate(&self, text: String, options: String) -> Result<String, JsError> {
-        let given: TranslateOptions = parse(&options)?;
-        let mut options = Translate::new().with_routes();
-        if let Some(beams) = given.beams {
-            options = options.beams(beams);
-        }
-        if let Some(max_new) = given.max_new {
-            options = options.max_new(max_new);
-        }
+        let options = parse::<Translate>(&options)?.with_routes();
         let translation = self.model.translate(&[&text], &options, |_, _| {}).await?.remove(0);
         let tokenizer = self.model.tokenizer()?;
         let source = texts(tokenizer.pieces(&text)?);
@@ -204,40 +206,4 @@ fn parse<T: serde::de::DeserializeOwned>(options: &str) -> headwise::Result<T> {
         found: error.to_string(),
         expected: "JSON".to_owned(),
     })
-}
-
-fn generate_options(json: &str) -> Result<Generate, JsError> {
-    let given: Options = parse(json)?;
-    let mut options = Generate::new().with_routes();
-    if let Some(texts) = given.stop {
-        options = options.stop(texts);
-    }
-    if let Some(biases) = given.logit_bias {
-        options = options.logit_bias(biases);
-    }
-    if let Some(max_new) = given.max_new {
-        options = options.max_new(max_new);
-    }
-    if let Some(temperature) = given.temperature {
-        options = options.temperature(temperature);
-    }
-    if let Some(top_k) = given.top_k {
-        options = options.top_k(top_k);
-    }
-    if let Some(top_p) = given.top_p {
-        options = options.top_p(top_p);
-    }
-    if let Some(seed) = given.seed {
-        options = options.seed(seed);
-    }
-    if let Some(penalty) = given.repetition_penalty {
-        options = options.repetition_penalty(penalty);
-    }
-    if let Some(penalty) = given.presence_penalty {
-        options = options.presence_penalty(penalty);
-    }
-    if let Some(penalty) = given.frequency_penalty {
-        options = options.frequency_penalty(penalty);
-    }
-    Ok(if given.greedy == Some(true) { options.greedy() } else { options })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headwise::{Class, FilledMask, StopReason};
+use headwise::{Class, FilledMask, StopReason, TopToken};
 use serde::{Deserialize, Serialize};
 
 /// How to load.
@@ -14,33 +14,6 @@ pub struct LoadOptions {
     pub kernels: Option<headwise::KernelChoice>,
     /// The `remembered` of an earlier load, which is not measured again.
     pub remembered: Option<String>,
-}
-
-/// How to generate. What is missing keeps the library's default.
-#[derive(Deserialize)]
-#[cfg_attr(test, derive(ts_rs::TS), ts(optional_fields))]
-pub struct Options {
-    pub max_new: Option<usize>,
-    pub greedy: Option<bool>,
-    pub temperature: Option<f32>,
-    pub top_k: Option<u32>,
-    pub top_p: Option<f32>,
-    pub seed: Option<u64>,
-    /// Texts end before these.
-    pub stop: Option<Vec<String>>,
-    pub repetition_penalty: Option<f32>,
-    pub presence_penalty: Option<f32>,
-    pub frequency_penalty: Option<f32>,
-    /// By token id; numbers of JSON are finite, so -1e38 bans.
-    pub logit_bias: Option<BTreeMap<u32, f32>>,
-}
-
-/// How to translate. What is missing keeps the library's default.
-#[derive(Deserialize)]
-#[cfg_attr(test, derive(ts_rs::TS), ts(optional_fields))]
-pub struct TranslateOptions {
-    pub beams: Option<usize>,
-    pub max_new: Option<usize>,
 }
 
 /// The adapter that a model runs on, as far as the browser tells.
@@ -93,6 +66,13 @@ pub struct Token<'a> {
     pub prompt: bool,
     /// `[layer][slot]`, as everywhere.
     pub heads: Heads,
+    /// `ln p` in nats, and the likeliest in its place, where the options ask for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, ts(optional))]
+    pub logprob: Option<f32>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[cfg_attr(test, ts(optional, as = "Option<Vec<TopToken>>"))]
+    pub top: &'a [TopToken],
 }
 
 /// What was generated.
@@ -152,7 +132,7 @@ pub struct Classification {
 mod tests {
     use std::fs;
 
-    use headwise::Candidate;
+    use headwise::{Candidate, Generate, Penalties, Sampling, Score, Scored, Translate};
     use ts_rs::{Config, TS};
 
     use super::*;
@@ -170,13 +150,18 @@ mod tests {
         let config = Config::new().with_large_int("number");
         let types = [
             declared::<LoadOptions>(&config),
-            declared::<Options>(&config),
-            declared::<TranslateOptions>(&config),
+            declared::<Generate>(&config),
+            declared::<Sampling>(&config),
+            declared::<Penalties>(&config),
+            declared::<Translate>(&config),
+            declared::<Score>(&config),
             declared::<Info>(&config),
             declared::<Adapter>(&config),
             declared::<Token>(&config),
+            declared::<TopToken>(&config),
             declared::<Generated>(&config),
             declared::<StopReason>(&config),
+            declared::<Scored>(&config),
             declared::<Piece>(&config),
             declared::<Translation>(&config),
             declared::<Filled>(&config),

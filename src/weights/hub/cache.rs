@@ -17,7 +17,7 @@ use std::{
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use super::{
-    client::FileMeta,
+    describe::FileMeta,
     hash::{self, Check, Mismatch},
 };
 use crate::{

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, weights::client::clean};
 
 /// The hub that is meant where nothing names one.
 pub(super) const HUB: &str = "https://huggingface.co";
@@ -170,12 +170,6 @@ impl Variables<'_> {
 
 fn is_on(value: Option<&str>) -> bool {
     value.is_some_and(|value| ON.contains(&value.to_uppercase().as_str()))
-}
-
-/// A token without the line breaks that files and shells add; none if nothing is left.
-pub(super) fn clean(token: &str) -> Option<String> {
-    let token = token.replace(['\r', '\n'], "");
-    Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]

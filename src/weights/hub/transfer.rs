@@ -2,12 +2,11 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 
-use super::{
-    HubModel, cache,
-    client::{self, FileMeta, Trouble},
-    hash::Mismatch,
+use super::{HubModel, cache, describe::FileMeta, hash::Mismatch};
+use crate::{
+    Result,
+    weights::client::{Answer, TRIES, Trouble, patiently, wait_before_try},
 };
-use crate::Result;
 
 impl HubModel<'_> {
     /// Bytes `from..to` of a file.
@@ -18,7 +17,8 @@ impl HubModel<'_> {
         let url = self.url(&self.commit, &file.name);
         let read = || {
             let broken = |e: io::Error| Trouble::transient(&e.to_string());
-            let (start, mut body) = self.hub.client.get(&url, file, from, Some(to))?;
+            let Answer { start, size, mut body, .. } = self.hub.client.get(&url, from, Some(to))?;
+            file.check_size(size)?;
             io::copy(&mut body.by_ref().take(from - start), &mut io::sink()).map_err(broken)?;
             let mut bytes = Vec::new();
             body.take(to - from).read_to_end(&mut bytes).map_err(broken)?;
@@ -27,7 +27,7 @@ impl HubModel<'_> {
                 false => Err(Trouble::transient("the answer is too short")),
             }
         };
-        client::patiently(client::TRIES, read).map_err(|trouble| self.trouble(&file.name, trouble))
+        patiently(TRIES, read).map_err(|trouble| self.trouble(&file.name, trouble))
     }
 
     /// Fetches a file into the snapshot; `told` sees the bytes of it that are here. A content with another hash than the
@@ -58,11 +58,11 @@ impl HubModel<'_> {
             let Err(trouble) = self.transfer(file, &mut partial, told)? else { continue };
             failures = if partial.bytes > most { 1 } else { failures + 1 };
             most = most.max(partial.bytes);
-            if !trouble.transient || failures >= client::TRIES {
+            if !trouble.transient || failures >= TRIES {
                 return Err(self.trouble(&file.name, trouble));
             }
             tracing::warn!(file = file.name, at = partial.bytes, %trouble.message, "trying again");
-            client::wait_before_try(failures);
+            wait_before_try(failures);
         }
         partial.finish()
     }
@@ -75,8 +75,9 @@ impl HubModel<'_> {
         told: &mut dyn FnMut(u64),
     ) -> Result<Result<(), Trouble>> {
         let url = self.url(&self.commit, &file.name);
-        let mut body = match self.hub.client.get(&url, file, partial.bytes, None) {
-            Ok((start, body)) => {
+        let asked = self.hub.client.get(&url, partial.bytes, None);
+        let mut body = match asked.and_then(|answer| file.check_size(answer.size).map(|()| answer)) {
+            Ok(Answer { start, body, .. }) => {
                 if start < partial.bytes {
                     tracing::warn!(file = file.name, "the server knows no ranges: starting anew");
                     partial.restart().map_err(|e| partial.error(e))?;

@@ -68,9 +68,9 @@ export class Write implements Task {
     this.#spoken = performance.now();
     this.#unspoken = '';
     this.#seed = crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
-    const greedy = this.#greedy.checked;
-    const max_new = this.#maxNew.valueAsNumber;
-    const options = { max_new, greedy, temperature: 0.8, top_k: 40, top_p: 0.95, seed: this.#seed };
+    const temperature = this.#greedy.checked ? 0 : 0.8;
+    const sampling = { temperature, top_k: 40, top_p: 0.95, seed: this.#seed };
+    const options = { max_new: this.#maxNew.valueAsNumber, sampling };
     this.#page.start({ kind: 'generate', prompt: this.#prompt.value, options });
   }
 

@@ -1,7 +1,7 @@
 // The engine without the page: which kernels run in this browser, and that all shapes compute the same.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { LOAD_MS, RUN_MS, tensor } from '../page.mjs';
 import { artefact, modelJson, required, serve, web } from '../support.mjs';
@@ -31,7 +31,8 @@ async function write([base, options, prompt, count]) {
   };
   const tokens = [];
   try {
-    await engine.generate(prompt, JSON.stringify({ max_new: count, greedy: true }), (json) => {
+    const options = { max_new: count, sampling: { temperature: 0 } };
+    await engine.generate(prompt, JSON.stringify(options), (json) => {
       tokens.push({ ...JSON.parse(json), readBuffers: counted.readBuffers });
       return true;
     });
@@ -131,6 +132,35 @@ export function runs(open, browser) {
     const second = await info({ remembered: JSON.stringify({ ...note, measured: 'partly' }) });
     assert.equal(JSON.parse(second.remembered).measured, 'fully');
     assert.equal(JSON.parse((await info({ remembered: 'nonsense' })).remembered).adapter, note.adapter);
+  });
+
+  test('says how likely tokens are, as the native engine does', { timeout: LOAD_MS + RUN_MS }, async () => {
+    const ask = async ([base, text]) => {
+      const { Engine } = await import(`${base}pkg/headwise.js`);
+      const engine = await Engine.load(`${base}public/models/prose/`, '{"kernels":"tuned"}', () => {});
+      const tokens = [];
+      const options = { max_new: 4, sampling: { temperature: 0 }, logprobs: 2 };
+      const push = (json) => tokens.push(JSON.parse(json)) > 0;
+      const { text: more } = JSON.parse(await engine.generate(text, JSON.stringify(options), push));
+      const [scored] = JSON.parse(await engine.score(JSON.stringify([text + more]), '{}'));
+      engine.free();
+      return { tokens, text: text + more, scored };
+    };
+    const { tokens, text, scored } = await page.evaluate(ask, [server.url, PROMPT]);
+    const binary = required('HEADWISE_BIN', 'the native headwise binary');
+    const [lines, out] = [`${browser}-texts.jsonl`, `${browser}-scores.jsonl`].map(artefact);
+    writeFileSync(lines, JSON.stringify({ text }));
+    rmSync(out, { force: true });
+    execFileSync(binary, ['score', lines, '--quiet', '--tokens', '--out', out], { timeout: RUN_MS });
+    const { ids, logprobs } = JSON.parse(readFileSync(out, 'utf8'));
+    assert.deepEqual(scored.ids, ids);
+    const near = (found, expected) => assert.ok(Math.abs(found - expected) < 1e-3, `found ${found}, expected ${expected}`);
+    scored.logprobs.forEach((logprob, at) => near(logprob, logprobs[at]));
+    tokens.forEach(({ prompt, id, logprob, top }, at) => {
+      if (prompt) return assert.equal(logprob, undefined);
+      near(logprob, logprobs[at - 1]);
+      assert.deepEqual([top.length, top[0].id, top[0].logprob], [2, id, logprob]);
+    });
   });
 
   test('refuses kernels that there are not', { timeout: LOAD_MS }, async () => {

@@ -59,6 +59,19 @@ fn lines_are_answered_as_the_library_answers_them() {
 }
 
 #[test]
+fn answers_end_and_are_chosen_as_the_options_say() {
+    let (model, template) = load("options");
+    let options =
+        Generate::new().seed(3).max_new(12).repetition_penalty(1.5).logit_bias([(0, -5.0)]).stop(["e"]);
+    let mut chat = Chat::new(&model, template(), None).unwrap();
+    let reply = block_on(chat.reply("Who art thou?", &options, |_| ControlFlow::Continue(()))).unwrap();
+    let args =
+        ["--seed=3", "--max-new=12", "--repetition-penalty=1.5", "--logit-bias=0=-5", "--stop=e", "-q"];
+    let found = talk(&folder("options", PLAY), &args, "Who art thou?\n");
+    assert_eq!(found, (0, format!("{}\n", reply.text), String::new()));
+}
+
+#[test]
 fn a_model_without_a_template_is_refused() {
     let (code, text, error) = talk(Path::new(PROSE), &[], "Hello\n");
     assert_eq!((code, text.as_str(), error.lines().count()), (1, "", 1));

@@ -1,6 +1,13 @@
-//! Requests to a hub. Nothing that it answers is believed unseen.
+//! Requests over HTTP, natively. Nothing that a server answers is believed unseen.
 
-use std::{fmt, fs, io::Read, path::Path, thread, time::Duration};
+use std::{
+    fmt, fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io::Read,
+    path::Path,
+    thread,
+    time::Duration,
+};
 
 use ureq::{
     Agent, Body, RequestBuilder, http,
@@ -8,8 +15,8 @@ use ureq::{
     typestate::WithoutBody,
 };
 
-use super::environment::clean;
-use crate::{Error, Result, weights::quote};
+use super::quote;
+use crate::{Error, Result};
 
 /// Attempts at a request before its trouble is reported; a download that goes on starts to count anew.
 pub(super) const TRIES: u32 = 4;
@@ -18,22 +25,24 @@ const MAX_REDIRECTS: usize = 8;
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Speaks to one hub.
+/// Speaks to one hub, or to a host of files.
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
     token: Option<String>,
 }
 
-/// What a hub says of a file without sending it.
-#[derive(Clone, Debug)]
-pub(super) struct FileMeta {
-    pub name: String,
-    /// Names the content; fit for a file name.
-    pub etag: String,
-    pub size: u64,
-    /// What the revision stands for.
-    pub commit: Option<String>,
+/// What came of asking for a file.
+pub(super) struct Answer {
+    /// The number of the body's first byte.
+    pub start: u64,
+    /// Bytes of the whole file, where the answer states them.
+    pub size: Option<u64>,
+    /// Another one where the file is another, as far as the answer tells.
+    pub version: u64,
+    /// Whether it is a page for people.
+    pub is_page: bool,
+    pub body: Box<dyn Read + Send>,
 }
 
 /// Why a request failed.
@@ -90,13 +99,18 @@ pub(super) fn wait_before_try(failures: u32) {
 }
 
 impl Client {
-    /// Speaks to the hub at an address. `roots` are certificates to trust instead of the usual ones: a file, or a folder of
-    /// files.
-    pub fn new(endpoint: &str, token: Option<String>, roots: Option<&Path>) -> Result<Self> {
+    /// Speaks to the host at an address, which messages call `what`. `roots` are certificates to trust instead of the usual ones: a
+    /// file, or a folder of files.
+    pub fn new(
+        what: &'static str,
+        endpoint: &str,
+        token: Option<String>,
+        roots: Option<&Path>,
+    ) -> Result<Self> {
         let endpoint = endpoint.trim().trim_end_matches('/');
         if origin(endpoint).is_none() {
             let expected = "an address such as https://huggingface.co";
-            return Err(Error::argument("endpoint of the hub", quote(endpoint), expected));
+            return Err(Error::argument(what, quote(endpoint), expected));
         }
         let token = token.as_deref().and_then(clean);
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
@@ -131,44 +145,14 @@ impl Client {
         &self.endpoint
     }
 
+    #[cfg(feature = "hub")]
     pub fn has_token(&self) -> bool {
         self.token.is_some()
     }
 
-    /// What the hub says of a file; `None` if there is no such file.
-    pub fn describe(&self, url: &str, name: &str) -> Result<Option<FileMeta>, Trouble> {
-        let answer = self.send(url, |agent, url| agent.head(url), true)?;
-        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        let status = answer.status().as_u16();
-        if status == 404 && !matches!(header("x-error-code"), Some("RepoNotFound" | "RevisionNotFound")) {
-            return Ok(None);
-        }
-        // A large file is elsewhere; the redirect to it has what is to be known, under other names.
-        if !(200..400).contains(&status) {
-            return Err(refused(&answer));
-        }
-        let etag = header("x-linked-etag").or(header("etag")).unwrap_or_default();
-        let etag = etag.trim_start_matches("W/").trim_matches('"');
-        if crate::weights::check_name(etag).is_err() {
-            return Err(Trouble::wrong(&format!("etag {}, expected a plain name", quote(etag))));
-        }
-        // A redirect has a length of its own.
-        let length = header("content-length").filter(|_| answer.status().is_success());
-        let size = header("x-linked-size").or(length).and_then(|size| size.parse().ok());
-        let size = size.ok_or_else(|| Trouble::wrong("an answer without the file's size"))?;
-        let commit = header("x-repo-commit").map(str::to_owned);
-        Ok(Some(FileMeta { name: name.to_owned(), etag: etag.to_owned(), size, commit }))
-    }
-
-    /// Bytes `from..to` of a file, or from `from` to its end, as they arrive, and the number of the first; possibly more of
-    /// them than wanted. A server that knows no ranges sends the file from its start.
-    pub fn get(
-        &self,
-        url: &str,
-        file: &FileMeta,
-        from: u64,
-        to: Option<u64>,
-    ) -> Result<(u64, impl Read + use<>), Trouble> {
+    /// Bytes `from..to` of a file, or from `from` to its end, as they arrive; possibly more of them than wanted. A server that knows
+    /// no ranges sends the file from its start.
+    pub fn get(&self, url: &str, from: u64, to: Option<u64>) -> Result<Answer, Trouble> {
         let range = match to {
             Some(to) => Some(format!("bytes={from}-{}", to.saturating_sub(1))),
             None => (from > 0).then(|| format!("bytes={from}-")),
@@ -197,16 +181,15 @@ impl Client {
             200 => (0, stated("content-length").and_then(|size| size.parse().ok())),
             _ => return Err(refused(&answer)),
         };
-        match size {
-            Some(size) if size != file.size => {
-                Err(Trouble::wrong(&format!("a file of {size} bytes, expected {}", file.size)))
-            }
-            _ => Ok((start, answer.into_body().into_reader())),
-        }
+        let mut version = DefaultHasher::new();
+        stated("etag").or(stated("last-modified")).hash(&mut version);
+        let is_page = stated("content-type").is_some_and(|kind| kind.starts_with("text/html"));
+        let body = Box::new(answer.into_body().into_reader());
+        Ok(Answer { start, size, version: version.finish(), is_page, body })
     }
 
     /// Sends a request and follows redirects; only those within one host with `describing`.
-    fn send(
+    pub fn send(
         &self,
         url: &str,
         request: impl Fn(&Agent, &str) -> RequestBuilder<WithoutBody>,
@@ -232,6 +215,12 @@ impl Client {
         }
         Err(Trouble::wrong("too many redirects"))
     }
+}
+
+/// A token without the line breaks that files and shells add; none if nothing is left.
+pub(super) fn clean(token: &str) -> Option<String> {
+    let token = token.replace(['\r', '\n'], "");
+    Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
 /// The certificates to trust, from a file or the files of a folder.
@@ -277,7 +266,7 @@ fn redirected(url: &str, location: &str) -> Option<String> {
 }
 
 /// The trouble of a status that is no success, in the hub's own words where it has some.
-fn refused(answer: &http::Response<Body>) -> Trouble {
+pub(super) fn refused(answer: &http::Response<Body>) -> Trouble {
     let status = answer.status();
     let reason = status.canonical_reason().unwrap_or("no success");
     match answer.headers().get("x-error-message").and_then(|value| value.to_str().ok()) {
