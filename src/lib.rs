@@ -41,6 +41,7 @@
 //! - `http`: models read from an address, `Source::http`; in a browser without it.
 //! - `hub`: models from a hub, [`Hub`], kept on the disk; not in a browser. Brings `http`.
 //! - `selftest`: whether a device computes right, `Gpu::selftest`.
+//! - `typescript`: the types of options and results, for programs that hand them to JavaScript as JSON.
 //! - `gles`: OpenGL (ES) where a machine has nothing better, natively.
 //! - `demo-model`: embeds the demo models, 20 MB for generation, 20 MB for translation, 6 MB for masks, 1 MB for images.
 //!   A program carries only those that it names; the `headwise` command, a crate of its own, carries all.
@@ -103,6 +104,10 @@ pub use tasks::{
 pub use tasks::{Chat, ChatMessage, ChatTemplate, Reply, ReplyStream};
 #[cfg(feature = "tokenizer")]
 pub use tasks::{TextStream, Tokenizer};
+/// What writes the TypeScript of options and results: `Generation::decl(&Config::new())` is one type's, its `export_all` also writes
+/// those that it is made of. Of options, JSON may leave any field out.
+#[cfg(feature = "typescript")]
+pub use ts_rs;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub use weights::{Hub, HubModel, HubRepo};
 pub use weights::{ModelFiles, ReadAt, Source};

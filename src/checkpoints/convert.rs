@@ -22,6 +22,7 @@ const SPECIAL: usize = 4;
 
 /// What a fairseq state dict does not say.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(deny_unknown_fields)]
 pub struct ConvertOptions<'a> {
     top_k: usize,
@@ -39,6 +40,7 @@ pub struct ConvertOptions<'a> {
 
 /// What the outputs of the chosen experts are weighted with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum MoaGates {
@@ -51,6 +53,7 @@ pub enum MoaGates {
 
 /// The activation of the MLPs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum MoaActivation {

@@ -19,6 +19,7 @@ use crate::{
 
 /// How to quantise.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(deny_unknown_fields)]
 pub struct QuantizeOptions<'a> {
     scheme: Precision,

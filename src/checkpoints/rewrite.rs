@@ -16,6 +16,7 @@ use crate::{
 
 /// A model folder that was written.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct WrittenModel {
     /// The folder.
@@ -27,6 +28,7 @@ pub struct WrittenModel {
     /// Weights in all.
     pub parameters: u64,
     /// The content of `config.json`.
+    #[cfg_attr(feature = "typescript", ts(type = "unknown"))]
     pub config: Value,
     /// What is worth knowing about the result.
     pub notes: Vec<String>,

@@ -21,6 +21,7 @@ const BLOCK: usize = 1 << 14;
 
 /// How to make a mixture of dense models.
 #[derive(Default, Debug, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct UpcycleOptions<'a> {
     kv: KvSharing,
@@ -31,6 +32,7 @@ pub struct UpcycleOptions<'a> {
 
 /// Whose keys and values an attention expert sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum KvSharing {

@@ -6,6 +6,7 @@ use crate::{Error, Result};
 
 /// Which adapter to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum AdapterSelection {
@@ -70,6 +71,7 @@ impl std::fmt::Display for AdapterSelection {
 
 /// What a device can do, in our own words: filled from wgpu natively and in the browser.
 #[derive(Clone, Debug, Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Capabilities {
     /// Adapter name; browsers may leave it empty.

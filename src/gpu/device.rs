@@ -16,6 +16,7 @@ use crate::{Error, Result};
 
 /// How to open a GPU.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct GpuOptions {
     #[serde(rename = "adapter")]
@@ -33,6 +34,7 @@ pub struct GpuOptions {
 
 /// Where [`KernelChoice::Auto`] finds and leaves what it measured.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct KernelMemory {
     /// What an earlier device had to remember.
@@ -48,6 +50,7 @@ impl Default for KernelMemory {
 
 /// The folder of the file of notes.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "snake_case")]
 pub enum NotePlace {
     UserCache,
@@ -57,6 +60,7 @@ pub enum NotePlace {
 
 /// Which variant of the hot kernels to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum KernelChoice {

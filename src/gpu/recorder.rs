@@ -21,6 +21,7 @@ use crate::Result;
 /// upper bound, since only the GPU knows how many of them tokens chose); of a cache, for each sequence as many keys as the
 /// longest of them has. For one decoded token both numbers are exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Counters {
     /// Kernel launches.

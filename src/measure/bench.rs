@@ -29,6 +29,7 @@ const ENOUGH_ROUNDS: usize = 3;
 
 /// How to measure a model.
 #[derive(serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct Bench<'a> {
     rounds: usize,

@@ -9,6 +9,7 @@ use crate::{Precision, gpu::Counters};
 /// What [`Model::bench`](crate::Model::bench) found: measured times, exact counts of work, and what the adapter does at best
 /// in the same run.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct BenchReport {
     /// The version of headwise.
@@ -48,6 +49,7 @@ pub struct BenchReport {
 
 /// One kind of work, measured in rounds that alternate with its limit.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct BenchRow {
     /// `prefill`: a prompt through a session that exists, up to the choice of the next token. `first token`: the same with
@@ -77,6 +79,7 @@ pub struct BenchRow {
 
 /// The speed of a yardstick over the whole run.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Limit {
     /// What it is, in words.
@@ -87,6 +90,7 @@ pub struct Limit {
 
 /// The middle and the ends of some measurements.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Spread {
     /// The median.

@@ -18,6 +18,7 @@ const LEAST_SLOTS: u32 = 256;
 
 /// How a key/value cache holds its numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum CachePrecision {

@@ -226,6 +226,7 @@ impl Gpu {
 
 /// One adapter of this machine, as `headwise adapters` shows it.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct AdapterReport {
     /// Its number, for [`AdapterSelection::Number`](crate::AdapterSelection::Number).

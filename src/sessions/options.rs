@@ -17,6 +17,7 @@ const MOST: u32 = 65_535;
 
 /// What a [`Session`](super::Session) has room for.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct SessionOptions {
     sequences: u32,

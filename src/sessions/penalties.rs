@@ -16,12 +16,14 @@ use crate::{
 ///
 /// With serde these are fields that are named as the methods here are; a bias of `null` bans a token.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct Penalties {
     repetition: f32,
     presence: f32,
     frequency: f32,
     #[serde(deserialize_with = "biases")]
+    #[cfg_attr(feature = "typescript", ts(as = "BTreeMap<u32, Option<f32>>"))]
     bias: BTreeMap<u32, f32>,
 }
 

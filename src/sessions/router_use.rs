@@ -15,6 +15,7 @@ use crate::{
 /// With p the softmax over the scores z of the routed experts (within each group, if there are several), and
 /// n1(v) = v / Σ v:
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct RouterUse {
     /// Each expert's share of all choices with a gate above 0, f; sums to 1.
@@ -43,6 +44,7 @@ pub struct RouterUse {
 
 /// The sizes of a router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct RouterShape {
     /// Experts there are.
@@ -102,6 +104,7 @@ impl RouterUse {
 
 /// How far dropped experts are from being kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct DropMargin {
     /// Over all tokens.
@@ -112,15 +115,18 @@ pub struct DropMargin {
 
 /// How tokens used the experts of one layer; `None` where a layer has no such router.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct LayerUse {
     /// The attention (head) experts.
     pub attention: Option<RouterUse>,
     /// The value experts of the heads.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub values: Option<RouterUse>,
     /// The head experts that attend to a translation's source.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
     pub cross: Option<RouterUse>,
     /// The MLP experts.
     pub mlp: Option<RouterUse>,

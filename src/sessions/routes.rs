@@ -10,6 +10,7 @@ use crate::{
 
 /// One chosen expert and its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Choice {
     /// The expert's index.
@@ -28,15 +29,18 @@ impl Choice {
 /// The choices of one token in one layer; those of one router are in the order of its slots: shared experts, then the
 /// others best first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct LayerRoutes {
     /// Attention (head) experts.
     pub attention: Vec<Choice>,
     /// Value experts of the heads (SwitchHead).
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "typescript", ts(optional, as = "Option<Vec<Choice>>"))]
     pub values: Vec<Choice>,
     /// Head experts that attend to the source of a translation.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "typescript", ts(optional, as = "Option<Vec<Choice>>"))]
     pub cross: Vec<Choice>,
     /// MLP experts.
     pub mlp: Vec<Choice>,
@@ -55,6 +59,7 @@ impl LayerRoutes {
 
 /// The choices of one token in every layer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct TokenRoutes {
     /// Layer by layer.

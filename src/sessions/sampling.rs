@@ -4,6 +4,7 @@ use crate::{Error, Result};
 
 /// How the next token is chosen from a row of logits.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
     pub(super) temperature: f32,

@@ -28,6 +28,7 @@ pub struct Chat {
 
 /// An answer.
 #[derive(Clone, Debug, serde::Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Reply {
     /// What it says, the text of its ids up to a stop string; it is the last of the conversation's messages. Where the caller ended

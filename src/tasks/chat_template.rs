@@ -18,6 +18,7 @@ const MAX_TEMPLATE: u64 = 256 << 10;
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct ChatMessage {
     /// Whose it is: `system`, `user` or `assistant`.

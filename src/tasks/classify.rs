@@ -22,6 +22,7 @@ pub struct Image {
 
 /// A class that an image may belong to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Class {
     /// Its number.
@@ -34,6 +35,7 @@ pub struct Class {
 
 /// What a model says of one image.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Classification {
     /// The likeliest first.

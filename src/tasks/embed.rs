@@ -10,6 +10,7 @@ use crate::{Cancel, Error, Result, sessions::LogitRows};
 
 /// Which hidden states of a text become its vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Pooling {
@@ -24,6 +25,7 @@ pub enum Pooling {
 
 /// How to make vectors of texts.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct Embed {
     pooling: Pooling,

@@ -12,6 +12,7 @@ use crate::{
 
 /// A token that may stand behind a mask.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Candidate {
     /// Its id.
@@ -24,6 +25,7 @@ pub struct Candidate {
 
 /// A mask and what may stand behind it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct FilledMask {
     /// Its place among the ids.
@@ -34,6 +36,7 @@ pub struct FilledMask {
 
 /// What a model says of one text.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Filled {
     /// The ids that the model read, an end token last.

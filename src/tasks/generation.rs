@@ -16,6 +16,7 @@ use crate::{
 /// `repetition`, `presence`, `frequency` and `bias`, in which `null` bans a token; what is left out is as [`Generate::default`] has it.
 /// A filter, a handle to cancel by and callbacks are left out.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct Generate {
     pub(super) max_new: usize,
@@ -231,6 +232,7 @@ impl Generate {
 
 /// One token, as it comes.
 #[derive(Clone, Debug, serde::Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Token {
     /// Which prompt it belongs to.
@@ -256,6 +258,7 @@ pub struct Token {
 
 /// A token that might have come.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct TopToken {
     /// Its id.
@@ -268,6 +271,7 @@ pub struct TopToken {
 
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum StopReason {
@@ -285,6 +289,7 @@ pub enum StopReason {
 
 /// What was generated.
 #[derive(Clone, Debug, serde::Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Generation {
     /// The new ids of each prompt.

@@ -14,6 +14,7 @@ const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Q
 
 /// A model's sizes and needs. Reading it takes the configuration and the tensors' headers, no GPU.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct ModelInfo {
     /// The model family, e.g. `jetmoe`.
@@ -63,6 +64,7 @@ pub struct ModelInfo {
 
 /// A routed attention in numbers.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct AttentionInfo {
     /// Experts a router chooses from.
@@ -81,6 +83,7 @@ pub struct AttentionInfo {
 
 /// A routed MLP in numbers.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct MlpInfo {
     /// Experts a router chooses from.
@@ -93,6 +96,7 @@ pub struct MlpInfo {
 
 /// Weight memory at one precision.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct PrecisionMemory {
     /// How the matrices are stored; norms, biases and routers stay f32.

@@ -18,6 +18,7 @@ use crate::{
 
 /// Logits and routes of one sequence.
 #[derive(Clone, Debug, Default, serde::Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Logits {
     /// Size of the vocabulary.

@@ -26,6 +26,7 @@ type Progress<'a> = Box<dyn FnMut(u64, u64) + 'a>;
 
 /// How to load a model.
 #[derive(Default, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct LoadOptions<'a> {
     precision: Option<Precision>,

@@ -13,6 +13,7 @@ use crate::{
 
 /// How to score texts.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct Score {
     cut: bool,
@@ -50,6 +51,7 @@ impl Score {
 
 /// How likely a model finds a text.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Scored {
     /// The ids of the text.

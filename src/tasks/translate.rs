@@ -10,6 +10,7 @@ use crate::{
 
 /// How to translate.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(default, deny_unknown_fields)]
 pub struct Translate {
     beams: usize,
@@ -97,6 +98,7 @@ impl Translate {
 
 /// A translated text.
 #[derive(Clone, Debug, serde::Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct Translation {
     /// The ids of the translation, its end token last unless it was cut off.
@@ -295,6 +297,7 @@ impl Model {
 
 /// A source and what follows when its target is given.
 #[derive(Clone, Debug, serde::Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct TranslationLogits {
     /// Of each token of the target: what may follow it, and the experts it chose.

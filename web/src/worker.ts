@@ -1,7 +1,7 @@
 /** The engine's thread: loads the wasm module and answers the page's requests. */
 import init, { Engine, selftest } from '../pkg/headwise.js';
 import wasm from '../pkg/headwise_bg.wasm?url';
-import type { Info, Lack, LoadOptions, Options, Reply, Request, SelftestOptions, SelftestReport, Token, Work } from './protocol';
+import type { Generated, Info, Lack, LoadOptions, Options, Reply, Request, SelftestOptions, SelftestReport, Token, Work } from './protocol';
 
 let engine: Engine | undefined;
 let stopped = false;
@@ -83,7 +83,7 @@ async function generate(prompt: string, options: Options) {
     reply({ kind: 'token', token });
     return !stopped;
   };
-  const result = JSON.parse(await engine.generate(prompt, JSON.stringify(options), onToken));
+  const result: Generated = JSON.parse(await engine.generate(prompt, JSON.stringify(options), onToken));
   const summary = {
     promptTokens: result.prompt_tokens,
     newTokens: result.new_tokens,

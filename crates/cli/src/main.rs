@@ -24,6 +24,7 @@ mod ids;
 mod image;
 mod info;
 mod interrupt;
+mod licenses;
 mod lines;
 mod logits;
 mod notes;
@@ -79,6 +80,7 @@ enum Command {
     Adapters(adapters::AdaptersArgs),
     Selftest(selftest::SelftestArgs),
     Doctor(doctor::DoctorArgs),
+    Licenses(licenses::LicensesArgs),
     Convert(convert::ConvertArgs),
     Quantize(quantize::QuantizeArgs),
     Upcycle(upcycle::UpcycleArgs),
@@ -123,6 +125,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Bench(args) => bench::run(args, &cli.shared),
         Command::Adapters(args) => adapters::run(args, &cli.shared),
         Command::Doctor(args) => doctor::run(args),
+        Command::Licenses(args) => licenses::run(args),
         Command::Convert(args) => convert::run(args, &cli.shared),
         Command::Quantize(args) => quantize::run(args, &cli.shared),
         Command::Upcycle(args) => upcycle::run(args, &cli.shared),

@@ -381,6 +381,19 @@ fn info_says_whether_the_model_fits() {
 }
 
 #[test]
+fn licences_are_those_of_all_that_is_compiled_in() {
+    let text = stdout(&["licenses"]);
+    let lock = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock")).unwrap();
+    // `scripts/test licences` looks for all of them.
+    for name in ["wgpu", "tokenizers", "clap", "ring"] {
+        let version =
+            lock.split(&format!("\nname = \"{name}\"\nversion = \"")).nth(1).unwrap().split('"').next();
+        assert!(text.contains(&format!("\n{name} {}\n", version.unwrap())), "{name}");
+    }
+    assert!(text.contains("Permission is hereby granted, free of charge"));
+}
+
+#[test]
 fn adapters_are_listed() {
     let adapters = json(&["adapters", "--json"]);
     let first = &adapters[0];

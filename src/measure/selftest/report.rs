@@ -6,6 +6,7 @@ use crate::Capabilities;
 
 /// What became of a row of a [`SelftestReport`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum SelftestStatus {
@@ -23,6 +24,7 @@ pub enum SelftestStatus {
 
 /// One kernel in one variant, one property of the driver, or a model's text.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct SelftestRow {
     /// The kernel, as its file in `shaders/` is named; `driver` and `text` for the others.
@@ -46,6 +48,7 @@ pub struct SelftestRow {
 
 /// What [`Gpu::selftest`](crate::Gpu::selftest) found.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 #[non_exhaustive]
 pub struct SelftestReport {
     /// headwise's version.
