@@ -51,6 +51,9 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     var left = 1.0;
     var sum = vec4<f32>(0.0);
     var some = false;
+    // Made when the first edit asks for it.
+    var mean = vec4<f32>(0.0);
+    var has_mean = false;
     let first = first_record(unit);
     for (var record = first_record(unit + 1u); record > first; record -= RECORD) {
         let edit = record - RECORD;
@@ -60,10 +63,14 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         some = true;
         var row = vec4<f32>(0.0);
         if what(edit) == UNIFORM {
-            for (var slot = seen.first; slot < seen.end; slot++) {
-                row += cached_quad(2u * value_at(span.sequence, slot, kv_head) + quad);
+            if !has_mean {
+                for (var slot = seen.first; slot < seen.end; slot++) {
+                    mean += cached_quad(2u * value_at(span.sequence, slot, kv_head) + quad);
+                }
+                mean /= f32(span.end - span.first);
+                has_mean = true;
             }
-            row /= f32(span.end - span.first);
+            row = mean;
         } else if slot_in_window(span.slot) {
             row = cached_quad(2u * value_at(span.sequence, span.slot, kv_head) + quad);
         }

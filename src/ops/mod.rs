@@ -28,6 +28,7 @@ mod matrix;
 mod norm;
 mod norm_router;
 mod query_norm;
+mod replay_routes;
 mod rope_attention_decode;
 mod rope_cache;
 mod routed_linear;
@@ -76,6 +77,7 @@ pub use matrix::{Activation, Bias, Matrix, MatrixShape, Part, Precision, QUANTIZ
 pub use norm::{NormInput, NormKind, NormRows};
 pub use norm_router::{MAX_EXPERTS, NormRouter, RouterInput};
 pub use query_norm::QueryNorm;
+pub use replay_routes::ReplayRoutes;
 pub use rope_attention_decode::RopeAttentionDecode;
 pub use rope_cache::{RopeCache, rope_angles};
 pub use routed_linear::{Alongside, FEW_TOKENS, Output, RoutedLinear, RowList, Sums};
@@ -134,6 +136,7 @@ pub static KERNELS: &[&Kernel] = &[
     &stick_breaking::KERNEL,
     &rope_attention_decode::PLAIN,
     &rope_attention_decode::BROADCAST,
+    &replay_routes::KERNEL,
     &rope_cache::KERNEL,
     &routed_matmul::PLAIN,
     &routed_matmul::BROADCAST,

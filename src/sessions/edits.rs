@@ -15,12 +15,27 @@ use crate::{
 /// Heads and experts that the edits of a session name at the most, one counted for each edit of it.
 const MOST_RECORDS: usize = 1 << 22;
 
+/// Edits of one head or expert at the most: an invocation goes through all of them.
+const MOST_OF_ONE: usize = 256;
+
 /// The records of one sublayer.
 #[derive(Default)]
 struct Records {
     routes: Vec<PlannedEdit>,
     blends: Vec<PlannedEdit>,
     heads: Vec<PlannedEdit>,
+}
+
+impl Records {
+    /// Edits of the head or expert that has most.
+    fn most_of_one(&self) -> usize {
+        let most = |records: &Vec<PlannedEdit>| {
+            let mut counts = HashMap::new();
+            records.iter().for_each(|record| *counts.entry(record.unit).or_insert(0) += 1);
+            counts.into_values().max().unwrap_or(0)
+        };
+        [&self.routes, &self.blends, &self.heads].map(most).into_iter().max().unwrap_or(0)
+    }
 }
 
 /// Which sublayer.
@@ -55,7 +70,14 @@ impl Resolved {
                 return Err(Error::argument("edits", found, "fewer heads and experts in all"));
             }
         }
-        Ok(resolved)
+        let most = resolved.sublayers.values().map(|(records, _)| records.most_of_one()).max();
+        match most.filter(|&most| most > MOST_OF_ONE) {
+            Some(most) => {
+                let found = format!("{most} of one head or expert");
+                Err(Error::argument("edits", found, format!("at most {MOST_OF_ONE}")))
+            }
+            None => Ok(resolved),
+        }
     }
 
     /// Adds the records of an edit, and counts them.

@@ -77,9 +77,14 @@ impl Session {
         let step = Step { logit_rows, hidden: self.layout.hidden, ..begun };
         workspace.logit_rows.write(0, &written.logit_rows);
         let ids = if from_tokens { &workspace.tokens } else { &workspace.ids };
+        if let Some(replay) = &self.replay {
+            replay.begin(&written.spans);
+        }
         let edits = self.edited.as_mut().map(|edited| edited as &mut dyn Hook);
         let hook = self.hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
-        let pass = Pass::new(&mut self.recorder, workspace, &step).with_hook(edits).with_hook(hook);
+        let replay = self.replay.as_mut().map(|replay| replay as &mut dyn Hook);
+        let pass = Pass::new(&mut self.recorder, workspace, &step);
+        let pass = pass.with_hook(edits).with_hook(replay).with_hook(hook);
         self.transformer.record(pass, &self.cache, None, ids);
         for run in runs {
             let sequence = &mut self.sequences[run.sequence as usize];

@@ -7,6 +7,7 @@ mod options;
 mod penalties;
 pub(crate) mod readback;
 mod reading;
+mod replay;
 pub(crate) mod router_use;
 mod routes;
 mod runs;

@@ -47,6 +47,16 @@ pub struct LayerRoutes {
 }
 
 impl LayerRoutes {
+    /// What a router chose.
+    pub(super) fn of(&self, place: RouterPlace) -> &[Choice] {
+        match place {
+            RouterPlace::Attention => &self.attention,
+            RouterPlace::Values => &self.values,
+            RouterPlace::Cross => &self.cross,
+            RouterPlace::Mlp => &self.mlp,
+        }
+    }
+
     fn at(&mut self, place: RouterPlace) -> &mut Vec<Choice> {
         match place {
             RouterPlace::Attention => &mut self.attention,
@@ -68,15 +78,35 @@ pub struct TokenRoutes {
 
 /// One router of a stack, and where its choices stand.
 #[derive(Clone, Copy, Debug)]
-struct RouterRoutes {
-    layer: usize,
-    place: RouterPlace,
+pub(super) struct RouterRoutes {
+    pub layer: usize,
+    pub place: RouterPlace,
+    pub experts: u32,
     /// Slots of a token, and slots of routers before this one.
-    slots: usize,
-    before: usize,
+    pub slots: usize,
+    pub before: usize,
     /// Scores of a token, and scores of routers before this one.
     scores: usize,
     scores_before: usize,
+}
+
+impl RouterRoutes {
+    /// The routers of a stack, in the order in which they write down their choices.
+    pub fn of(stack: &StackSpec) -> Vec<Self> {
+        let (mut before, mut scores_before) = (0, 0);
+        let mut routers = Vec::new();
+        for (layer, block) in stack.blocks.iter().enumerate() {
+            for (place, router) in block.routers().filter(|(_, router)| router.routes()) {
+                let slots = router.routes_per_token() as usize;
+                let scores = router.scores_per_token() as usize;
+                let experts = router.experts();
+                routers.push(Self { layer, place, experts, slots, before, scores, scores_before });
+                before += slots;
+                scores_before += scores;
+            }
+        }
+        routers
+    }
 }
 
 /// The choices of the tokens of one step. Its serialised form is a list of [`TokenRoutes`].
@@ -98,17 +128,8 @@ impl Routes {
     /// # Errors
     /// [`Error::NotFinite`](crate::Error::NotFinite) where a gate or a score is not.
     pub(crate) fn new(stack: &StackSpec, tokens: usize, bytes: &[u8]) -> Result<Self> {
-        let (mut before, mut scores_before) = (0, 0);
-        let mut routers = Vec::new();
-        for (layer, block) in stack.blocks.iter().enumerate() {
-            for (place, router) in block.routers().filter(|(_, router)| router.routes()) {
-                let slots = router.routes_per_token() as usize;
-                let scores = router.scores_per_token() as usize;
-                routers.push(RouterRoutes { layer, place, slots, before, scores, scores_before });
-                before += slots;
-                scores_before += scores;
-            }
-        }
+        let routers = RouterRoutes::of(stack);
+        let before: usize = routers.iter().map(|router| router.slots).sum();
         let (chosen, rest) = bytes.split_at(4 * tokens * before);
         let (gates, scores) = rest.split_at(4 * tokens * before);
         Ok(Self {

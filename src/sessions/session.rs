@@ -6,6 +6,7 @@ use super::{
     SessionOptions,
     options::{Layout, PAGE, SOFTWARE_POSITIONS},
     penalties::Adjusting,
+    replay::Replay,
 };
 use crate::{
     Cancel, Error, Result,
@@ -71,6 +72,8 @@ pub struct Session {
     /// What is changed in them, and by how many edits.
     pub(super) edited: Option<Edited>,
     pub(super) edits: usize,
+    /// What tokens are made to choose.
+    pub(super) replay: Option<Replay>,
     /// Ends every step.
     pub(super) cancel: Cancel,
 }
@@ -158,6 +161,7 @@ impl Session {
             hook: None,
             edited: None,
             edits: 0,
+            replay: None,
             cancel: cancel.clone(),
         };
         gpu.check("allocating a session")?;

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use headwise::{Edits, Generate, KernelChoice, Logits, Model, Run, SessionOptions, block_on};
+use headwise::{Edits, Generate, KernelChoice, LogitRows, Logits, Model, Run, SessionOptions, block_on};
 
 use crate::{difference, models::SHAPES, reference::jetmoe::JetMoe, tiny};
 
@@ -220,10 +220,59 @@ fn a_session_takes_edits_on_and_off() {
 }
 
 #[test]
+fn recorded_choices_are_taken_again() {
+    for kernels in SHAPES {
+        let model = tiny(kernels);
+        let other: Vec<u32> = PROMPT.iter().map(|id| (id * 7 + 1) % 101).collect();
+        let routes_of = |ids: &[u32]| block_on(model.logits(&[ids])).unwrap().remove(0).routes;
+        let (own, foreign) = (routes_of(&PROMPT), routes_of(&other));
+        block_on(async {
+            let mut session = model.session(SessionOptions::new().sequences(2).positions(16)).unwrap();
+            let mut run = async |own: &[headwise::TokenRoutes], steps: &[usize]| {
+                session.rewind(1, 0).unwrap();
+                session.replay(1, own).unwrap();
+                let (mut logits, mut routes, mut from) = (Vec::new(), Vec::new(), 0);
+                for &step in steps {
+                    let ids = &PROMPT[from..from + step];
+                    session.forward(&[Run::ids(1, ids).logits(LogitRows::All)]).unwrap();
+                    logits.extend(session.logits(1).await.unwrap());
+                    routes.extend(session.routes().await.unwrap().iter());
+                    from += step;
+                }
+                (logits, routes)
+            };
+            for steps in [&[11][..], &[6, 1, 4], &[1; 11]] {
+                let plain = run(&[], steps).await;
+                let replayed = run(&plain.1, steps).await;
+                assert_eq!(replayed, plain, "{kernels:?}, {steps:?}");
+                // Another text's, for its first tokens; then they choose by themselves.
+                let forced = run(&foreign[..5], steps).await;
+                assert_eq!(forced.1[..5], foreign[..5]);
+                assert_ne!(forced.0, plain.0);
+            }
+            assert_eq!(run(&[], &[11]).await.1, own);
+            let mut short = own.clone();
+            short[2].layers.truncate(1);
+            let mut wrong = own.clone();
+            wrong[3].layers[1].mlp = vec![headwise::Choice::new(99, 1.0)];
+            for (routes, part) in
+                [(short, "1 layers at token 2"), (wrong, "expert 99 with gate 1 in layer 1 at token 3")]
+            {
+                let error = session.replay(0, &routes).unwrap_err().to_string();
+                assert!(error.contains(part), "{error}");
+            }
+        });
+    }
+}
+
+#[test]
 fn what_a_model_does_not_have_is_refused_by_name() {
     let model = tiny(KernelChoice::Tuned);
     let (experts, heads, mlp) = sizes(&model);
     let all = experts * heads;
+    let many = vec!["L0H0:scale=1"; 257];
+    let error = model.edited(&edits(&many)).unwrap_err().to_string();
+    assert!(error.contains("257 of one head or expert"), "{error}");
     for (text, part) in [
         ("L2H0:scale=0".to_owned(), "layer 2 in L2H0:scale=0, expected one below the 2".to_owned()),
         (format!("L0H{all}:scale=0"), format!("head {all} of layer 0")),

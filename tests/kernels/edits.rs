@@ -14,7 +14,7 @@ use crate::{
         router::Weight,
         widen,
     },
-    support::{Guarded, assert_close, check, gpu, hash, noise, pad, run, size},
+    support::{Guarded, among, assert_close, check, gpu, hash, noise, pad, run, size},
 };
 
 fn device() -> &'static Gpu {
@@ -300,4 +300,41 @@ fn edit_routes_chooses_again() {
         }
     });
     assert!(skipped.get() * 50 <= tokens.get(), "skipped {} of {} tokens", skipped.get(), tokens.get());
+}
+
+#[test]
+fn replay_routes_takes_what_is_not_open() {
+    for count in [1, 63, 64, 1000, 65_535 * 64 + 70] {
+        let gpu = device();
+        let first = 5;
+        let any = |salt: u64, i: usize| hash(salt, i) as u32 % 100;
+        let words = |salt: u64| -> Vec<u32> { (0..count as usize).map(|i| any(salt, i)).collect() };
+        let numbers = |salt: u64| -> Vec<f32> { words(salt).iter().map(|&word| word as f32).collect() };
+        let open = |i: usize| any(5, i) < 40;
+        let (chosen, gates, taken, taken_gates) = (words(1), numbers(2), words(3), numbers(4));
+        let expected: Vec<u32> =
+            (0..count as usize).map(|i| if open(i) { chosen[i] } else { taken[i] }).collect();
+        let expected_gates: Vec<f32> =
+            (0..count as usize).map(|i| if open(i) { gates[i] } else { taken_gates[i] }).collect();
+        let marked: Vec<u32> = taken
+            .iter()
+            .enumerate()
+            .map(|(i, &word)| if open(i) { ReplayRoutes::OPEN } else { word })
+            .collect();
+        let (chosen, gates) = (Guarded::holding(gpu, first, &chosen), Guarded::holding(gpu, first, &gates));
+        let taken = among(gpu, first as u32, &marked, 0u32);
+        let taken_gates = among(gpu, first as u32, &taken_gates, 0f32);
+        run(gpu, |recorder| {
+            let routes = Routes {
+                chosen: &chosen.buffer,
+                gates: &gates.buffer,
+                first: first as u32,
+                scores: &taken,
+                first_score: 0,
+            };
+            ReplayRoutes { taken: &taken, gates: &taken_gates, routes, count }.record(recorder);
+        });
+        assert_eq!(chosen.read::<u32>(), expected);
+        assert_eq!(gates.read::<f32>(), expected_gates);
+    }
 }

@@ -1,4 +1,4 @@
-//! What a plan changes: `edit_heads`, `edit_routes`. (`blend_heads` is among the attentions, whose operands it has.)
+//! What a plan changes, `edit_heads` and `edit_routes`, and choices that are taken again, `replay_routes`. (`blend_heads` is among the attentions, whose operands it has.)
 
 use headwise_reference::{
     edits::{Choice, ExpertEdit, edit_routes},
@@ -14,8 +14,8 @@ use crate::{
     Result,
     gpu::Recorder,
     ops::{
-        EditHeads, EditKind, EditPlan, EditPositions, EditRoutes, ExpertChoice, PlannedEdit, Routes, Span,
-        Weighting,
+        EditHeads, EditKind, EditPlan, EditPositions, EditRoutes, ExpertChoice, PlannedEdit, ReplayRoutes,
+        Routes, Span, Weighting,
     },
 };
 
@@ -23,6 +23,7 @@ pub(super) async fn check(run: &mut Run<'_>, labs: &[Lab]) {
     let Some(lab) = labs.first() else { return };
     run.case(lab, ("edit_heads", ""), "3 of 8 heads", scaled(lab)).await;
     run.case(lab, ("edit_routes", ""), "all kinds", chosen_again(lab)).await;
+    run.case(lab, ("replay_routes", ""), "200 of 300 choices", replayed(lab)).await;
 }
 
 /// Tokens that stand at positions 0, 1, 2 …
@@ -131,4 +132,21 @@ async fn chosen_again(lab: &Lab) -> Result<Finding> {
     };
     let read = lab.run(&[&chosen, &gates], record).await?;
     Ok(Finding::equal(&read[0], &expected.0).and(Finding::close(&floats_of(&read[1]), &expected.1)))
+}
+
+async fn replayed(lab: &Lab) -> Result<Finding> {
+    let taken: Vec<u32> = (0..300).map(|i| if i % 3 == 0 { ReplayRoutes::OPEN } else { i }).collect();
+    let expected: Vec<u32> =
+        taken.iter().map(|&word| if word == ReplayRoutes::OPEN { 7 } else { word }).collect();
+    let gate = |word: &u32| f64::from(*word) / 8.0;
+    let (chosen, gates) = (lab.output_of(&[7u32; 300]), lab.output_of(&[7.0f32 / 8.0; 300]));
+    let (taken_gates, taken) = (lab.floats(&taken.iter().map(gate).collect::<Vec<_>>()), lab.data(&taken));
+    let record = |recorder: &mut Recorder| {
+        let routes =
+            Routes { chosen: &chosen.buffer, gates: &gates.buffer, first: 0, scores: &taken, first_score: 0 };
+        ReplayRoutes { taken: &taken, gates: &taken_gates, routes, count: 300 }.record(recorder);
+    };
+    let read = lab.run(&[&chosen, &gates], record).await?;
+    let expected_gates: Vec<f64> = expected.iter().map(gate).collect();
+    Ok(Finding::equal(&read[0], &expected).and(Finding::close(&floats_of(&read[1]), &expected_gates)))
 }
