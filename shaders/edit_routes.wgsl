@@ -98,8 +98,10 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     }
     var factor = SCALE;
     if TWO_STAGE {
-        let best = slot_experts[SHARED];
-        factor = slot_gates[SHARED] / gate_of(best, run_start(best), run_start(best) + size);
+        // Where there are no others, nobody asks for it.
+        let slot = min(SHARED, MAX_EXPERTS - 1u);
+        let best = slot_experts[slot];
+        factor = slot_gates[slot] / gate_of(best, run_start(best), run_start(best) + size);
     }
     for (var expert = lane; expert < params.experts; expert += LANES) {
         let had = expert < SHARED || ranks[expert] < params.top_k;

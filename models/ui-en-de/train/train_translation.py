@@ -49,7 +49,7 @@ def prepare(data, work):
     raw["added_tokens"] = [token for token in raw["added_tokens"] if not token["content"].startswith("<0x")]
     os.makedirs(work, exist_ok=True)
     with open(f"{work}/tokenizer.json", "w", encoding="utf8") as file:
-        json.dump(raw, file, ensure_ascii=False)
+        json.dump(raw, file, ensure_ascii=False, separators=(",", ":"))
     with open(f"{work}/pairs.json", "w", encoding="utf8") as file:
         json.dump(splits, file, ensure_ascii=False)
 

@@ -77,7 +77,7 @@ def prepare(data, work):
     raw["added_tokens"] = [
         dict(id=i, content=n, single_word=False, lstrip=n == "[MASK]", rstrip=False,
              normalized=False, special=True) for i, n in enumerate(names)]
-    json.dump(raw, open(f"{work}/tokenizer.json", "w", encoding="utf8"), ensure_ascii=False, indent=1)
+    json.dump(raw, open(f"{work}/tokenizer.json", "w", encoding="utf8"), ensure_ascii=False, separators=(",", ":"))
     json.dump(dict(train=train, **held), open(f"{work}/strings.json", "w", encoding="utf8"), ensure_ascii=False)
 
 
