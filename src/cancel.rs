@@ -14,13 +14,13 @@ use crate::{Error, Result};
 ///
 /// There is one rule for all that takes a handle: everything that is asked of a
 /// [`Model::cancelled_by`](crate::Model::cancelled_by), and the `cancel` of [`Generate`](crate::Generate::cancel),
-/// [`Translate`](crate::Translate::cancel), [`LoadOptions`](crate::LoadOptions::cancel), `HubModel`, `QuantizeOptions`,
+/// [`Translate`](crate::Translate::cancel), [`Score`](crate::Score::cancel), [`Embed`](crate::Embed::cancel), [`LoadOptions`](crate::LoadOptions::cancel), `HubModel`, `QuantizeOptions`,
 /// `ConvertOptions` and `UpcycleOptions`:
 /// - It is asked before anything is submitted, before each step, and within a prompt before each part, which is a fifth of a
 ///   second of the device's time or less. So work ends one submission late at the most.
 /// - What is there by then is kept. The call returns it without an error, in the form that it always has: tokens so far, with
 ///   [`StopReason::Cancelled`](crate::StopReason::Cancelled); one result for each text or image, those that were not reached with
-///   nothing in it.
+///   nothing in it; scores and vectors of the texts up to the first that was not.
 /// - Only where a part is of no use (a model, a step of a session, the logits of a translation, files) it is
 ///   [`Error::Cancelled`], and everything is as it was; a download goes on another time.
 /// - A handle that was cancelled stays so, [`is_cancelled`](Self::is_cancelled) tells, and ends whatever is given it next at once.

@@ -102,6 +102,7 @@ impl Model {
     pub async fn bench(&self, options: Bench<'_>) -> Result<BenchReport> {
         options.check()?;
         self.check_generates()?;
+        self.cancel.check()?;
         let date = now();
         let context = self.info().context as usize;
         let prompt = DECODE_PROMPT.min(context / 2).max(1);

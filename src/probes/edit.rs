@@ -70,9 +70,11 @@ pub enum Change {
     /// Of an expert: whoever chose it goes without. Its gate is 0, and the token's other gates grow until their sum is what it
     /// was; where there is no other, nothing is left of it.
     Off,
-    /// Of an expert: nobody can choose it, the next best takes its place.
+    /// Of an expert: nobody can choose it, the next best takes its place; where all that are left are masked, they weigh nothing.
+    /// It goes before [`Forced`](Self::Forced).
     Masked,
-    /// Of an expert: everybody chooses it, instead of the last that a token would choose. It weighs what its score says.
+    /// Of an expert: everybody chooses it, instead of the last that a token would choose. It weighs what its score says. Of more
+    /// than a token chooses, those of the lowest numbers are.
     Forced,
     /// Of an expert: added to its score before the choice.
     Bias(f32),
@@ -138,6 +140,12 @@ impl<'a> IntoIterator for &'a Edits {
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
+    }
+}
+
+impl FromIterator<Edit> for Edits {
+    fn from_iter<I: IntoIterator<Item = Edit>>(edits: I) -> Self {
+        Self { edits: edits.into_iter().collect() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use headwise::internal::{
     Buffer, EditHeads, EditKind, EditPlan, EditPositions, EditRoutes, ExpertChoice, Gpu, KernelChoice,
-    MAX_EXPERTS, PlannedEdit, Routes, Span, Weighting, padded,
+    MAX_EXPERTS, PlannedEdit, ReplayRoutes, Routes, Span, Weighting, padded,
 };
 use proptest::prelude::*;
 

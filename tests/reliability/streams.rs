@@ -13,9 +13,9 @@ use std::{
 };
 
 use headwise::{
-    Bench, Cancel, Chat, ChatTemplate, Error, Generate, Generation, Gpu, GpuOptions, Image, KernelChoice,
-    LoadOptions, Model, ModelInfo, PendingTokens, ReplyStream, Session, Source, StopReason, TokenStream,
-    Translate, block_on, internal::OptionsForTests,
+    Bench, Cancel, Chat, ChatTemplate, Embed, Error, Generate, Generation, Gpu, GpuOptions, Image,
+    KernelChoice, LoadOptions, Model, ModelInfo, PendingTokens, ReplyStream, Score, Session, Source,
+    StopReason, TokenStream, Translate, block_on, internal::OptionsForTests,
 };
 
 use super::{gpu, load, plain_gpu, tiny};
@@ -59,12 +59,19 @@ fn every_public_future_can_change_threads(
     is_send(model.translate(&[], &Translate::new(), |_, _| ()));
     is_send(model.translate_ids(&[], &Translate::new(), |_, _| ()));
     is_send(model.translation_logits(&[], &[]));
+    is_send(model.score(&[], &Score::new()));
+    is_send(model.score_ids(&[], &Score::new()));
+    is_send(model.embed(&[], &Embed::new()));
+    is_send(model.embed_ids(&[], &Embed::new()));
     is_send(model.bench(Bench::new().progress(|_, _| ())));
     is_send(session.submit(|_, _| cancel.flow()));
     is_send(session.tokens());
     is_send(session.logits(0));
     is_send(session.routes());
     is_send(session.save(0));
+    is_send(session.token_logprobs(&[]));
+    is_send(session.hidden(0));
+    is_send(session.edits_applied());
     is_send(pending.wait());
     is_send(chat.reply("", &Generate::new(), on));
     is_send(tokens.next());

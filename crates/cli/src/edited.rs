@@ -80,10 +80,11 @@ impl<'a, T> WithEdits<'a, T> {
     }
 }
 
-/// Whether a text is an edit, not the path of a file of them.
+/// Whether a text is an edit, not the path of a file of them: files end with `.json`, or are there.
 fn is_edit(text: &str) -> bool {
-    let place = text.trim_start_matches("encoder.").trim_start_matches("cross.");
-    text.contains(':') && place.starts_with('L') && !Path::new(text).exists()
+    let path = Path::new(text);
+    let json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
+    text.parse::<Edit>().is_ok() || !(json || path.exists())
 }
 
 fn read(path: &Path) -> Result<Edits, Error> {

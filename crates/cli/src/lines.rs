@@ -1,7 +1,7 @@
 //! A text file, line by line.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader, Read},
     path::Path,
 };
@@ -23,6 +23,17 @@ pub struct LineReader {
     bytes: u64,
     /// Whether a line break ends the last one.
     ended: bool,
+}
+
+/// Refuses to write over what is read.
+pub fn check_apart(input: &Path, output: &Path) -> Result<(), Error> {
+    match (fs::canonicalize(input), fs::canonicalize(output)) {
+        (Ok(same), Ok(output)) if same == output => {
+            let found = format!("{}, which is read", same.display());
+            Err(Error::Argument { name: "file to write", found, expected: "another file".to_owned() })
+        }
+        _ => Ok(()),
+    }
 }
 
 impl LineReader {

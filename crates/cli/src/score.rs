@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use headwise::{
     Cancel, Error, Model, Score, Scored,
-    internal::{GrowingFile, NewFile},
+    internal::{GrowingFile, NewFile, Variants},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,7 +22,7 @@ use super::{
     edited::TaskArgs,
     failure::Failure,
     interrupt,
-    lines::{LineReader, bad, ids_of, numbered},
+    lines::{LineReader, bad, check_apart, ids_of, numbered},
     progress,
 };
 
@@ -85,6 +85,7 @@ struct Chunk {
 
 pub fn run(args: &ScoreArgs, shared: &Shared) -> Result<(), Failure> {
     NewFile::check(&args.out)?;
+    check_apart(&args.file, &args.out)?;
     let content = digest(&args.file)?;
     let model = args.model.load(shared, Demo::Write)?;
     // Another task is refused before a line is read.
@@ -282,7 +283,11 @@ fn key(args: &ScoreArgs, model: &Model, content: Sha256) -> String {
     let (precision, cache) = (model.precision(), args.model.kv_cache());
     let options =
         (model.fingerprint(), precision, cache, &args.field, args.tokens, env!("CARGO_PKG_VERSION"));
-    let mut hash = content.chain_update(format!("{options:?}"));
+    // What rounds otherwise, or reads otherwise.
+    let gpu = model.gpu();
+    let adapter = gpu.capabilities();
+    let how = (&adapter.name, &adapter.backend, &adapter.driver, Variants::of(gpu).names(), args.cut);
+    let mut hash = content.chain_update(format!("{options:?} {how:?}"));
     if !model.edits().is_empty() {
         hash.update(format!("{:?}", model.edits()));
     }

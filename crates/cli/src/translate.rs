@@ -17,7 +17,7 @@ use super::{
     failure::Failure,
     heads::{self, Painter},
     interrupt,
-    lines::Lines,
+    lines::{Lines, check_apart},
     numbers, output, progress,
     prompt::read_text,
     tokens::{self, RoutedToken},
@@ -143,6 +143,7 @@ fn print(args: &TranslateArgs, model: &Model, translation: &Translation) -> Resu
 
 fn run_lines(args: &TranslateArgs, shared: &Shared, input: &Path, output: &Path) -> Result<(), Failure> {
     NewFile::check(output)?;
+    check_apart(input, output)?;
     let file = Lines::read(input)?;
     let model = args.model.load(shared, Demo::Translate)?;
     // An end token is added.

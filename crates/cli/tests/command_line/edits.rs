@@ -58,7 +58,9 @@ fn edits_of_what_is_not_there_are_refused() {
     generate("L99H0:scale=0", &["layer 99", "L99H0:scale=0"]);
     generate("L0A999:off", &["head expert 999", "one below its 8 experts"]);
     generate("cross.L0H0:scale=0", &["a model that translates"]);
-    generate("no-such-file", &["no-such-file"]);
+    generate("no-such-file.json", &["no-such-file.json"]);
+    generate("L0A3", &["L0A3", "ADDRESS"]);
+    generate("", &["ADDRESS"]);
     let file = folder("edits-refused").join("plan.json");
     for (text, part) in [
         ("", "EOF"),

@@ -221,6 +221,15 @@ fn a_run_that_was_killed_goes_on_without_a_line_lost_or_twice() {
     fs::write(&kept, &written).unwrap();
     stdout(&args[..5]);
     assert!(lines(&out).len() == 600 && fs::read(&kept).unwrap() == written);
+    // Neither have kernels that may round otherwise, nor another way to read long lines.
+    for other in [&["--kernels", "plain"][..], &["--cut"]] {
+        stdout(&[&args[..], other].concat());
+        assert!(fs::read(&kept).unwrap() == written, "{other:?}");
+    }
+    // What is read is not written over.
+    let texts = fs::read(&input).unwrap();
+    fails(&["score", text(&input), "--out", text(&input)], &["which is read", "another file"]);
+    assert!(fs::read(&input).unwrap() == texts);
 }
 
 #[cfg(unix)]
