@@ -103,7 +103,7 @@ pub struct Model {
     /// Change the work of this handle.
     pub(super) edits: Arc<Edits>,
     /// Ends the work of this handle.
-    pub(super) cancel: Cancel,
+    pub(crate) cancel: Cancel,
 }
 
 impl fmt::Debug for Model {
