@@ -227,7 +227,8 @@ fn recorded_choices_are_taken_again() {
         let routes_of = |ids: &[u32]| block_on(model.logits(&[ids])).unwrap().remove(0).routes;
         let (own, foreign) = (routes_of(&PROMPT), routes_of(&other));
         block_on(async {
-            let mut session = model.session(SessionOptions::new().sequences(2).positions(16)).unwrap();
+            let mut session =
+                model.session(SessionOptions::new().sequences(2).positions(16).logit_rows(11)).unwrap();
             let mut run = async |own: &[headwise::TokenRoutes], steps: &[usize]| {
                 session.rewind(1, 0).unwrap();
                 session.replay(1, own).unwrap();
