@@ -14,8 +14,8 @@ use crate::{Error, Result};
 ///
 /// There is one rule for all that takes a handle: everything that is asked of a
 /// [`Model::cancelled_by`](crate::Model::cancelled_by), and the `cancel` of [`Generate`](crate::Generate::cancel),
-/// [`Translate`](crate::Translate::cancel), [`Score`](crate::Score::cancel), [`Embed`](crate::Embed::cancel), [`LoadOptions`](crate::LoadOptions::cancel), `HubModel`, `QuantizeOptions`,
-/// `ConvertOptions` and `UpcycleOptions`:
+/// [`Translate`](crate::Translate::cancel), [`Score`](crate::Score::cancel), [`Embed`](crate::Embed::cancel),
+/// [`LoadOptions`](crate::LoadOptions::cancel), `HubModel`, `QuantizeOptions`, `ConvertOptions` and `UpcycleOptions`:
 /// - It is asked before anything is submitted, before each step, and within a prompt before each part, which is a fifth of a
 ///   second of the device's time or less. So work ends one submission late at the most.
 /// - What is there by then is kept. The call returns it without an error, in the form that it always has: tokens so far, with

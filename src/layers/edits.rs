@@ -22,6 +22,7 @@ pub struct SublayerEdits {
 /// The edits of a model's sublayers.
 pub struct Edited {
     sublayers: HashMap<(LayerIndex, Sublayer), SublayerEdits>,
+    pub edits: u32,
     /// `[edits]` u32: how often each has changed something
     pub applied: Buffer,
 }
@@ -29,7 +30,7 @@ pub struct Edited {
 impl Edited {
     /// So many edits, by sublayer; those of a sublayer that is not there cost nothing.
     pub fn new(gpu: &Gpu, edits: u32, sublayers: HashMap<(LayerIndex, Sublayer), SublayerEdits>) -> Self {
-        Self { sublayers, applied: Buffer::new(gpu, "edits.applied", 4 * u64::from(edits.max(1))) }
+        Self { sublayers, edits, applied: Buffer::new(gpu, "edits.applied", 4 * u64::from(edits)) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, ops::Range};
 use super::Session;
 use crate::{
     Error, Result,
-    gpu::{Gpu, Recorder},
+    gpu::Gpu,
     layers::{Edited, HeadMixtureSpec, LayerIndex, RouterSpec, Scope, Sublayer, SublayerEdits},
     models::{BlockSpec, TransformerSpec},
     ops::{EditKind, EditPlan, EditPositions, PlannedEdit},
@@ -128,7 +128,7 @@ impl Resolved {
         }
     }
 
-    /// On a GPU; nothing where there is nothing to do.
+    /// On a GPU; nothing where there are no edits, for each has a sublayer.
     ///
     /// # Errors
     /// [`Error::TooLarge`] where there is no room, and what the GPU reports.
@@ -229,10 +229,7 @@ fn routed(router: &RouterSpec, of: &str, edit: &Edit) -> Result<Range<u32>, Refu
         return Err((format!("a choice of {of}"), expected));
     }
     let experts = numbered(edit, router.experts(), "experts")?;
-    if edit.change == Change::Masked
-        || edit.change == Change::Forced
-        || matches!(edit.change, Change::Bias(_))
-    {
+    if matches!(edit.change, Change::Masked | Change::Forced | Change::Bias(_)) {
         let shared = router.choice.shared;
         if edit.at.index.is_some_and(|index| index < shared) {
             let expected = format!("one from {shared} on: those before it are shared by all tokens");
@@ -272,18 +269,6 @@ fn planned(edit: &Edit, unit: u32, number: u32) -> PlannedEdit {
     PlannedEdit { unit, kind, value, positions, number }
 }
 
-/// How often each of `edits` edits has changed something so far.
-pub(super) async fn applied(
-    recorder: &mut Recorder,
-    edited: Option<&Edited>,
-    edits: usize,
-) -> Result<Vec<u32>> {
-    let Some(edited) = edited else { return Ok(vec![0; edits]) };
-    let range = (&edited.applied, 0, 4 * edits as u64);
-    let read = recorder.submit_and_read(&[range]).wait("counting edits").await?;
-    Ok(bytemuck::pod_collect_to_vec(&read))
-}
-
 impl Session {
     /// Changes the steps to come as `edits` say, in place of those before; no edits, no change, no work.
     ///
@@ -297,7 +282,6 @@ impl Session {
         // What was recorded reads the plan that was.
         self.submit_recorded();
         self.edited = resolved.upload(self.recorder.gpu())?;
-        self.edits = edits.len();
         Ok(())
     }
 
@@ -308,6 +292,9 @@ impl Session {
     /// # Errors
     /// What the GPU reports.
     pub async fn edits_applied(&mut self) -> Result<Vec<u32>> {
-        applied(&mut self.recorder, self.edited.as_ref(), self.edits).await
+        let Some(Edited { applied, edits, .. }) = &self.edited else { return Ok(Vec::new()) };
+        let range = (applied, 0, 4 * u64::from(*edits));
+        let read = self.recorder.submit_and_read(&[range]).wait("counting edits").await?;
+        Ok(bytemuck::pod_collect_to_vec(&read))
     }
 }

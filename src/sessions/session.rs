@@ -69,9 +69,8 @@ pub struct Session {
     pub(super) adjusting: Option<Adjusting>,
     /// Who stands in the steps to come.
     pub(super) hook: Option<Box<dyn Hook + Send>>,
-    /// What is changed in them, and by how many edits.
+    /// What is changed in them.
     pub(super) edited: Option<Edited>,
-    pub(super) edits: usize,
     /// What tokens are made to choose.
     pub(super) replay: Option<Replay>,
     /// Ends every step.
@@ -160,7 +159,6 @@ impl Session {
             adjusting: None,
             hook: None,
             edited: None,
-            edits: 0,
             replay: None,
             cancel: cancel.clone(),
         };

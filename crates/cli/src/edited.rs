@@ -37,9 +37,10 @@ impl TaskArgs {
     pub fn edits(&self) -> Result<Edits, Error> {
         let mut edits = Edits::new();
         for text in &self.edit {
-            match is_edit(text) {
-                true => edits.extend([text.parse::<Edit>()?]),
-                false => edits.extend(read(Path::new(text))?.iter().cloned()),
+            match text.parse::<Edit>() {
+                Ok(edit) => edits.extend([edit]),
+                Err(_) if is_file(Path::new(text)) => edits.extend(read(Path::new(text))?.iter().cloned()),
+                Err(wrong) => return Err(wrong),
             }
         }
         edits.check()?;
@@ -80,11 +81,9 @@ impl<'a, T> WithEdits<'a, T> {
     }
 }
 
-/// Whether a text is an edit, not the path of a file of them: files end with `.json`, or are there.
-fn is_edit(text: &str) -> bool {
-    let path = Path::new(text);
-    let json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
-    text.parse::<Edit>().is_ok() || !(json || path.exists())
+/// Whether what is no edit is meant as a file of them: such files end with `.json`, or are there.
+fn is_file(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json")) || path.exists()
 }
 
 fn read(path: &Path) -> Result<Edits, Error> {

@@ -73,11 +73,11 @@ pub fn run(args: &RoutesArgs, shared: &Shared) -> Result<(), Failure> {
     let prompt = Prompt::read("routes", args.text.as_ref(), args.ids.as_ref())?;
     let model = args.model.load(shared, Demo::Write)?;
     check_task(&model)?;
+    let edits = model.edits().clone();
     let ids = prompt.all_ids(&model)?;
     let layers = headwise::block_on(model.expert_use(&ids))?;
     let against =
         args.against.map(|precision| against(precision.into(), &ids, model, args, shared)).transpose()?;
-    let edits = args.model.edits()?;
     let report = Report { tokens: ids.len(), layers, against };
     if args.json { output::json(&WithEdits::new(report, &edits)) } else { output::line(&describe(&report)) }
 }
