@@ -40,6 +40,7 @@ struct Params {
 
 //!include "shared/cache.wgsl"
 //!include "shared/cache_write.wgsl"
+//!include "shared/turn.wgsl"
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
@@ -104,16 +105,6 @@ fn eight(x: array<f32, 8>) -> Eight {
     return Eight(vec4<f32>(x[0], x[1], x[2], x[3]), vec4<f32>(x[4], x[5], x[6], x[7]));
 }
 
-// A channel of the key head that starts at `key`, after the rotation.
-fn turned(key: u32, channel: u32, position: u32) -> f32 {
-    let half = params.half_rotated;
-    let own = keys[key + channel];
-    if channel >= 2u * half {
-        return own;
-    }
-    let angle = angles[position * half + channel % half];
-    if channel < half {
-        return own * angle.x - keys[key + channel + half] * angle.y;
-    }
-    return own * angle.x + keys[key + channel - half] * angle.y;
+fn channel_at(i: u32) -> f32 {
+    return keys[i];
 }

@@ -13,6 +13,7 @@
 //!include "shared/row_attention.wgsl"
 //!include "shared/expert_heads.wgsl"
 //!include "shared/splits.wgsl"
+//!include "shared/softplus.wgsl"
 
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 
@@ -24,13 +25,6 @@ const COLUMNS: u32 = 4u;
 var<workgroup> query: array<vec4<f32>, MAX_HEAD_QUADS>;
 var<workgroup> log_rest: array<f32, LANES>;
 var<workgroup> weight: array<f32, LANES>;
-
-// log(1 + exp(x)) without overflow. Small e keep their precision by the series: thousands of small shares add up.
-fn softplus(x: f32) -> f32 {
-    let e = exp(-abs(x));
-    let series = e * (1.0 - e * (0.5 - e * (0.33333333 - e * (0.25 - e * 0.2))));
-    return max(x, 0.0) + select(log(1.0 + e), series, e < 0.1);
-}
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {

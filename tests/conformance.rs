@@ -9,6 +9,8 @@ mod edits;
 #[allow(dead_code)] // each test binary uses its own part
 mod files;
 mod models;
+#[path = "conformance/traces.rs"]
+mod traces;
 use headwise_reference as reference;
 #[path = "conformance/scores.rs"]
 mod scores;

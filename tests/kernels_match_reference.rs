@@ -14,6 +14,7 @@ mod support;
 mod kernels {
     mod attention;
     mod blends;
+    mod captures;
     mod device;
     mod edits;
     mod linear;

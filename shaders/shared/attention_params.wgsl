@@ -27,6 +27,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 
 //!include "shared/spans.wgsl"
+//!include "shared/query_heads.wgsl"
 
 // Lower than any score; not infinite, so that differences stay numbers.
 const LOWEST: f32 = -3.0e38;
@@ -47,20 +48,6 @@ fn seen_in_split(span: Span, n: u32) -> Slots {
 // The window's n-th split among those of a row.
 fn split_of_window(n: u32) -> u32 {
     return params.cache.section * (params.splits / params.cache.sections) + n;
-}
-
-fn kv_head_of(head: u32) -> u32 {
-    return (head / params.group) % params.kv_heads;
-}
-
-// Where query head `index` of a token (slot-major over its slots) starts in rows of `quads` vec4s a slot, heads of `head_quads`.
-fn slot_start(token: u32, index: u32, quads: u32, head_quads: u32) -> u32 {
-    let row = token * params.slots + index / params.heads;
-    return row * quads + (index % params.heads) * head_quads;
-}
-
-fn query_from(token: u32, index: u32) -> u32 {
-    return slot_start(token, index, params.q_quads, params.key_quads);
 }
 
 fn out_to(token: u32, index: u32) -> u32 {

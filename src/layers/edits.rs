@@ -47,13 +47,11 @@ impl Hook for Edited {
                 }
             }
             Place::Attended => {
-                let Inside::Attention(AttentionSite { heads, spans: seen, cache, .. }) = site.inside else {
+                let Inside::Attention(AttentionSite { heads, spans: seen, cache, routes, .. }) = site.inside
+                else {
                     return;
                 };
                 let rows = &site.workspace.attended;
-                // Experts that share a query share what it attends to.
-                let own = site.rows.assignments() == tokens * heads.slots;
-                let routes = site.rows.routes().filter(|_| own);
                 if let Some(plan) = &edits.blends {
                     BlendHeads { plan, applied, heads, spans: seen, routes, cache, out: rows, tokens }
                         .record(recorder);

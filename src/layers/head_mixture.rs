@@ -124,7 +124,9 @@ impl HeadMixture {
         let (spans, _) = self.visible(call);
         let Call { heads, cache, .. } = *call;
         let (kernel, positions) = (self.spec.kernel, self.positions(cache));
-        let attention = AttentionSite { heads, kernel, positions, spans, cache: &cache.kv };
+        let routes = call.rows.routes().filter(|_| self.spec.query_share == 1);
+        let (cache, new) = (&cache.kv, self.new_keys(call));
+        let attention = AttentionSite { heads, kernel, positions, spans, cache, new, routes };
         let choice = self.router.as_ref().map(|router| router.spec.choice);
         pass.reach(sublayer, place, call.rows, choice, Inside::Attention(attention));
     }

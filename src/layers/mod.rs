@@ -3,6 +3,7 @@
 //! A layer is generic over what holds its numbers, `M` a matrix and `B` rows of f32, so that whoever makes layers can plan
 //! them first, of nothing; those that run are of [`Matrix`](crate::ops::Matrix) and [`Buffer`](crate::gpu::Buffer).
 
+mod captures;
 mod edits;
 mod embedding;
 mod expert_mlp;
@@ -18,6 +19,7 @@ mod router;
 mod router_spec;
 mod workspace;
 
+pub use captures::{CapturePart, Captures, query_bytes};
 pub use edits::{Edited, SublayerEdits};
 pub use embedding::{PatchEmbedding, TokenEmbedding};
 pub use expert_mlp::{ExpertMlp, ExpertMlpWeights};

@@ -7,7 +7,7 @@
 use crate::{
     gpu::{Buffer, Recorder},
     layers::{RouteCursor, Step, Workspace},
-    ops::{AttentionKernel, ExpertChoice, HeadLayout, KeyValues, Positions, RowList},
+    ops::{AttentionKernel, ExpertChoice, HeadLayout, KeyValues, NewKeys, Positions, Routes, RowList},
 };
 
 /// Which block of which stack.
@@ -89,6 +89,11 @@ pub struct AttentionSite<'a> {
     pub spans: &'a Buffer,
     /// Keys and values; those of the step's own tokens stand there from [`Place::Attended`] on.
     pub cache: &'a KeyValues,
+    /// The step's own, as they are before that.
+    pub new: NewKeys<'a>,
+    /// The experts whose heads the rows of queries and outputs are; none where head `j` of slot `s` is head `s · heads + j`: in dense
+    /// attention, and where experts share a head.
+    pub routes: Option<Routes<'a>>,
 }
 
 /// What the layers of one step share.

@@ -100,7 +100,7 @@ impl HeadLayout {
     }
 
     /// Floats of a token's keys, then its values, not padded.
-    pub(super) fn kv_widths(&self) -> [u32; 2] {
+    pub fn kv_widths(&self) -> [u32; 2] {
         [self.key_stride(), self.value_stride()].map(|stride| self.kv_heads * stride)
     }
 

@@ -6,7 +6,9 @@
 
 mod add_positions;
 mod adjust_logits;
+mod asked;
 mod attention_merge;
+mod attention_rows;
 mod blend_heads;
 mod cache_append;
 mod cache_layout;
@@ -20,6 +22,7 @@ mod edit_heads;
 mod edit_plan;
 mod edit_routes;
 mod embedding;
+mod gather_heads;
 mod group;
 mod head_layout;
 mod interleave;
@@ -37,6 +40,7 @@ mod routed_matvec;
 mod row_attention;
 mod row_attention_decode;
 mod row_attention_prefill;
+mod row_statistics;
 mod row_tile;
 mod sample;
 mod select;
@@ -53,6 +57,8 @@ use crate::gpu::{Buffer, Kernel};
 
 pub use add_positions::{AddPositions, sinusoidal_positions};
 pub use adjust_logits::{AdjustLogits, BANNED, FROM_PROMPT, TokenCounts};
+pub use asked::Asked;
+pub use attention_rows::AttentionRows;
 pub use blend_heads::BlendHeads;
 pub use cache_append::{CacheAppend, KeyOrValue};
 pub use cache_layout::{CacheLayout, CachePrecision, Sections, Window};
@@ -68,6 +74,7 @@ pub use edit_heads::EditHeads;
 pub use edit_plan::{EditKind, EditPlan, EditPositions, PlannedEdit};
 pub use edit_routes::EditRoutes;
 pub use embedding::Embedding;
+pub use gather_heads::{GatherHeads, HeadRows};
 pub use group::{Group, GroupBuffers, workgroups};
 pub use head_layout::{
     DECODE_SPLIT_KEYS, HeadLayout, MAX_HEAD_DIM, MAX_STICK_HEAD_DIM, Queries, head_stride,
@@ -88,6 +95,7 @@ pub use row_attention::{
 };
 pub use row_attention_decode::{DecodeAttention, RelativePositions};
 pub use row_attention_prefill::{PrefillAttention, most_tiles};
+pub use row_statistics::{MassOf, Masses, RowStatistics};
 pub use sample::{Argmax, NOT_FINITE, Sample};
 pub use select::{ExpertChoice, Select, Weighting};
 pub use sequence_cut::SequenceCut;
@@ -112,8 +120,10 @@ pub static KERNELS: &[&Kernel] = &[
     &row_attention_decode::PLAIN,
     &row_attention_decode::BROADCAST,
     &attention_merge::KERNEL,
+    &attention_rows::KERNEL,
     &row_attention_prefill::PLAIN,
     &row_attention_prefill::BROADCAST,
+    &row_statistics::KERNEL,
     &blend_heads::KERNEL,
     &cache_reorder::KERNEL,
     &combine::KERNEL,
@@ -125,6 +135,7 @@ pub static KERNELS: &[&Kernel] = &[
     &edit_heads::KERNEL,
     &edit_routes::KERNEL,
     &embedding::KERNEL,
+    &gather_heads::KERNEL,
     &group::COUNT,
     &group::SCAN,
     &group::SCATTER,

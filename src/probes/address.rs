@@ -12,6 +12,8 @@ use crate::{Error, Result, weights::quote};
 /// | `A` | head experts: all heads of one expert of a routed attention | by its router |
 /// | `E` | experts of a routed MLP | by its router |
 ///
+/// `L1` alone is the whole layer, for what it has once: its residual stream, its routers.
+///
 /// In front of it, `encoder.` says that a layer is one of those that read the source of a translation, `cross.` that its attention
 /// to that source is meant: `cross.L0H1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +52,8 @@ pub enum Unit {
     HeadExpert,
     /// Experts of an MLP.
     MlpExpert,
+    /// The layer itself.
+    Layer,
 }
 
 impl Stack {
@@ -65,13 +69,15 @@ impl Stack {
 }
 
 impl Unit {
-    const ALL: [Self; 3] = [Self::Head, Self::HeadExpert, Self::MlpExpert];
+    /// Those that a layer has several of.
+    const NUMBERED: [Self; 3] = [Self::Head, Self::HeadExpert, Self::MlpExpert];
 
-    fn letter(self) -> char {
+    fn letter(self) -> &'static str {
         match self {
-            Self::Head => 'H',
-            Self::HeadExpert => 'A',
-            Self::MlpExpert => 'E',
+            Self::Head => "H",
+            Self::HeadExpert => "A",
+            Self::MlpExpert => "E",
+            Self::Layer => "",
         }
     }
 
@@ -81,6 +87,7 @@ impl Unit {
             Self::Head => "head",
             Self::HeadExpert => "head expert",
             Self::MlpExpert => "MLP expert",
+            Self::Layer => "layer",
         }
     }
 }
@@ -99,6 +106,11 @@ impl Address {
     /// An MLP expert of a layer.
     pub fn mlp_expert(layer: u32, expert: u32) -> Self {
         Self { unit: Unit::MlpExpert, ..Self::head(layer, expert) }
+    }
+
+    /// A layer itself.
+    pub fn layer(layer: u32) -> Self {
+        Self { unit: Unit::Layer, index: None, ..Self::head(layer, 0) }
     }
 
     /// The same in another stack.
@@ -121,6 +133,7 @@ impl Address {
 fn number(text: &str) -> Option<Option<u32>> {
     match text {
         "*" => Some(None),
+        "" => None,
         _ if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok().map(Some),
         _ => None,
     }
@@ -136,14 +149,16 @@ impl FromStr for Address {
                 .rev()
                 .find_map(|stack| Some((stack, text.strip_prefix(stack.prefix())?)))?;
             let rest = rest.strip_prefix('L')?;
-            let (unit, at) =
-                Unit::ALL.into_iter().find_map(|unit| Some((unit, rest.find(unit.letter())?)))?;
-            let (layer, index) = (number(&rest[..at])?, number(&rest[at + 1..])?);
-            Some(Self { stack, layer, unit, index })
+            let numbered = Unit::NUMBERED.into_iter();
+            let found = numbered.filter_map(|unit| Some((unit, rest.split_once(unit.letter())?))).next();
+            let Some((unit, (layer, index))) = found else {
+                return Some(Self { stack, layer: number(rest)?, unit: Unit::Layer, index: None });
+            };
+            Some(Self { stack, layer: number(layer)?, unit, index: number(index)? })
         };
         parse().ok_or_else(|| {
             let expected =
-                "a layer with a head, a head expert or an MLP expert: L1H2, L0A3, L4E17, L*H0, cross.L1H*";
+                "a layer, or one with a head, a head expert or an MLP expert: L1, L1H2, L0A3, L4E17, L*H0, cross.L1H*";
             Error::argument("address", quote(text), expected)
         })
     }
@@ -153,7 +168,8 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
         let (prefix, letter) = (self.stack.prefix(), self.unit.letter());
-        write!(f, "{prefix}L{}{letter}{}", number(self.layer), number(self.index))
+        write!(f, "{prefix}L{}{letter}", number(self.layer))?;
+        if self.unit == Unit::Layer { Ok(()) } else { f.write_str(&number(self.index)) }
     }
 }
 
@@ -176,7 +192,9 @@ mod tests {
 
     #[test]
     fn addresses_read_as_they_are_written() {
-        for text in ["L1H2", "L0A3", "L48E176", "L*H0", "L2H*", "L*E*", "encoder.L0H1", "cross.L1A*"] {
+        for text in
+            ["L1H2", "L0A3", "L48E176", "L*H0", "L2H*", "L*E*", "encoder.L0H1", "cross.L1A*", "L7", "L*"]
+        {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         assert_eq!("L1H2".parse::<Address>().unwrap(), Address::head(1, 2));
@@ -191,7 +209,6 @@ mod tests {
         for text in [
             "",
             "L",
-            "L1",
             "H2",
             "LH2",
             "L1H",

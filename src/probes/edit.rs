@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{Address, Unit};
+use super::{Address, Positions, Unit};
 use crate::{Error, Result, weights::quote};
 
 /// What is changed in a run: a list of [`Edit`]s, in the order in which those of one head are made.
@@ -37,20 +37,6 @@ pub struct Edit {
     /// At which tokens.
     #[serde(default, skip_serializing_if = "Positions::is_all")]
     pub positions: Positions,
-}
-
-/// Where in a sequence, counted from 0.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Positions {
-    /// At all tokens.
-    #[default]
-    All,
-    /// From the first of these positions to before the second: `4..8`.
-    Range(u32, u32),
-    /// At these: `3,5,9`.
-    List(Vec<u32>),
 }
 
 /// What happens to a head or an expert.
@@ -176,6 +162,12 @@ impl Edit {
             Err(Error::argument("edit", format!("{found} in {}", quote(&self.to_string())), expected))
         };
         match self.change {
+            _ if self.at.unit == Unit::Layer => {
+                return refused(
+                    "a whole layer".to_owned(),
+                    "its heads (H), head experts (A) or MLP experts (E)",
+                );
+            }
             Change::Scale(number) | Change::Bias(number) if !number.is_finite() => {
                 return refused(number.to_string(), "a finite number");
             }
@@ -191,18 +183,7 @@ impl Edit {
             }
             _ => {}
         }
-        match &self.positions {
-            Positions::Range(first, end) if first >= end => {
-                refused(format!("positions {first}..{end}"), "a first position and a later end")
-            }
-            Positions::List(list) if list.len() > Positions::MOST => {
-                refused(format!("{} positions", list.len()), "at most 65,536, or a range")
-            }
-            Positions::List(list) if list.is_empty() => {
-                refused("no positions".to_owned(), "at least one, or none said")
-            }
-            _ => Ok(()),
-        }
+        self.positions.fault().map_or(Ok(()), |(found, expected)| refused(found, expected))
     }
 }
 
@@ -213,15 +194,6 @@ impl Change {
     }
 }
 
-impl Positions {
-    /// Positions of a list at the most.
-    pub const MOST: usize = 65_536;
-
-    fn is_all(&self) -> bool {
-        *self == Self::All
-    }
-}
-
 impl FromStr for Edit {
     type Err = Error;
 
@@ -229,11 +201,8 @@ impl FromStr for Edit {
         let expected = "ADDRESS[@POSITIONS]:CHANGE, such as L1H2:scale=0, L3A5:off, L0A1@4..8:masked";
         let refused = || Error::argument("edit", quote(text), expected);
         let (place, change) = text.split_once(':').ok_or_else(refused)?;
-        let (at, positions) = match place.split_once('@') {
-            Some((at, positions)) => (at, positions.parse()?),
-            None => (place, Positions::All),
-        };
-        let edit = Self { at: at.parse()?, change: change.parse()?, positions };
+        let (at, positions) = Positions::of_place(place)?;
+        let edit = Self { at, change: change.parse()?, positions };
         edit.check()?;
         Ok(edit)
     }
@@ -241,36 +210,8 @@ impl FromStr for Edit {
 
 impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.positions {
-            Positions::All => write!(f, "{}:{}", self.at, self.change),
-            positions => write!(f, "{}@{positions}:{}", self.at, self.change),
-        }
-    }
-}
-
-impl FromStr for Positions {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let parse = || match (text, text.split_once("..")) {
-            ("all", _) => Some(Self::All),
-            (_, Some((first, end))) => Some(Self::Range(first.parse().ok()?, end.parse().ok()?)),
-            _ => text.split(',').map(|position| position.parse().ok()).collect::<Option<_>>().map(Self::List),
-        };
-        parse().ok_or_else(|| Error::argument("positions", quote(text), "all, a range 4..8 or a list 3,5,9"))
-    }
-}
-
-impl fmt::Display for Positions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("all"),
-            Self::Range(first, end) => write!(f, "{first}..{end}"),
-            Self::List(list) => {
-                let list: Vec<String> = list.iter().map(u32::to_string).collect();
-                f.write_str(&list.join(","))
-            }
-        }
+        self.positions.write_place(f, &self.at)?;
+        write!(f, ":{}", self.change)
     }
 }
 
@@ -366,6 +307,7 @@ mod tests {
             ("L1H2@1,:scale=0", "4..8"),
             ("L1H2@-1:scale=0", "4..8"),
             ("K1H2:scale=0", "L1H2"),
+            ("L1:scale=0", "its heads (H)"),
         ] {
             let error = text.parse::<Edit>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: no {part:?} in {error}");
@@ -376,7 +318,8 @@ mod tests {
             (r#"{"edits": 3}"#, "expected a sequence"),
             (r#"{"edits": [], "more": 1}"#, "unknown field `more`"),
             (r#"{"edits": [{"at": "L1H2"}]}"#, "missing field `change`"),
-            (r#"{"edits": [{"at": "L1", "change": "off"}]}"#, "L1H2, L0A3"),
+            (r#"{"edits": [{"at": "1", "change": "off"}]}"#, "L1H2, L0A3"),
+            (r#"{"edits": [{"at": "L1", "change": "off"}]}"#, "its heads (H)"),
             (r#"{"edits": [{"at": "L1A2", "change": "on"}]}"#, "unknown variant `on`"),
             (r#"{"edits": [{"at": "L1H2", "change": {"scale": 1e99}}]}"#, "a finite number"),
             (r#"{"edits": [{"at": "L1H2", "change": "off"}]}"#, "scale=0 takes out a head"),

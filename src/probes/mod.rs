@@ -3,6 +3,12 @@
 
 mod address;
 mod edit;
+mod observe;
+mod positions;
+mod trace;
 
 pub use address::{Address, Stack, Unit};
-pub use edit::{Change, Edit, Edits, Positions};
+pub use edit::{Change, Edit, Edits};
+pub use observe::{Capture, Keys, Mass, Observe, STATISTICS, What};
+pub use positions::Positions;
+pub use trace::{Recorded, Trace};

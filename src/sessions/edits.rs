@@ -6,7 +6,7 @@ use super::Session;
 use crate::{
     Error, Result,
     gpu::Gpu,
-    layers::{Edited, HeadMixtureSpec, LayerIndex, RouterSpec, Scope, Sublayer, SublayerEdits},
+    layers::{Edited, LayerIndex, RouterSpec, Scope, Sublayer, SublayerEdits},
     models::{BlockSpec, TransformerSpec},
     ops::{EditKind, EditPlan, EditPositions, PlannedEdit},
     probes::{Change, Edit, Edits, Positions, Stack, Unit},
@@ -189,7 +189,7 @@ fn sublayer(block: &BlockSpec, edit: &Edit) -> Result<(Sublayer, Units, Range<u3
         let experts = routed(router, "the MLP", edit)?;
         return Ok((Sublayer::Mlp, units, experts));
     }
-    let heads = heads_of(attention);
+    let heads = attention.query_heads();
     let units = Units { experts: attention.router.experts(), heads };
     let own = match edit.at.unit {
         Unit::Head => numbered(edit, heads, "heads")?,
@@ -209,11 +209,6 @@ fn sublayer(block: &BlockSpec, edit: &Edit) -> Result<(Sublayer, Units, Range<u3
         }
     };
     Ok((sublayer, units, own))
-}
-
-/// Query heads of an attention, those of all experts; where experts share queries, the heads that a token has.
-fn heads_of(attention: &HeadMixtureSpec) -> u32 {
-    attention.router.experts() / attention.query_share * attention.heads_per_expert
 }
 
 /// The experts that an edit names.

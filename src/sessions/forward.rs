@@ -69,7 +69,11 @@ impl Session {
         self.reserve(ends.max().unwrap_or(0))?;
         // The buffers it reads are about to be written.
         self.submit_recorded();
+        self.read_observed();
         let written = self.write_down(runs);
+        if let Some(observing) = &mut self.observing {
+            observing.begin(self.recorder.gpu(), &self.transformer.spec, &written.spans)?;
+        }
         let from_tokens = self.place_ids(&written);
         let workspace = &self.workspace;
         let logit_rows = written.logit_rows.len() as u32;
@@ -83,8 +87,9 @@ impl Session {
         let edits = self.edited.as_mut().map(|edited| edited as &mut dyn Hook);
         let hook = self.hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
         let replay = self.replay.as_mut().map(|replay| replay as &mut dyn Hook);
+        let captures = self.observing.as_mut().map(|observing| &mut observing.captures as &mut dyn Hook);
         let pass = Pass::new(&mut self.recorder, workspace, &step);
-        let pass = pass.with_hook(edits).with_hook(replay).with_hook(hook);
+        let pass = pass.with_hook(edits).with_hook(replay).with_hook(captures).with_hook(hook);
         self.transformer.record(pass, &self.cache, None, ids);
         for run in runs {
             let sequence = &mut self.sequences[run.sequence as usize];

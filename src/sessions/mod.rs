@@ -1,8 +1,10 @@
 //! Sessions: sequences on the GPU, one step at a time, and what their routers chose.
 
+mod capture_plan;
 mod edits;
 mod forward;
 mod keeping;
+mod observe;
 mod options;
 mod penalties;
 pub(crate) mod readback;

@@ -161,6 +161,15 @@ impl Routes {
         (0..self.tokens).map(|index| self.token(index))
     }
 
+    /// The routers of a layer: which, where it stands, slots of a token, experts that it scores.
+    pub(super) fn routers_of(
+        &self,
+        layer: usize,
+    ) -> impl Iterator<Item = (usize, RouterPlace, usize, usize)> {
+        let own = self.routers.iter().enumerate().filter(move |(_, router)| router.layer == layer);
+        own.map(|(number, router)| (number, router.place, router.slots, router.scores))
+    }
+
     /// What a stack's router, by its number, chose for each token, and the scores it chose by where they were read.
     pub(super) fn of_router(&self, router: usize) -> impl Iterator<Item = (Vec<Choice>, &[f32])> {
         self.routers.get(router).into_iter().flat_map(move |router| {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     SessionOptions,
+    observe::Observing,
     options::{Layout, PAGE, SOFTWARE_POSITIONS},
     penalties::Adjusting,
     replay::Replay,
@@ -71,6 +72,8 @@ pub struct Session {
     pub(super) hook: Option<Box<dyn Hook + Send>>,
     /// What is changed in them.
     pub(super) edited: Option<Edited>,
+    /// What is recorded of them.
+    pub(super) observing: Option<Observing>,
     /// What tokens are made to choose.
     pub(super) replay: Option<Replay>,
     /// Ends every step.
@@ -159,6 +162,7 @@ impl Session {
             adjusting: None,
             hook: None,
             edited: None,
+            observing: None,
             replay: None,
             cancel: cancel.clone(),
         };
@@ -300,6 +304,9 @@ impl Session {
         // Keys that were written are written again before a row sees them.
         self.sequences.clone_from(&self.before);
         self.last = LastStep::default();
+        if let Some(observing) = &mut self.observing {
+            observing.undo();
+        }
     }
 
     /// Makes room for the first `positions` positions, twice as many as there was room for or more: what has been written is

@@ -23,6 +23,7 @@ mod stream;
 mod text;
 #[cfg(feature = "chat")]
 mod tokenizer_config;
+mod trace;
 mod translate;
 mod warm_up;
 mod writer;

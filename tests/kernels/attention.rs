@@ -49,7 +49,7 @@ pub(super) struct Attention {
     /// How far positions are ahead of slots. No kernel but those that turn asks for a position.
     pub(super) ahead: u32,
     /// The largest distance that learned vectors tell apart, where there are any.
-    clip: Option<u32>,
+    pub(super) clip: Option<u32>,
     /// `[tokens, slots]`, of no matter where queries count by slot.
     pub(super) chosen: Vec<u32>,
     /// Where the routes start.
@@ -68,11 +68,11 @@ enum Weigh {
 
 /// The numbers of an [`Attention`]: queries, and a cache that is NaN where nobody may look.
 pub(super) struct Operands {
-    q: Vec<f64>,
-    keys: Vec<f64>,
+    pub(super) q: Vec<f64>,
+    pub(super) keys: Vec<f64>,
     pub(super) values: Vec<f64>,
     /// `[heads, 2 · clip + 1, head_dim]`
-    relative: Vec<f64>,
+    pub(super) relative: Vec<f64>,
 }
 
 /// Every way to lay query heads over slots and over shared key/value heads; heads of any size, but more often of
@@ -276,48 +276,60 @@ impl Attention {
         row_attention(&op, &operands.q, &operands.keys, &operands.values)
     }
 
+    /// Which head the `index`-th query head of a token is, over all experts where heads count so, and which of the token's queries
+    /// is its own.
+    pub(super) fn head_of(&self, token: usize, index: u32) -> [u32; 2] {
+        let AttentionShape { queries, slots, heads, .. } = self.shape;
+        let (slot, j) = ((index / heads) as usize, index % heads);
+        let by_expert = || self.chosen[token * slots as usize + slot] * heads + j;
+        match queries {
+            Queries::BySlot => [index, index],
+            Queries::ByExpert => [by_expert(), index],
+            Queries::Dense { .. } => [by_expert(); 2],
+        }
+    }
+
+    /// The scores of the keys that the `index`-th query head of a token sees, from the oldest to the newest; its span, and its
+    /// key/value head.
+    pub(super) fn scores(&self, operands: &Operands, token: usize, index: u32) -> (Vec<f64>, usize, u32) {
+        let AttentionShape { heads, kv_heads, group, key_dim, capacity, .. } = self.shape;
+        let (d, j) = (key_dim as usize, index % heads);
+        let [head, query] = self.head_of(token, index);
+        let q = &operands.q[token * (self.q_heads() * key_dim) as usize + query as usize * d..][..d];
+        let kv_head = head / group % kv_heads;
+        let span = self.span_of(token, kv_head);
+        let [own_slot, sequence] = self.spans[span];
+        let relative = |i: u32| {
+            let clip = i64::from(self.clip?);
+            let entry = clip + (i64::from(i) - i64::from(own_slot)).clamp(-clip, clip);
+            Some(&operands.relative[(i64::from(j) * (2 * clip + 1) + entry) as usize * d..][..d])
+        };
+        let scale = 1.0 / f64::from(key_dim).sqrt();
+        let score = |i: u32| {
+            let k =
+                &operands.keys[(((sequence * capacity + i) * kv_heads + kv_head) * key_dim) as usize..][..d];
+            scale * (dot(q, k) + relative(i).map_or(0.0, |relative| dot(q, relative)))
+        };
+        ((self.first(span)..self.sees(span)).map(score).collect(), span, kv_head)
+    }
+
     /// Each chosen head by itself, in either way to weigh: its query, its key/value head, and the weights of
     /// the keys from the oldest to the newest.
     fn oracle_by_head(&self, weigh: Weigh, operands: &Operands) -> Vec<f64> {
-        let AttentionShape { queries, slots, heads, kv_heads, group, key_dim, value_dim, capacity, .. } =
-            self.shape;
-        let d = key_dim as usize;
+        let AttentionShape { slots, heads, kv_heads, value_dim, capacity, .. } = self.shape;
         let mut out = Vec::new();
         for token in 0..self.tokens() as usize {
             for index in 0..slots * heads {
-                let (slot, j) = ((index / heads) as usize, index % heads);
-                let by_expert = || self.chosen[token * slots as usize + slot] * heads + j;
-                let (head, query) = match queries {
-                    Queries::BySlot => (index, index),
-                    Queries::ByExpert => (by_expert(), index),
-                    Queries::Dense { .. } => (by_expert(), by_expert()),
-                };
-                let q = &operands.q[token * (self.q_heads() * key_dim) as usize + query as usize * d..][..d];
-                let kv_head = head / group % kv_heads;
-                let span = self.span_of(token, kv_head);
-                let ([own_slot, sequence], sees) = (self.spans[span], self.first(span)..self.sees(span));
-                let of = |cache: &[f64], channels: u32| -> Vec<f64> {
-                    let place =
-                        |i: u32| (((sequence * capacity + i) * kv_heads + kv_head) * channels) as usize;
-                    sees.clone().flat_map(|i| cache[place(i)..][..channels as usize].to_vec()).collect()
-                };
-                let (keys, values) = (of(&operands.keys, key_dim), of(&operands.values, value_dim));
-                let relative = |i: u32| {
-                    let clip = i64::from(self.clip?);
-                    let entry = clip + (i64::from(i) - i64::from(own_slot)).clamp(-clip, clip);
-                    Some(&operands.relative[(i64::from(j) * (2 * clip + 1) + entry) as usize * d..][..d])
-                };
-                let scale = 1.0 / f64::from(key_dim).sqrt();
-                let score = |(i, k): (u32, &[f64])| {
-                    scale * (dot(q, k) + relative(i).map_or(0.0, |relative| dot(q, relative)))
-                };
-                let scores: Vec<f64> = sees.clone().zip(keys.chunks_exact(d)).map(score).collect();
+                let (scores, span, kv_head) = self.scores(operands, token, index);
                 let weights = match weigh {
                     Weigh::Softmax => softmax(&scores),
                     Weigh::StickBreaking => stick_breaking(&scores),
                 };
+                let [_, sequence] = self.spans[span];
                 let mut sum = vec![0.0; value_dim as usize];
-                for (weight, v) in weights.iter().zip(values.chunks_exact(value_dim as usize)) {
+                for (weight, i) in weights.iter().zip(self.first(span)..) {
+                    let place = ((sequence * capacity + i) * kv_heads + kv_head) * value_dim;
+                    let v = &operands.values[place as usize..][..value_dim as usize];
                     sum.iter_mut().zip(v).for_each(|(sum, v)| *sum += weight * v);
                 }
                 out.extend(sum);
@@ -357,6 +369,12 @@ impl Attention {
         Guarded::new(self.gpu(), 0, (rows * (head_stride(self.shape.value_dim) + 4)) as usize)
     }
 
+    /// The vectors that are learned for distances.
+    pub(super) fn learned(&self, operands: &Operands) -> Buffer {
+        let table = spread(&operands.relative, self.shape.key_dim);
+        Buffer::with_data(self.gpu(), "test.relative", &table.iter().map(|&x| x as f32).collect::<Vec<_>>())
+    }
+
     /// Chosen experts on the GPU, among those of other routers.
     pub(super) fn chosen(&self) -> Buffer {
         among(self.gpu(), self.first, &self.chosen, 0)
@@ -365,6 +383,11 @@ impl Attention {
     pub(super) fn routes<'a>(&self, chosen: &'a Buffer) -> Option<Routes<'a>> {
         let routes = Routes { chosen, gates: chosen, first: self.first, scores: chosen, first_score: 0 };
         (self.shape.queries != Queries::BySlot).then_some(routes)
+    }
+
+    /// Where its routes start.
+    pub(super) fn first_route(&self) -> u32 {
+        self.first
     }
 
     /// The output rows, without any padding.
@@ -413,9 +436,7 @@ impl Attention {
         let (spans, q, cache) = &self.buffers(operands);
         let most_keys = self.most_keys();
         let splits = if split { HeadLayout::splits(most_keys) } else { 1 };
-        let table = spread(&operands.relative, self.shape.key_dim);
-        let table =
-            Buffer::with_data(gpu, "test.relative", &table.iter().map(|&x| x as f32).collect::<Vec<_>>());
+        let table = self.learned(operands);
         let relative = self.clip.map(|clip| RelativePositions { table: &table, clip });
         let scratch = self.scratch(splits * cache.kv.sections());
         let (chosen, out) = (self.chosen(), self.output());
@@ -473,6 +494,20 @@ impl Attention {
             .record(recorder);
         });
         (self.read(&out), counters)
+    }
+
+    /// Queries turned to their positions in the first `rotated` channels of each head, by `theta`.
+    pub(super) fn turned(&self, q: &[f64], rotated: u32, theta: f64) -> Vec<f64> {
+        let mut q = q.to_vec();
+        let width = (self.q_heads() * self.shape.key_dim) as usize;
+        for (token, heads) in q.chunks_exact_mut(width).enumerate() {
+            // Heads with spans of their own do not turn.
+            let position = self.spans[token][0] + self.ahead;
+            for head in heads.chunks_exact_mut(self.shape.key_dim as usize) {
+                rope(&mut head[..rotated as usize], position, theta);
+            }
+        }
+        q
     }
 
     /// Multiply-accumulates, by the definition: q·k and weight·v for each head and key.
@@ -824,7 +859,7 @@ fn queries_by_expert_are_queries_by_slot_when_experts_are_the_slots() {
 }
 
 /// Keys that tokens see without regard to their positions: none, some, all of the cache.
-fn any_visible(max_capacity: u32) -> impl Strategy<Value = Attention> {
+pub(super) fn any_visible(max_capacity: u32) -> impl Strategy<Value = Attention> {
     let clip = prop_oneof![1 => Just(None), 2 => size(90).prop_map(Some)];
     let shapes =
         (any_shape(max_capacity, MAX_HEAD_DIM), any_expert_shape(max_capacity, MAX_HEAD_DIM), any::<bool>());

@@ -16,16 +16,6 @@ use crate::{
     },
 };
 
-/// The query head of a token's row: what key/value heads count by, and what edits do.
-fn heads(attention: &Attention, token: usize, index: u32) -> [u32; 2] {
-    let AttentionShape { queries, slots, heads, .. } = attention.shape;
-    if queries == Queries::BySlot {
-        return [index, index];
-    }
-    let expert = attention.chosen[token * slots as usize + (index / heads) as usize];
-    [expert * heads + index % heads; 2]
-}
-
 /// Heads in all.
 fn units(attention: &Attention) -> u32 {
     let AttentionShape { queries, slots, heads, .. } = attention.shape;
@@ -41,8 +31,8 @@ fn oracle(attention: &Attention, values: &[f64], z: &[f64], plan: &[PlannedEdit]
     let (mut out, mut counts) = (Vec::new(), vec![0; plan.len()]);
     for token in 0..attention.tokens() as usize {
         for index in 0..slots * own {
-            let [head, unit] = heads(attention, token, index);
-            let kv_head = head / group % kv_heads;
+            let [unit, _] = attention.head_of(token, index);
+            let kv_head = unit / group % kv_heads;
             let span = attention.span_of(token, kv_head);
             let [slot, sequence] = attention.spans[span];
             let value = |slot: u32| {
@@ -100,8 +90,8 @@ fn check_blends(attention: &Attention) {
     for (row, (found, z)) in found.chunks_exact(width).zip(z.chunks_exact(width)).enumerate() {
         let (token, index) =
             (row / (shape.slots * shape.heads) as usize, row as u32 % (shape.slots * shape.heads));
-        let [head, unit] = heads(attention, token, index);
-        let span = attention.span_of(token, head / shape.group % shape.kv_heads);
+        let [unit, _] = attention.head_of(token, index);
+        let span = attention.span_of(token, unit / shape.group % shape.kv_heads);
         let position = attention.spans[span][0] + attention.ahead;
         if !plan.iter().any(|edit| edit.unit == unit && is_at(&edit.positions, position)) {
             assert_eq!(found, z);

@@ -171,9 +171,13 @@ impl JetMoe {
         }
         cache.length += ids.len();
 
-        let x = rms_norm(&x, &self.norm, self.epsilon);
-        let logits = linear(&self.embedding, self.width, &x);
-        Output { logits, hidden: x, routes }
+        let hidden = rms_norm(&x, &self.norm, self.epsilon);
+        Output { logits: linear(&self.embedding, self.width, &hidden), hidden, routes }
+    }
+
+    /// The logits of rows of the residual stream behind the last layer.
+    pub fn output(&self, x: &[f64]) -> Vec<f64> {
+        linear(&self.embedding, self.width, &rms_norm(x, &self.norm, self.epsilon))
     }
 
     /// The prompt's continuation by argmax, and the smallest gap between the two best logits on the way.

@@ -5,6 +5,7 @@
 
 pub mod activations;
 pub mod adjust_logits;
+pub mod attention_rows;
 pub mod blocks;
 pub mod checkpoints;
 pub mod combine;

@@ -1,0 +1,77 @@
+//! What was recorded of a run.
+
+use super::{Observe, What};
+
+/// What was recorded of a run, one [`Recorded`] for each layer and capture, in the order in which they were asked for.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub struct Trace {
+    /// What was asked for.
+    pub observe: Observe,
+    /// What there is.
+    pub recorded: Vec<Recorded>,
+}
+
+/// One capture of one layer: `values` `[rows, heads, width]`, a row for each token.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub struct Recorded {
+    /// As TransformerLens calls it: `blocks.1.attn.hook_z`.
+    pub name: String,
+    /// From 0.
+    pub layer: u32,
+    /// What it is.
+    pub what: What,
+    /// The tokens of its rows: sequence, position.
+    pub rows: Vec<[u32; 2]>,
+    /// The numbers of its heads; none where a layer has it once, which counts as one.
+    pub heads: Vec<u32>,
+    /// Values of a head of a row.
+    pub width: usize,
+    /// All of them, row by row. Of a head that a token did not choose they are 0.
+    pub values: Vec<f32>,
+}
+
+impl Trace {
+    /// What was recorded under a name, the first of it.
+    pub fn get(&self, name: &str) -> Option<&Recorded> {
+        self.recorded.iter().find(|recorded| recorded.name == name)
+    }
+
+    /// What was recorded of a kind, layer by layer.
+    pub fn of(&self, what: What) -> impl Iterator<Item = &Recorded> {
+        self.recorded.iter().filter(move |recorded| recorded.what == what)
+    }
+
+    /// The column of [`What::Rows`] of this name: one of [`STATISTICS`](super::STATISTICS), or of a mass.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        let masses = self.observe.masses().iter().map(|mass| mass.name.as_str());
+        super::STATISTICS.into_iter().chain(masses).position(|column| column == name)
+    }
+
+    /// Bytes of all values.
+    pub fn bytes(&self) -> u64 {
+        self.recorded.iter().map(|recorded| 4 * recorded.values.len() as u64).sum()
+    }
+}
+
+impl Recorded {
+    /// Heads of a row, one where a layer has it once.
+    fn count(&self) -> usize {
+        self.heads.len().max(1)
+    }
+
+    /// The values of the `head`-th head, by its place in [`heads`](Self::heads), in the `row`-th row; none where there is no such.
+    pub fn at(&self, row: usize, head: usize) -> &[f32] {
+        let from = (row * self.count() + head) * self.width;
+        match head < self.count() {
+            true => self.values.get(from..from + self.width).unwrap_or_default(),
+            false => &[],
+        }
+    }
+
+    /// The row of a token; none where it was not recorded.
+    pub fn row_of(&self, sequence: u32, position: u32) -> Option<usize> {
+        self.rows.iter().position(|&row| row == [sequence, position])
+    }
+}
