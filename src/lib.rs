@@ -68,6 +68,7 @@ mod jinja;
 mod layers;
 #[cfg(any(feature = "selftest", not(target_arch = "wasm32")))]
 mod measure;
+pub mod methods;
 mod models;
 #[allow(missing_docs)] // likewise
 mod ops;
@@ -90,10 +91,10 @@ pub use measure::{Bench, BenchReport, BenchRow, Limit, Spread};
 #[cfg(feature = "selftest")]
 pub use measure::{Selftest, SelftestReport, SelftestRow, SelftestStatus};
 pub use ops::{AdapterReport, CachePrecision, Precision};
-pub use probes::{Edit, Edits};
+pub use probes::{Edit, Edits, Observe, Trace};
 pub use sessions::{
     Choice, DropMargin, LayerRoutes, LayerUse, LogitRows, Penalties, PendingTokens, PendingValues,
-    RouterShape, RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
+    RouteArray, RouterShape, RouterUse, Routes, Run, Sampling, Session, SessionOptions, TokenRoutes,
 };
 pub use tasks::{
     AttentionInfo, Candidate, Class, Classification, Embed, Filled, FilledMask, Generate, Generation, Image,

@@ -113,6 +113,13 @@ impl Address {
         Self { unit: Unit::Layer, index: None, ..Self::head(layer, 0) }
     }
 
+    /// Whether it means another one, too: `L1H*` covers `L1H2`.
+    pub fn covers(&self, other: &Self) -> bool {
+        let fits = |own: Option<u32>, other: Option<u32>| own.is_none() || own == other;
+        let alike = self.stack == other.stack && self.unit == other.unit;
+        alike && fits(self.layer, other.layer) && fits(self.index, other.index)
+    }
+
     /// The same in another stack.
     pub fn within(self, stack: Stack) -> Self {
         Self { stack, ..self }

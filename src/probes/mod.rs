@@ -6,6 +6,8 @@ mod edit;
 mod observe;
 mod positions;
 mod trace;
+#[cfg(not(target_arch = "wasm32"))]
+mod trace_file;
 
 pub use address::{Address, Stack, Unit};
 pub use edit::{Change, Edit, Edits};

@@ -1,13 +1,17 @@
 //! What was recorded of a run.
 
-use super::{Observe, What};
+use super::{Edits, Observe, What};
 
-/// What was recorded of a run, one [`Recorded`] for each layer and capture, in the order in which they were asked for.
+/// What was recorded of a run, one [`Recorded`] for each layer and capture, in the order in which they were asked for, routers at
+/// the end.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Trace {
     /// What was asked for.
     pub observe: Observe,
+    /// What was changed in the run.
+    #[serde(default, skip_serializing_if = "Edits::is_empty")]
+    pub edits: Edits,
     /// What there is.
     pub recorded: Vec<Recorded>,
 }

@@ -18,6 +18,13 @@ const MOST_RECORDS: usize = 1 << 22;
 /// Edits of one head or expert at the most: an invocation goes through all of them.
 const MOST_OF_ONE: usize = 256;
 
+/// What is changed in a session's steps.
+pub(super) struct SessionEdits {
+    /// As they were given.
+    pub edits: Edits,
+    pub hook: Edited,
+}
+
 /// The records of one sublayer.
 #[derive(Default)]
 struct Records {
@@ -276,7 +283,8 @@ impl Session {
         let resolved = Resolved::new(&self.transformer.spec, edits)?;
         // What was recorded reads the plan that was.
         self.submit_recorded();
-        self.edited = resolved.upload(self.recorder.gpu())?;
+        let hook = resolved.upload(self.recorder.gpu())?;
+        self.edited = hook.map(|hook| SessionEdits { edits: edits.clone(), hook });
         Ok(())
     }
 
@@ -287,8 +295,8 @@ impl Session {
     /// # Errors
     /// What the GPU reports.
     pub async fn edits_applied(&mut self) -> Result<Vec<u32>> {
-        let Some(Edited { applied, edits, .. }) = &self.edited else { return Ok(Vec::new()) };
-        let range = (applied, 0, 4 * u64::from(*edits));
+        let Some(SessionEdits { hook, .. }) = &self.edited else { return Ok(Vec::new()) };
+        let range = (&hook.applied, 0, 4 * u64::from(hook.edits));
         let read = self.recorder.submit_and_read(&[range]).wait("counting edits").await?;
         Ok(bytemuck::pod_collect_to_vec(&read))
     }

@@ -84,7 +84,7 @@ impl Session {
         if let Some(replay) = &self.replay {
             replay.begin(&written.spans);
         }
-        let edits = self.edited.as_mut().map(|edited| edited as &mut dyn Hook);
+        let edits = self.edited.as_mut().map(|edited| &mut edited.hook as &mut dyn Hook);
         let hook = self.hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
         let replay = self.replay.as_mut().map(|replay| replay as &mut dyn Hook);
         let captures = self.observing.as_mut().map(|observing| &mut observing.captures as &mut dyn Hook);

@@ -29,7 +29,7 @@ pub use penalties::Penalties;
 pub use reading::PendingTokens;
 pub(crate) use reading::{SampledTokens, Wanted};
 pub use router_use::{DropMargin, LayerUse, RouterShape, RouterUse};
-pub use routes::{Choice, LayerRoutes, Routes, TokenRoutes};
+pub use routes::{Choice, LayerRoutes, RouteArray, Routes, TokenRoutes};
 pub use runs::{LogitRows, Run};
 pub(crate) use runs::{Room, steps};
 pub use sampling::Sampling;

@@ -325,8 +325,8 @@ impl Session {
                 recorded.extend(routers(planned, &steps));
             }
         }
-        // In the order in which they were asked for, routers among the others.
-        Ok(Trace { observe: observing.observe.clone(), recorded })
+        let edits = self.edited.as_ref().map(|edited| edited.edits.clone()).unwrap_or_default();
+        Ok(Trace { observe: observing.observe.clone(), edits, recorded })
     }
 }
 

@@ -76,6 +76,51 @@ pub struct TokenRoutes {
     pub layers: Vec<LayerRoutes>,
 }
 
+/// The choices of one kind of router in one array, as vLLM returns `routed_experts`: `[tokens, layers, k]`, row after row.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+#[non_exhaustive]
+pub struct RouteArray {
+    /// Tokens, layers, and the most slots that a token has in one.
+    pub shape: [usize; 3],
+    /// The chosen experts; −1 in slots that a token leaves empty, and in layers without such a router.
+    pub experts: Vec<i32>,
+    /// Their gates; 0 there.
+    pub gates: Vec<f32>,
+}
+
+impl RouteArray {
+    /// The head experts of tokens: `routed_heads`.
+    pub fn heads(tokens: &[TokenRoutes]) -> Self {
+        Self::of(tokens, |layer| &layer.attention)
+    }
+
+    /// The MLP experts of tokens: `routed_experts`.
+    pub fn experts(tokens: &[TokenRoutes]) -> Self {
+        Self::of(tokens, |layer| &layer.mlp)
+    }
+
+    fn of(tokens: &[TokenRoutes], kind: impl Fn(&LayerRoutes) -> &[Choice]) -> Self {
+        let layers = tokens.iter().map(|token| token.layers.len()).max().unwrap_or(0);
+        let each = tokens.iter().flat_map(|token| &token.layers).map(|layer| kind(layer).len()).max();
+        let each = each.unwrap_or(0);
+        let (mut experts, mut gates) = (Vec::new(), Vec::new());
+        for (row, token) in (1..).zip(tokens) {
+            for (slot, layer) in (1..).zip(&token.layers) {
+                let choices = kind(layer);
+                experts.extend(choices.iter().map(|choice| choice.expert as i32));
+                gates.extend(choices.iter().map(|choice| choice.gate));
+                let end = ((row - 1) * layers + slot) * each;
+                experts.resize(end, -1);
+                gates.resize(end, 0.0);
+            }
+            experts.resize(row * layers * each, -1);
+            gates.resize(row * layers * each, 0.0);
+        }
+        Self { shape: [tokens.len(), layers, each], experts, gates }
+    }
+}
+
 /// One router of a stack, and where its choices stand.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RouterRoutes {

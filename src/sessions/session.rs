@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     SessionOptions,
+    edits::SessionEdits,
     observe::Observing,
     options::{Layout, PAGE, SOFTWARE_POSITIONS},
     penalties::Adjusting,
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     Cancel, Error, Result,
     gpu::{Buffer, Counters, Gpu, Recorder},
-    layers::{CacheSize, Edited, HeadMixtureSpec, Hook, KvCache, Step, Workspace, angle_bytes},
+    layers::{CacheSize, HeadMixtureSpec, Hook, KvCache, Step, Workspace, angle_bytes},
     models::Transformer,
 };
 
@@ -71,7 +72,7 @@ pub struct Session {
     /// Who stands in the steps to come.
     pub(super) hook: Option<Box<dyn Hook + Send>>,
     /// What is changed in them.
-    pub(super) edited: Option<Edited>,
+    pub(super) edited: Option<SessionEdits>,
     /// What is recorded of them.
     pub(super) observing: Option<Observing>,
     /// What tokens are made to choose.

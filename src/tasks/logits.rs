@@ -12,7 +12,7 @@ use crate::{
 };
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{
-    sessions::Choice,
+    sessions::{Choice, RouteArray},
     weights::{TensorData, write_safetensors},
 };
 
@@ -31,7 +31,8 @@ pub struct Logits {
 
 #[cfg(not(target_arch = "wasm32"))]
 impl Logits {
-    /// Writes a safetensors file: `logits` `[tokens, vocab]` and, for each layer i and each of its routers (`attention`,
+    /// Writes a safetensors file: `logits` `[tokens, vocab]`; `routed_heads` and `routed_experts` `[tokens, layers, k]`, the head
+    /// and MLP experts of all layers (i32, −1 where there is none); and, for each layer i and each of its routers (`attention`,
     /// `values`, `mlp`), `layers.i.attention.experts` and `layers.i.attention.gates`, `[tokens, k]`: shared experts, then
     /// the others best first. A router whose tokens differ in how many experts they use is left out.
     ///
@@ -43,6 +44,12 @@ impl Logits {
         let tokens = self.routes.len();
         let values = TensorData::F32(self.values.clone());
         let mut tensors = vec![("logits".to_owned(), vec![tokens, self.vocab], values)];
+        let arrays = [RouteArray::heads(&self.routes), RouteArray::experts(&self.routes)];
+        for (name, array) in ["routed_heads", "routed_experts"].into_iter().zip(arrays) {
+            if array.shape[2] > 0 {
+                tensors.push((name.to_owned(), array.shape.to_vec(), TensorData::I32(array.experts)));
+            }
+        }
         let layers = self.routes.first().map_or(0, |token| token.layers.len());
         for index in 0..layers {
             let layer = || self.routes.iter().filter_map(|token| token.layers.get(index));

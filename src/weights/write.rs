@@ -15,6 +15,8 @@ pub(crate) enum TensorData {
     F32(Vec<f32>),
     /// Indices, counters or packed bits.
     U32(Vec<u32>),
+    /// Indices of which some may be none.
+    I32(Vec<i32>),
 }
 
 impl TensorData {
@@ -22,6 +24,7 @@ impl TensorData {
         match self {
             TensorData::F32(_) => Stored::F32,
             TensorData::U32(_) => Stored::U32,
+            TensorData::I32(_) => Stored::I32,
         }
     }
 
@@ -29,6 +32,7 @@ impl TensorData {
         match self {
             TensorData::F32(values) => values.len(),
             TensorData::U32(values) => values.len(),
+            TensorData::I32(values) => values.len(),
         }
     }
 
@@ -37,6 +41,7 @@ impl TensorData {
         match self {
             TensorData::F32(values) => write_all(values, |v| v.to_le_bytes(), out),
             TensorData::U32(values) => write_all(values, |v| v.to_le_bytes(), out),
+            TensorData::I32(values) => write_all(values, |v| v.to_le_bytes(), out),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     demo::Demo,
 };
 
-/// The longest file of edits.
+/// The longest file that says what to edit, or to record.
 const MAX_FILE: u64 = 16 << 20;
 
 /// Options of the commands that let a model work.
@@ -39,7 +39,9 @@ impl TaskArgs {
         for text in &self.edit {
             match text.parse::<Edit>() {
                 Ok(edit) => edits.extend([edit]),
-                Err(_) if is_file(Path::new(text)) => edits.extend(read(Path::new(text))?.iter().cloned()),
+                Err(_) if is_file(Path::new(text)) => {
+                    edits.extend(plan_file(Path::new(text), "edits", Edits::from_json)?.iter().cloned());
+                }
                 Err(wrong) => return Err(wrong),
             }
         }
@@ -86,7 +88,8 @@ fn is_file(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json")) || path.exists()
 }
 
-fn read(path: &Path) -> Result<Edits, Error> {
+/// What a file of JSON says, by `parse`.
+pub fn plan_file<T>(path: &Path, field: &str, parse: impl Fn(&str) -> Result<T, Error>) -> Result<T, Error> {
     let shown = path.display().to_string();
     let io = |source| Error::Io { path: shown.clone(), source };
     let mut text = String::new();
@@ -94,14 +97,14 @@ fn read(path: &Path) -> Result<Edits, Error> {
         File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text)).map_err(io)?;
     let wrong = |found: String, expected: String| Error::BadFile {
         file: shown.clone(),
-        field: "edits".to_owned(),
+        field: field.to_owned(),
         found,
         expected,
     };
     if bytes as u64 > MAX_FILE {
         return Err(wrong("more than 16 MiB".to_owned(), "at most 16 MiB".to_owned()));
     }
-    Edits::from_json(text.trim_start_matches('\u{feff}')).map_err(|error| match error {
+    parse(text.trim_start_matches('\u{feff}')).map_err(|error| match error {
         Error::Argument { found, expected, .. } => wrong(found, expected),
         other => other,
     })

@@ -27,6 +27,7 @@ mod interrupt;
 mod licenses;
 mod lines;
 mod logits;
+mod methods;
 mod notes;
 mod numbers;
 mod output;
@@ -39,6 +40,7 @@ mod routes;
 mod score;
 mod selftest;
 mod tokens;
+mod trace;
 mod transcript;
 mod translate;
 mod upcycle;
@@ -75,6 +77,9 @@ enum Command {
     Logits(logits::LogitsArgs),
     Score(score::ScoreArgs),
     Routes(routes::RoutesArgs),
+    Trace(trace::TraceArgs),
+    Heads(methods::HeadsArgs),
+    Experts(methods::ExpertsArgs),
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
     Adapters(adapters::AdaptersArgs),
@@ -121,6 +126,9 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Logits(args) => logits::run(args, &cli.shared),
         Command::Score(args) => score::run(args, &cli.shared),
         Command::Routes(args) => routes::run(args, &cli.shared),
+        Command::Trace(args) => trace::run(args, &cli.shared),
+        Command::Heads(args) => methods::heads(args, &cli.shared),
+        Command::Experts(args) => methods::experts(args, &cli.shared),
         Command::Info(args) => info::run(args, &cli.shared),
         Command::Bench(args) => bench::run(args, &cli.shared),
         Command::Adapters(args) => adapters::run(args, &cli.shared),

@@ -1,7 +1,7 @@
 //! Row attention over a cache: decoding rows with and without splits, tiles of a prompt's rows, stick-breaking, and the kernel
 //! that turns, appends and attends at once.
 
-mod operands;
+pub(super) mod operands;
 
 use headwise_reference::{head_mixture::stick_breaking, noise::noise, rope_cache::rope, softmax};
 
@@ -22,7 +22,7 @@ use operands::{Attention, Buffers};
 const THETA: f64 = 1e4;
 
 /// One token of a mixture of heads that share all of the keys.
-const ONE: Attention = Attention {
+pub(super) const ONE: Attention = Attention {
     name: "one token, heads of 64",
     queries: Queries::BySlot,
     slots: 2,
@@ -37,7 +37,7 @@ const ONE: Attention = Attention {
 };
 
 /// Decoding rows.
-const FEW: [Attention; 4] = [
+pub(super) const FEW: [Attention; 4] = [
     ONE,
     // More keys than a workgroup reads.
     Attention {
@@ -63,7 +63,7 @@ const FEW: [Attention; 4] = [
 ];
 
 /// Rows whose heads count by expert.
-const BY_EXPERT: Attention = Attention {
+pub(super) const BY_EXPERT: Attention = Attention {
     name: "heads of the chosen experts",
     queries: Queries::ByExpert,
     kv_heads: 6,

@@ -4,6 +4,7 @@
 //! A variant runs as it would in earnest: on the same device, opened as if with the choice that means it.
 
 mod attention;
+mod captures;
 mod driver;
 mod edits;
 mod finding;
@@ -116,6 +117,7 @@ impl Gpu {
         routing::check(&mut run, &labs).await;
         rows::check(&mut run, &labs).await;
         edits::check(&mut run, &labs).await;
+        captures::check(&mut run, &labs).await;
         tokens::check(&mut run, &labs).await;
         if let Some(lab) = labs.first() {
             driver::check(&mut run, lab).await;

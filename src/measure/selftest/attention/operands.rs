@@ -19,7 +19,7 @@ const SEQUENCES: u32 = 2;
 
 /// Query rows over a cache of noise.
 #[derive(Clone, Copy)]
-pub(super) struct Attention {
+pub(in super::super) struct Attention {
     pub name: &'static str,
     pub queries: Queries,
     pub slots: u32,
@@ -36,7 +36,7 @@ pub(super) struct Attention {
 }
 
 /// The numbers of an [`Attention`].
-pub(super) struct Operands {
+pub(in super::super) struct Operands {
     pub q: Vec<f64>,
     /// `[sequences, capacity, kv_heads, dim]`, as they are after storage
     pub keys: Vec<f64>,
@@ -46,7 +46,7 @@ pub(super) struct Operands {
 }
 
 /// What a kernel reads and writes.
-pub(super) struct Buffers {
+pub(in super::super) struct Buffers {
     pub q: Buffer,
     pub spans: Buffer,
     pub chosen: Buffer,
@@ -162,13 +162,16 @@ impl Attention {
         (buffers, words)
     }
 
-    /// Each chosen head by itself: its query, its key/value head, and the weights of the keys from the oldest to the newest.
-    pub fn expected(&self, operands: &Operands, weigh: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
-        let Self { queries, slots, heads, kv_heads, group, capacity, .. } = *self;
-        let d = self.dim as usize;
-        let scale = 1.0 / f64::from(self.dim).sqrt();
-        let mut out = Vec::new();
-        for (row, q) in operands.q.chunks_exact(d).enumerate() {
+    /// The scores of each chosen head by itself, from the oldest key to the newest; the first slot it sees, and where in the cache
+    /// a slot of its key/value head is.
+    fn scores<'a>(
+        &'a self,
+        operands: &'a Operands,
+    ) -> impl Iterator<Item = (Vec<f64>, u32, impl Fn(u32) -> usize)> {
+        let Self { queries, slots, heads, kv_heads, group, capacity, dim, .. } = *self;
+        let d = dim as usize;
+        let scale = 1.0 / f64::from(dim).sqrt();
+        operands.q.chunks_exact(d).enumerate().map(move |(row, q)| {
             let (token, index) = (row as u32 / (slots * heads), row as u32 % (slots * heads));
             let head = match queries {
                 Queries::BySlot => index,
@@ -176,17 +179,40 @@ impl Attention {
             };
             let [slot, sequence] = self.spans[token as usize];
             let kv_head = head / group % kv_heads;
-            let place = |i: u32| (((sequence * capacity + i) * kv_heads + kv_head) * self.dim) as usize;
-            let scores: Vec<f64> =
-                self.sees(slot).map(|i| scale * dot(q, &operands.keys[place(i)..][..d])).collect();
+            let place = move |i: u32| (((sequence * capacity + i) * kv_heads + kv_head) * dim) as usize;
+            let score = |i: u32| scale * dot(q, &operands.keys[place(i)..][..d]);
+            (self.sees(slot).map(score).collect(), self.sees(slot).start, place)
+        })
+    }
+
+    /// The scores of each chosen head, `[tokens, slots · heads]` of them.
+    pub fn all_scores<'a>(&'a self, operands: &'a Operands) -> impl Iterator<Item = Vec<f64>> {
+        self.scores(operands).map(|(scores, _, _)| scores)
+    }
+
+    /// What each chosen head puts out: its keys' values by their weights.
+    pub fn expected(&self, operands: &Operands, weigh: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+        let d = self.dim as usize;
+        let mut out = Vec::new();
+        for (scores, first, place) in self.scores(operands) {
             let mut sum = vec![0.0; d];
-            for (i, weight) in self.sees(slot).zip(weigh(&scores)) {
+            for (i, weight) in (first..).zip(weigh(&scores)) {
                 let value = &operands.values[place(i)..][..d];
                 sum.iter_mut().zip(value).for_each(|(sum, value)| *sum += weight * value);
             }
             out.extend(sum);
         }
         out
+    }
+
+    /// How each chosen head weighs `row` slots, `[tokens, slots · heads, row]`.
+    pub fn weights(&self, operands: &Operands, row: u32, weigh: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+        let of = |(scores, first, _): (Vec<f64>, u32, _)| {
+            let mut weights = vec![0.0; row as usize];
+            weights[first as usize..][..scores.len()].copy_from_slice(&weigh(&scores));
+            weights
+        };
+        self.scores(operands).flat_map(of).collect()
     }
 
     /// The routes of heads that count by expert.

@@ -1,0 +1,78 @@
+//! Published methods that measure and steer heads, one file each, made of probes, sessions and tasks: none has a kernel or a layer
+//! of its own. `examples/own_method.rs` is one more.
+
+mod difference;
+mod divergence;
+mod hunt;
+mod importance;
+mod indicators;
+mod influence;
+mod patterns;
+mod retrieval;
+
+pub use difference::{ExpertDifference, expert_difference};
+pub use divergence::{HeadDivergence, divergence};
+pub use hunt::{Hunt, HuntRound};
+pub use importance::{HeadImportance, importance};
+pub use indicators::{HeadIndicators, indicators};
+pub use influence::{Influence, influence};
+pub use patterns::{HeadPatterns, patterns, repeated};
+pub use retrieval::{Definition, HeadRetrieval, Retrieval, Sample, retrieval};
+
+use crate::{
+    Model, Result,
+    probes::{Address, Edit, Edits, Observe, Recorded, Trace, What},
+};
+
+/// One row of [`What::Rows`] of a head that the token chose.
+struct HeadRow<'a> {
+    at: Address,
+    position: u32,
+    columns: &'a [f32],
+}
+
+/// The rows of all heads that their tokens chose, layer by layer, head by head.
+fn head_rows(trace: &Trace) -> impl Iterator<Item = HeadRow<'_>> {
+    // A row that sums to one has a largest weight.
+    const LARGEST: usize = 5;
+    trace.of(What::Rows).flat_map(|recorded| {
+        let heads = recorded.heads.iter().enumerate();
+        heads.flat_map(move |(place, &head)| {
+            let rows = recorded.rows.iter().enumerate();
+            let rows = rows.map(move |(row, &[_, position])| HeadRow {
+                at: Address::head(recorded.layer, head),
+                position,
+                columns: recorded.at(row, place),
+            });
+            rows.filter(|row| row.columns.get(LARGEST).is_some_and(|&weight| weight > 0.0))
+        })
+    })
+}
+
+/// Every query head of every layer of a model that reads text.
+///
+/// # Errors
+/// As [`Model::trace`].
+pub async fn heads(model: &Model) -> Result<Vec<Address>> {
+    // A trace of one token says what there is.
+    let trace = model.trace(&[&[0]], &Observe::new().capture("L*H*:z".parse()?)).await?;
+    Ok(heads_of(trace.of(What::Z)))
+}
+
+/// Every head of every layer that `recorded` has.
+fn heads_of<'a>(recorded: impl Iterator<Item = &'a Recorded>) -> Vec<Address> {
+    recorded.flat_map(|one| one.heads.iter().map(|&head| Address::head(one.layer, head))).collect()
+}
+
+/// The model with these edits behind those it has.
+fn with_edits(model: &Model, edits: impl IntoIterator<Item = Edit>) -> Result<Model> {
+    let mut all: Edits = model.edits().clone();
+    all.extend(edits);
+    model.edited(&all)
+}
+
+/// The mean; nothing of none.
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0u32), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
+}
