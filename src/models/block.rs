@@ -1,4 +1,4 @@
-//! A block of a stack: a head mixture, perhaps one that attends to another stack, and an expert MLP.
+//! A block of a stack: a head mixture, perhaps one that attends to another stack, and mostly an expert MLP.
 
 use crate::{
     gpu::{Buffer, Recorder},
@@ -10,7 +10,7 @@ use crate::{
 pub(crate) struct Block<M = Matrix, B = Buffer> {
     pub(super) attention: HeadMixture<M, B>,
     pub(super) cross: Option<HeadMixture<M, B>>,
-    pub(super) mlp: ExpertMlp<M, B>,
+    pub(super) mlp: Option<ExpertMlp<M, B>>,
 }
 
 /// Where a block keeps keys and values.
@@ -28,7 +28,9 @@ impl Block {
         if let (Some(cross), Some(memory)) = (&self.cross, cache.memory) {
             cross.record(pass, memory);
         }
-        self.mlp.record(pass);
+        if let Some(mlp) = &self.mlp {
+            mlp.record(pass);
+        }
     }
 
     /// Fills the cache of the attention to another stack.

@@ -21,6 +21,11 @@ impl Fields<'_> {
         Ok(self.optional_size(names, MOST_WIDE)?.map(|n| n as u32))
     }
 
+    /// The hidden width of an MLP, if present; 0 where blocks have none.
+    pub(super) fn optional_hidden(&self, names: &[&'static str]) -> Result<Option<u32>> {
+        Ok(self.optional_count(names, MOST_WIDE)?.map(|n| n as u32))
+    }
+
     /// Layers of a stack.
     pub(super) fn layers(&self, names: &[&'static str]) -> Result<u32> {
         self.size(names, MOST_LAYERS).map(|n| n as u32)

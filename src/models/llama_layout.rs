@@ -16,7 +16,8 @@ use crate::{
 pub(crate) struct LlamaLayout {
     pub decoder: Decoder,
     pub attention: HeadMixtureSpec,
-    pub mlp: ExpertMlpSpec,
+    /// Of a hidden width that is not 0.
+    pub mlp: Option<ExpertMlpSpec>,
 }
 
 impl LlamaLayout {
@@ -31,7 +32,8 @@ impl LlamaLayout {
         let norm = NormSpec::before(NormKind::Rms, width, fields.epsilon(&["rms_norm_eps"])?);
         let theta = f64::from(Rope::whole(fields)?.unwrap_or(1e4));
         let position = PositionEncoding::Rope { theta, channels: heads.dim };
-        let hidden = fields.wide(&["intermediate_size"])?;
+        let hidden = fields.optional_hidden(&["intermediate_size"])?;
+        let hidden = hidden.ok_or_else(|| fields.missing(&["intermediate_size"]))?;
         let names = DecoderNames {
             embedding: "model.embed_tokens.weight",
             final_norm: Prefix::new("model").weight("norm"),
@@ -40,7 +42,7 @@ impl LlamaLayout {
         Ok(Self {
             decoder: Decoder::read(fields, norm, names)?,
             attention: HeadMixtureSpec::dense(norm, heads, position),
-            mlp: ExpertMlpSpec::dense(norm, hidden, MlpActivation::SwiGlu),
+            mlp: (hidden > 0).then(|| ExpertMlpSpec::dense(norm, hidden, MlpActivation::SwiGlu)),
         })
     }
 }

@@ -56,7 +56,8 @@ pub(crate) struct BlockSpec {
     pub attention: HeadMixtureSpec,
     /// Attention to another stack's output.
     pub cross: Option<HeadMixtureSpec>,
-    pub mlp: ExpertMlpSpec,
+    /// None in a stack of attention alone.
+    pub mlp: Option<ExpertMlpSpec>,
 }
 
 /// What a router of a block chooses.
@@ -74,15 +75,15 @@ pub(crate) enum RouterPlace {
 
 impl BlockSpec {
     /// Without attention to another stack.
-    pub fn new(attention: HeadMixtureSpec, mlp: ExpertMlpSpec) -> Self {
-        Self { attention, cross: None, mlp }
+    pub fn new(attention: HeadMixtureSpec, mlp: impl Into<Option<ExpertMlpSpec>>) -> Self {
+        Self { attention, cross: None, mlp: mlp.into() }
     }
 
     /// # Errors
     /// When a layer's parameters contradict each other.
     pub fn check(&self) -> Result<()> {
         self.attentions().try_for_each(HeadMixtureSpec::check)?;
-        self.mlp.check()
+        self.mlp.iter().try_for_each(ExpertMlpSpec::check)
     }
 
     /// The attentions in the order in which they run.
@@ -94,7 +95,7 @@ impl BlockSpec {
     pub fn routers(&self) -> impl Iterator<Item = (RouterPlace, &RouterSpec)> {
         let attention = self.attention.routers().zip([RouterPlace::Attention, RouterPlace::Values]);
         let cross = self.cross.iter().map(|spec| (&spec.router, RouterPlace::Cross));
-        let mlp = std::iter::once((&self.mlp.router, RouterPlace::Mlp));
+        let mlp = self.mlp.iter().map(|spec| (&spec.router, RouterPlace::Mlp));
         attention.chain(cross).chain(mlp).map(|(router, place)| (place, router))
     }
 }
@@ -127,7 +128,7 @@ impl StackSpec {
     fn grow(&self, dimensions: &mut Dimensions) {
         for block in &self.blocks {
             block.attentions().for_each(|spec| dimensions.attention(spec));
-            dimensions.mlp(&block.mlp);
+            block.mlp.iter().for_each(|spec| dimensions.mlp(spec));
         }
     }
 

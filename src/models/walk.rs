@@ -116,7 +116,7 @@ fn block<T: Tensors>(
             (Some(spec), Some(names)) => Some(attention(spec, names, tensors)?),
             _ => None,
         },
-        mlp: mlp(&spec.mlp, &names.mlp, tensors)?,
+        mlp: spec.mlp.as_ref().map(|spec| mlp(spec, &names.mlp, tensors)).transpose()?,
     })
 }
 

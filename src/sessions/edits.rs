@@ -191,7 +191,13 @@ fn sublayer(block: &BlockSpec, edit: &Edit) -> Result<(Sublayer, Units, Range<u3
         (Stack::Main | Stack::Encoder, _) => (Sublayer::Attention, &block.attention),
     };
     if of_mlp {
-        let router = &block.mlp.router;
+        let Some(mlp) = &block.mlp else {
+            return Err((
+                "MLP experts of a layer without an MLP".to_owned(),
+                "heads (H) or head experts (A)".to_owned(),
+            ));
+        };
+        let router = &mlp.router;
         let units = Units { experts: router.experts(), heads: router.experts() };
         let experts = routed(router, "the MLP", edit)?;
         return Ok((Sublayer::Mlp, units, experts));

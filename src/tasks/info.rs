@@ -33,7 +33,7 @@ pub struct ModelInfo {
     pub context: u32,
     /// The attention of the first block; families may vary it by layer.
     pub attention: AttentionInfo,
-    /// The MLP of the first block.
+    /// The MLP of the first block; all 0 in a model of attention alone.
     pub mlp: MlpInfo,
     /// Weights in all.
     pub parameters: u64,
@@ -143,11 +143,11 @@ impl ModelInfo {
                 kv_heads: block.attention.kv_heads,
                 head_dim: block.attention.head_dim,
             },
-            mlp: MlpInfo {
-                experts: block.mlp.experts(),
-                active: block.mlp.active(),
-                hidden: block.mlp.hidden,
-            },
+            mlp: block.mlp.as_ref().map_or(MlpInfo { experts: 0, active: 0, hidden: 0 }, |mlp| MlpInfo {
+                experts: mlp.experts(),
+                active: mlp.active(),
+                hidden: mlp.hidden,
+            }),
             parameters,
             active_parameters: parameters - idle,
             memory: quantization

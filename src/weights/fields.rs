@@ -79,8 +79,8 @@ impl<'a> Fields<'a> {
     }
 
     /// A count of 0 to `most`, if present.
-    pub(crate) fn optional_count(&self, name: &'static str, most: usize) -> Result<Option<usize>> {
-        let Some(value) = self.find(name) else { return Ok(None) };
+    pub(crate) fn optional_count(&self, names: &[&'static str], most: usize) -> Result<Option<usize>> {
+        let Some((name, value)) = self.get(names)? else { return Ok(None) };
         match whole(value).and_then(|n| usize::try_from(n).ok()) {
             Some(n) if n <= most => Ok(Some(n)),
             _ => Err(self.bad(name, shown(value), format!("a whole number from 0 to {most}"))),
@@ -304,7 +304,7 @@ mod tests {
             r#"{"four": 4.0, "many": 4e3, "half": 4.5, "vast": 1e300, "none": NaN, "ids": [2.0, 269]}"#,
         );
         assert_eq!(f.size(&["four"], 9).unwrap(), 4);
-        assert_eq!(f.optional_count("many", 5000).unwrap(), Some(4000));
+        assert_eq!(f.optional_count(&["many"], 5000).unwrap(), Some(4000));
         assert_eq!(f.tokens("ids").unwrap(), [2, 269]);
         for name in ["half", "vast", "none"] {
             assert!(f.size(&[name], usize::MAX).is_err() && f.tokens(name).is_err(), "{name}");

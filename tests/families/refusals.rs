@@ -75,6 +75,7 @@ fn configs_that_want_something_else_are_refused() {
             json!({"bam": {"experts": 2, "kv": "expert", "mlp_top_k": 1, "mlp_gate": "softmax"}}),
             "router",
         ),
+        (bam_config(), json!({"intermediate_size": 0}), "intermediate_size: found 0, expected a width"),
         (bam_config(), json!({"num_key_value_heads": 3}), "num_key_value_heads"),
         (bam_config(), json!({"rope_parameters": {"rope_type": "llama3"}}), "rope_parameters.rope_type"),
         (bam_config(), json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),

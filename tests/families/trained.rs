@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    models::{SHAPES, difference, ids, numbers, try_load},
+    models::{SHAPES, difference, ids, logits, numbers, try_load},
     reference::{
         jetmoe::{read_json, read_safetensors},
         max_difference, softmax,
@@ -88,6 +88,43 @@ fn the_mask_filler_has_the_reference_logits_and_candidates() {
             let worst = difference(found, &reference[&format!("{text}.logits")]);
             assert!(worst < 2e-3, "{shape:?}, text {text}: logits differ by {worst}");
         }
+    }
+}
+
+/// The texts of a folder under `models/heads` that have logits there.
+fn texts_with_logits(folder: &Path) -> Vec<(Vec<u32>, Vec<f64>)> {
+    let reference = read_safetensors(&folder.join("reference.safetensors"));
+    let text = |number| {
+        let logits = reference.get(&format!("{number}.logits"))?;
+        Some((ids(&reference[&format!("{number}.ids")]), logits.clone()))
+    };
+    (0..).map_while(text).collect()
+}
+
+#[test]
+fn models_to_look_into_have_the_reference_logits() {
+    for (name, family) in [("copier", "llama")] {
+        let folder = folder("heads").join(name);
+        let texts = texts_with_logits(&folder);
+        assert!(texts.len() > 1);
+        for shape in SHAPES {
+            let model = try_load(shape, &folder, LoadOptions::new()).unwrap();
+            assert_eq!(model.info().family, family);
+            for (number, (text, expected)) in texts.iter().enumerate() {
+                for step_tokens in [1, 5, 64] {
+                    let worst = difference(&logits(&model, text, step_tokens), expected);
+                    assert!(worst < 1e-3, "{name}, {shape:?}, text {number}: logits differ by {worst}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_of_attention_alone_has_no_mlp() {
+    for name in ["copier"] {
+        let mlp = load(&format!("heads/{name}")).info().mlp;
+        assert_eq!((mlp.experts, mlp.active, mlp.hidden), (0, 0, 0), "{name}");
     }
 }
 

@@ -110,7 +110,10 @@ fn describe(Info { model, fit }: &Info) -> String {
                 counted(attention.kv_heads, "key/value head")
             ),
         ),
-        ("mlp", format!("{experts}hidden width {}", mlp.hidden)),
+        (
+            "mlp",
+            if mlp.hidden == 0 { "none".to_owned() } else { format!("{experts}hidden width {}", mlp.hidden) },
+        ),
         (
             "parameters",
             format!(

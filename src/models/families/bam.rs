@@ -15,6 +15,9 @@ use crate::{
 /// When the config is incomplete or wants something headwise does not run.
 pub(super) fn read(fields: &Fields<'_>) -> Result<Describe> {
     let LlamaLayout { decoder, attention: dense, mlp } = LlamaLayout::read(fields)?;
+    let Some(mlp) = mlp else {
+        return Err(fields.bad("intermediate_size", 0, "a width: BAM mixes MLPs, too"));
+    };
     let experts = fields.experts(&["bam.experts"])?;
     let router =
         |top_k, weighting| RouterSpec::new(RouterNet::Linear, ExpertChoice::top_k(experts, top_k, weighting));

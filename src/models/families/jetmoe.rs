@@ -48,10 +48,10 @@ fn describe(config: &Config, checkpoint: &Checkpoint) -> Result<Description> {
             router: router(attention),
             ..HeadMixtureSpec::dense(norm(BLOCK_NORM_EPS), heads, position)
         },
-        ExpertMlpSpec {
+        (hidden > 0).then(|| ExpertMlpSpec {
             router: router(mlp),
             ..ExpertMlpSpec::dense(norm(BLOCK_NORM_EPS), hidden, MlpActivation::SwiGlu)
-        },
+        }),
     );
     let decoder = Decoder {
         vocab: config.vocab,

@@ -32,7 +32,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Describe> {
         return Err(fields.bad("d_model", width, "an even number, for sines and cosines"));
     }
     let context = fields.wide(&["max_positions"])?;
-    let first = fields.optional_count("position_offset", MOST_WIDE)?.unwrap_or(0) as u32;
+    let first = fields.optional_count(&["position_offset"], MOST_WIDE)?.unwrap_or(0) as u32;
     let scale = if fields.flag("scale_embedding")?.unwrap_or(false) { (width as f32).sqrt() } else { 1.0 };
     let input = InputSpec::Tokens { scale, sinusoidal_from: Some(first) };
     let embedding = InputNames::Tokens("embed_tokens.weight".to_owned());
@@ -109,13 +109,15 @@ fn stack(block: &BlockSpec, side: &str, layers: u32) -> (StackSpec, StackNames) 
     let mut names: Vec<BlockNames> = (0..layers).map(|index| block_names(side, causal, index)).collect();
     let mut final_norm = Prefix::new(side).layer_norm("layer_norm");
     // The norm after the last layer is the stack's own.
-    if let (NormPlacement::After, Some(last), Some(names)) =
-        (block.mlp.norm.placement, blocks.last_mut(), names.last_mut())
-    {
-        last.mlp.norm.placement = NormPlacement::None;
+    if let (NormPlacement::After, Some(last), Some(names)) = (
+        block.attention.norm.placement,
+        blocks.last_mut().and_then(|last| last.mlp.as_mut()),
+        names.last_mut(),
+    ) {
+        last.norm.placement = NormPlacement::None;
         final_norm = std::mem::take(&mut names.mlp.norm);
     }
-    let norm = NormSpec { placement: NormPlacement::Before, ..block.mlp.norm };
+    let norm = NormSpec { placement: NormPlacement::Before, ..block.attention.norm };
     (StackSpec::new(blocks, causal, norm), StackNames { blocks: names, final_norm })
 }
 

@@ -87,7 +87,7 @@ fn mixture(fields: &Fields<'_>, heads: u32) -> Result<Option<Mixture>> {
         return Ok(None);
     }
     let count = |name| {
-        let count = fields.optional_count(name, heads as usize)?;
+        let count = fields.optional_count(&[name], heads as usize)?;
         count.map(|n| n as u32).ok_or_else(|| fields.missing(&[name]))
     };
     let (shared, routed) = (count("moh.shared_heads")?, count("moh.routed_heads")?);

@@ -33,7 +33,7 @@ pub(super) struct Config {
     pub head_dim: u32,
     /// Experts that are active for a token, in attention and in the MLP.
     pub active: u32,
-    /// MLP experts and the hidden width of one, where the config says.
+    /// MLP experts and the hidden width of one, where the config says; a width of 0 says that there is no MLP.
     pub mlp_experts: Option<u32>,
     pub mlp_width: Option<u32>,
     pub context: u32,
@@ -49,7 +49,7 @@ pub(super) struct Config {
 pub(super) struct Experts {
     pub attention: u32,
     pub mlp: u32,
-    /// Hidden width of an MLP expert.
+    /// Hidden width of an MLP expert; 0 where there is no MLP.
     pub hidden: u32,
 }
 
@@ -66,7 +66,7 @@ impl Config {
             head_dim: fields.size(&["kv_channels", "head_dim"], MOST_HEAD_DIM)? as u32,
             active,
             mlp_experts: fields.optional_experts(&["moe_num_experts", "num_local_experts"])?,
-            mlp_width: fields.optional_wide(&["ffn_hidden_size", "intermediate_size"])?,
+            mlp_width: fields.optional_hidden(&["ffn_hidden_size", "intermediate_size"])?,
             context: fields.wide(&["n_positions", "max_position_embeddings"])?,
             final_norm_eps: fields.epsilon(&["rms_norm_eps", "layer_norm_epsilon"])?,
             rope_theta: Rope::whole(fields)?.unwrap_or(DEFAULT_ROPE_THETA),
@@ -98,13 +98,17 @@ impl Config {
             [None, Some(kv_width), Some(self.width)],
             "experts, num_key_value_heads · kv_channels, hidden_size",
         )?;
+        let attention = self.experts_of(checkpoint, query)?;
+        if self.mlp_width == Some(0) {
+            return Ok(Experts { attention, mlp: 0, hidden: 0 });
+        }
         let down = like(
             "mlp.output_linear",
             [self.mlp_experts, Some(self.width), self.mlp_width],
             "moe_num_experts, hidden_size, ffn_hidden_size",
         )?;
         Ok(Experts {
-            attention: self.experts_of(checkpoint, query)?,
+            attention,
             mlp: self.experts_of(checkpoint, down)?,
             hidden: dimension(checkpoint, down, 2, MOST_WIDE)?,
         })

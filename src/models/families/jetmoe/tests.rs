@@ -176,7 +176,8 @@ mod shapes {
         let checkpoint = pollster::block_on(Checkpoint::open(&source))?;
         let blueprint = Blueprint::checked(read(&fields)?(&checkpoint)?, &checkpoint, fields.file())?;
         let BlockSpec { attention, mlp, .. } = &blueprint.spec.stack.blocks[0];
-        Ok(Experts { attention: attention.experts(), mlp: mlp.experts(), hidden: mlp.hidden })
+        let (experts, hidden) = mlp.map_or((0, 0), |mlp| (mlp.experts(), mlp.hidden));
+        Ok(Experts { attention: attention.experts(), mlp: experts, hidden })
     }
 
     fn shape<'a>(tensors: &'a mut Tensors, name: &str) -> &'a mut Vec<usize> {
@@ -200,6 +201,17 @@ mod shapes {
         compare(untied, |t| t.push((LM_HEAD.into(), vec![5, 8]))).unwrap();
         let error = compare(untied, |_| {}).unwrap_err().to_string();
         assert!(error.contains(LM_HEAD) && error.contains("m/config.json"), "{error}");
+    }
+
+    #[test]
+    fn a_width_of_0_says_that_there_is_no_mlp() {
+        let none = ("size\": 6", "size\": 0");
+        let without = |t: &mut Tensors| t.retain(|t| !t.0.contains("mlp") && !t.0.contains("post_attention"));
+        assert_eq!(compare(none, without).unwrap(), Experts { attention: 2, mlp: 0, hidden: 0 });
+        let error = compare(none, |_| {}).unwrap_err().to_string();
+        assert!(error.contains("model.layers.0.") && error.contains("found an unknown tensor"), "{error}");
+        let error = compare(("", ""), without).unwrap_err().to_string();
+        assert!(error.contains(MLP_OUT) && error.contains("found none"), "{error}");
     }
 
     #[test]
