@@ -9,6 +9,7 @@ mod models;
 use headwise_reference as reference;
 
 mod families {
+    mod heads;
     mod random;
     mod refusals;
     mod statistics;

@@ -11,7 +11,7 @@ use crate::{
     error::bytes,
     gpu::{Gpu, Pending},
     layers::{CapturePart, Captures, LayerIndex, Sublayer, query_bytes},
-    models::{RouterPlace, TransformerSpec},
+    models::{BlockSpec, RouterPlace, TransformerSpec},
     ops::{MassOf, Span, head_stride, padded},
     probes::{Keys, Observe, Positions, Recorded, Trace, What},
 };
@@ -82,7 +82,8 @@ impl Observing {
         let heads: Vec<&[u32]> = asked.iter().map(|(heads, _)| heads.as_slice()).collect();
         let mut captures = Captures::new(gpu, &heads, layout.step_tokens);
         for planned in &mut plan {
-            let Some((sublayer, part)) = place_of(planned.what) else { continue };
+            let block = &spec.stack.blocks[planned.layer as usize];
+            let Some((sublayer, part)) = place_of(planned.what, block) else { continue };
             let at = (LayerIndex { encoder: false, layer: planned.layer }, sublayer);
             planned.site = Some((at, captures.add(gpu, at, part, planned.asked, planned.stride(0))));
         }
@@ -181,8 +182,8 @@ fn mass_of<'a>(keys: &'a Keys, rows: &[[u32; 2]]) -> MassOf<'a> {
     }
 }
 
-/// Where something is recorded; routers are read whole.
-fn place_of(what: What) -> Option<(Sublayer, CapturePart)> {
+/// Where something of a block is recorded; routers are read whole.
+fn place_of(what: What, block: &BlockSpec) -> Option<(Sublayer, CapturePart)> {
     Some(match what {
         What::Q => (Sublayer::Attention, CapturePart::Queries),
         What::K => (Sublayer::Attention, CapturePart::Keys),
@@ -192,7 +193,8 @@ fn place_of(what: What) -> Option<(Sublayer, CapturePart)> {
         What::Rows => (Sublayer::Attention, CapturePart::Statistics),
         What::ResidPre => (Sublayer::Attention, CapturePart::Before),
         What::ResidMid => (Sublayer::Attention, CapturePart::After),
-        What::ResidPost => (Sublayer::Mlp, CapturePart::After),
+        What::ResidPost if block.mlp.is_some() => (Sublayer::Mlp, CapturePart::After),
+        What::ResidPost => (Sublayer::Attention, CapturePart::After),
         What::Router => return None,
     })
 }

@@ -1,0 +1,258 @@
+//! Analyses of the models whose heads have known jobs (`models/heads/`): what PyTorch measured on the same weights is found.
+
+use std::{fs, path::PathBuf};
+
+use headwise::{
+    Edits, KernelChoice, LoadOptions, Model, Score, block_on,
+    methods::{
+        Definition, Hunt, Retrieval, Sample, divergence, importance, indicators, influence, patterns,
+        repeated, retrieval,
+    },
+    probes::{Address, Change, Keys, Observe, What},
+};
+use serde_json::Value;
+
+use crate::models::try_load;
+
+fn folder(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "models/heads", name].iter().collect()
+}
+
+fn model(name: &str) -> Model {
+    try_load(KernelChoice::Tuned, &folder(name), LoadOptions::new()).unwrap()
+}
+
+/// A text of `documents.jsonl`, and the length of the block that it repeats.
+struct Document {
+    ids: Vec<u32>,
+    block: Option<usize>,
+}
+
+fn documents(name: &str, model: &Model) -> Vec<Document> {
+    let text = fs::read_to_string(folder(name).join("documents.jsonl")).unwrap();
+    let one = |line: &str| {
+        let value: Value = serde_json::from_str(line).unwrap();
+        let ids = model.encode(value["text"].as_str().unwrap()).unwrap();
+        Document { ids, block: value["block"].as_u64().map(|block| block as usize) }
+    };
+    text.lines().map(one).collect()
+}
+
+fn reference(name: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(folder(name).join("reference.json")).unwrap()).unwrap()
+}
+
+/// A number of `reference.json` of a head; it has three decimals.
+fn of_head(reference: &Value, at: Address, what: &str) -> f64 {
+    reference["heads"][at.to_string()][what].as_f64().unwrap_or_else(|| panic!("{at}: no {what}"))
+}
+
+/// What every copier has to show; `name` is a folder of `models/heads`.
+fn copies(name: &str) {
+    let (model, reference) = (model(name), reference(name));
+    let documents = documents(name, &model);
+    let again: Vec<(&Document, usize)> = documents.iter().filter_map(|one| Some((one, one.block?))).collect();
+    // Copied tokens, of all texts together, as PyTorch counted them: rows behind the first block that chose the head.
+    let samples = again.iter().map(|(one, block)| {
+        let answer = block + 2..one.ids.len();
+        Sample { ids: one.ids.clone(), answer, needle: None }
+    });
+    let samples: Vec<Sample> = samples.collect();
+    let fetched = block_on(retrieval(&model, &samples, Definition::Copied)).unwrap();
+    // The mass on what came behind the same place one block ago, and on the token before.
+    let (mut induction, mut previous) = (Vec::new(), Vec::new());
+    for (one, block) in &again {
+        let lists =
+            (0..one.ids.len()).map(|t| if t > *block { vec![(t + 1 - block) as u32] } else { vec![] });
+        let observe = Observe::new()
+            .capture("L*H*:rows".parse().unwrap())
+            .mass("behind", Keys::OfRow(lists.collect()))
+            .mass("previous", Keys::Behind(1));
+        let trace = block_on(model.trace(&[&one.ids], &observe)).unwrap();
+        let [behind, before, most] =
+            ["behind", "previous", "argmax_weight"].map(|name| trace.column(name).unwrap());
+        for recorded in trace.of(What::Rows) {
+            for (place, &head) in recorded.heads.iter().enumerate() {
+                let at = Address::head(recorded.layer, head);
+                for (row, &[_, position]) in recorded.rows.iter().enumerate() {
+                    let columns = recorded.at(row, place);
+                    if columns[most] == 0.0 {
+                        continue;
+                    }
+                    if position as usize > *block {
+                        induction.push((at, f64::from(columns[behind])));
+                    }
+                    if position > 0 {
+                        previous.push((at, f64::from(columns[before])));
+                    }
+                }
+            }
+        }
+    }
+    let mean = |all: &[(Address, f64)], at: Address| {
+        let own: Vec<f64> = all.iter().filter(|(other, _)| *other == at).map(|(_, mass)| *mass).collect();
+        own.iter().sum::<f64>() / own.len().max(1) as f64
+    };
+    for head in &fetched.heads {
+        // Three decimals were written down.
+        let close = |found: f64, what: &str| {
+            let expected = of_head(&reference, head.at, what);
+            assert!((found - expected).abs() < 1.5e-3, "{}: {what} is {found}, expected {expected}", head.at);
+        };
+        close(mean(&induction, head.at), "induction");
+        close(mean(&previous, head.at), "previous");
+    }
+    assert_eq!(fetched.heads.len(), reference["heads"].as_object().unwrap().len());
+
+    // Heads are found by score: those that fetch most are those with most induction, and one of layer 0 looks one back.
+    let ids: Vec<&[u32]> = again.iter().map(|(one, _)| one.ids.as_slice()).collect();
+    let found = block_on(patterns(&model, &ids)).unwrap();
+    let mut by_induction: Vec<_> = found.iter().collect();
+    by_induction.sort_by(|a, b| b.induction.total_cmp(&a.induction));
+    let top = |ranked: &mut dyn Iterator<Item = Address>| {
+        let mut top: Vec<Address> = ranked.take(3).collect();
+        top.sort();
+        top
+    };
+    let ranked = fetched.ranked();
+    assert_eq!(top(&mut by_induction.iter().map(|one| one.at)), top(&mut ranked.iter().map(|(at, _)| *at)));
+    let before = found.iter().max_by(|a, b| a.previous.total_cmp(&b.previous)).unwrap();
+    assert_eq!(Some(before.at.to_string().as_str()), reference["by_previous"][0].as_str());
+    assert_eq!(before.at.layer, Some(0));
+}
+
+#[test]
+fn a_copier_has_heads_that_copy() {
+    copies("copier");
+    let model = model("copier");
+    let reference = reference("copier");
+    let documents = documents("copier", &model);
+    let ranked: Vec<Address> = {
+        let names = reference["by_retrieval"].as_array().unwrap().iter();
+        names.map(|name| name.as_str().unwrap().parse().unwrap()).collect()
+    };
+    // Copied tokens of all texts together are what PyTorch counted.
+    let (mut copied, mut rows) = (vec![0.0; 8], 0.0);
+    for one in documents.iter().filter(|one| one.block.is_some()) {
+        let answer = one.block.unwrap() + 2..one.ids.len();
+        let tokens = answer.len() as f64;
+        let sample = Sample { ids: one.ids.clone(), answer, needle: None };
+        let found = block_on(retrieval(&model, &[sample], Definition::Copied)).unwrap();
+        rows += tokens;
+        found.heads.iter().zip(&mut copied).for_each(|(head, sum)| *sum += head.scores[0] * tokens);
+    }
+    for (number, copied) in (0..).zip(copied) {
+        let at = Address::head(number / 4, number % 4);
+        let expected = of_head(&reference, at, "retrieval");
+        assert!((copied / rows - expected).abs() < 1.5e-3, "{at}: {} for {expected}", copied / rows);
+    }
+
+    // AttentionInfluence: repeated texts need the retrieval heads, chains do not.
+    let ids: Vec<&[u32]> = documents.iter().map(|one| one.ids.as_slice()).collect();
+    for count in 1..=3 {
+        let found =
+            block_on(influence(&model, &ranked[..count], Change::Uniform(1.0), &ids, &Score::new())).unwrap();
+        let score = |repeats: bool| -> Vec<f64> {
+            let own = found.iter().zip(&documents).filter(|(_, one)| one.block.is_some() == repeats);
+            own.map(|(found, _)| found.unwrap().score).collect()
+        };
+        let (repeats, chains) = (score(true), score(false));
+        let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len() as f64;
+        let expected = &reference[format!("uniform_top_{count}")];
+        for (found, name) in [(mean(&repeats), "repeated"), (mean(&chains), "chain")] {
+            let expected = expected[name].as_f64().unwrap();
+            assert!(
+                (found - expected).abs() < 2e-3 * expected.abs().max(1.0),
+                "{name}: {found} for {expected}"
+            );
+        }
+        let pairs = repeats.iter().flat_map(|a| chains.iter().map(move |b| f64::from(u8::from(a > b))));
+        let auc = pairs.sum::<f64>() / (repeats.len() * chains.len()) as f64;
+        assert!((auc - expected["auc"].as_f64().unwrap()).abs() < 5e-3);
+        assert!(count < 2 || auc >= 0.95, "{count} heads: AUC {auc}");
+        assert!(count < 3 || mean(&repeats) >= 5.0 * mean(&chains));
+    }
+
+    // A search that is greedy finds what all pairs would, for one head and for two.
+    let ids: Vec<&[u32]> =
+        documents.iter().filter(|one| one.block.is_some()).take(4).map(|one| one.ids.as_slice()).collect();
+    let loss = |edits: &Edits| {
+        let scored = block_on(model.edited(edits).unwrap().score_ids(&ids, &Score::new())).unwrap();
+        -scored.iter().map(headwise::Scored::sum).sum::<f64>()
+    };
+    let heads = block_on(headwise::methods::heads(&model)).unwrap();
+    assert_eq!(heads.len(), 8);
+    let hunt = Hunt::new(&heads, Change::Scale(0.0)).rounds(2);
+    let rounds = block_on(hunt.run(async |edits| Ok(loss(edits)))).unwrap();
+    let edits = |heads: &[Address]| -> Edits {
+        heads.iter().map(|&at| headwise::Edit::new(at, Change::Scale(0.0))).collect()
+    };
+    let best = |first: &[Address]| {
+        let left = heads.iter().filter(|at| !first.contains(at));
+        let scored = left.map(|&at| (loss(&edits(&[first, &[at]].concat())), at));
+        scored.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap().1
+    };
+    let first = best(&[]);
+    assert_eq!(rounds[0].added, [first]);
+    assert_eq!(rounds[1].added, [best(&[first])]);
+    assert!((rounds[1].objective - loss(&edits(&[first, rounds[1].added[0]]))).abs() < 1e-9);
+}
+
+#[test]
+fn other_analyses_see_the_same_heads() {
+    let model = model("copier");
+    let documents = documents("copier", &model);
+    let one = documents.iter().find(|one| one.block.is_some()).unwrap();
+    let block = one.block.unwrap();
+    // Without its first copy a text has nothing to look back at: the heads of layer 1 change more than any of layer 0.
+    let without = [&one.ids[..1], &one.ids[block + 1..]].concat();
+    let found = block_on(divergence(&model, &one.ids[..2 * block + 1], &without[..block + 1])).unwrap();
+    let of_layer = |layer: u32| found.iter().filter(move |one| one.at.layer == Some(layer));
+    let most = of_layer(0).map(|one| one.l2).fold(0.0, f64::max);
+    let names = &reference("copier")["by_retrieval"];
+    for name in names.as_array().unwrap()[..3].iter().map(|name| name.as_str().unwrap()) {
+        let own = found.iter().find(|one| one.at.to_string() == name).unwrap();
+        assert!(own.l2 > most, "{name}: {} is not more than {most}", own.l2);
+    }
+    // Pruning the head that looks one back costs most of layer 0, and a pruned head's loss is that of the edited model.
+    let ids = one.ids.as_slice();
+    let found = block_on(importance(&model, &[ids], None)).unwrap();
+    let loss = |model: &Model| {
+        let scored = block_on(model.score_ids(&[ids], &Score::new())).unwrap();
+        -scored[0].sum() / scored[0].logprobs.len() as f64
+    };
+    let plain = loss(&model);
+    for one in &found {
+        let edited =
+            model.edited(&Edits::new().with(headwise::Edit::new(one.at, Change::Scale(0.0)))).unwrap();
+        assert!((one.loss - (loss(&edited) - plain)).abs() < 1e-4, "{}", one.at);
+        assert!((0.0..=2f64.ln()).contains(&one.divergence) && one.distance > 0.0);
+    }
+    // Row sums are one, so no entropy is above that of a row that sees all alike.
+    for one in block_on(indicators(&model, &[ids])).unwrap() {
+        assert!(one.entropy > 0.0 && one.entropy < (ids.len() as f64).ln(), "{one:?}");
+        assert!(
+            one.sink + one.local.iter().sum::<f64>() <= 1.3 && one.frobenius <= (ids.len() as f64).sqrt()
+        );
+    }
+}
+
+#[test]
+fn retrieval_scores_are_files_of_retrieval_head() {
+    let text = r#"{"16-19": [0.9, 1.0], "0-2": [0.5], "2-0": []}"#;
+    let scores = Retrieval::from_json(text).unwrap();
+    let names: Vec<(String, f64)> =
+        scores.ranked().iter().map(|(at, score)| (at.to_string(), *score)).collect();
+    assert_eq!(names, [("L16H19".into(), 0.95), ("L0H2".into(), 0.5), ("L2H0".into(), 0.0)]);
+    assert_eq!(Retrieval::from_json(&scores.to_json()).unwrap(), scores);
+    for (text, part) in
+        [("[]", "map"), (r#"{"a-1": []}"#, "a-1"), (r#"{"1": []}"#, "layer-head"), (r#"{"1-1": 3}"#, "3")]
+    {
+        let error = Retrieval::from_json(text).unwrap_err().to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+    // Random tokens twice: the second time each follows what it followed.
+    let ids = repeated(48, 20, 7);
+    assert_eq!(ids[..20], ids[20..]);
+    assert!(ids.iter().all(|&id| id < 48));
+}
