@@ -9,6 +9,9 @@ mod chat;
 #[path = "../examples/own_device.rs"]
 #[allow(dead_code)] // its main
 mod own_device;
+#[path = "../examples/own_method.rs"]
+#[allow(dead_code)] // its main
+mod own_method;
 #[path = "../examples/session.rs"]
 #[allow(dead_code)] // its main
 mod session;
@@ -52,6 +55,26 @@ fn an_app_shares_its_device() {
     // Spreading keeps all heat, and each token brings one.
     let heat: f32 = heat.iter().sum();
     assert!((heat - 40.0).abs() < 1e-3, "{heat}");
+}
+
+/// What the method finds by statistics, the whole rows have.
+#[test]
+fn a_method_of_ones_own_needs_no_shader() {
+    let model = model();
+    let ids = model.encode(PROMPT).unwrap();
+    let found = block_on(own_method::sinks(&model, &ids)).unwrap();
+    let observe = headwise::Observe::new().capture("L*H*:pattern".parse().unwrap());
+    let trace = block_on(model.trace(&[&ids], &observe)).unwrap();
+    for (sink, at) in &found {
+        let layer = trace.get(&format!("blocks.{}.attn.hook_pattern", at.layer.unwrap())).unwrap();
+        let rows = (1..ids.len()).map(|row| layer.at(row, at.index.unwrap() as usize));
+        let own: Vec<f32> = rows.filter(|row| row.iter().sum::<f32>() > 0.5).map(|row| row[0]).collect();
+        let mean = own.iter().sum::<f32>() / own.len() as f32;
+        assert!((mean - sink).abs() < 1e-4, "{at}: {sink}, by whole rows {mean}");
+    }
+    assert!(found.len() > 10 && found.is_sorted_by(|a, b| a.0 >= b.0));
+    let lines = include_str!("../examples/own_method.rs").lines().count();
+    assert!(lines < 60, "{lines} lines");
 }
 
 #[test]

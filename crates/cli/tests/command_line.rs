@@ -10,6 +10,8 @@ mod edits;
 mod ends;
 #[path = "command_line/fill.rs"]
 mod fill;
+#[path = "command_line/heads.rs"]
+mod heads;
 #[cfg(unix)]
 #[path = "command_line/outputs.rs"]
 mod outputs;
@@ -583,14 +585,34 @@ fn options_out_of_range_are_refused_before_the_model() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in
-        ["generate", "chat", "translate", "fill", "classify", "routes", "logits", "info", "bench", "adapters"]
-    {
+    for command in [
+        "generate",
+        "chat",
+        "translate",
+        "fill",
+        "classify",
+        "routes",
+        "trace",
+        "logits",
+        "info",
+        "bench",
+        "adapters",
+    ] {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains(&format!("Example:\n  headwise {command}")), "{help}");
         // What chooses tokens is many options.
         let most = if ["generate", "chat"].contains(&command) { 53 } else { 46 };
         assert!(help.contains("--adapter") && help.lines().count() < most, "{help}");
+    }
+}
+
+#[test]
+fn every_analysis_has_help_with_an_example() {
+    let heads = ["patterns", "indicators", "importance", "retrieval", "divergence", "influence", "hunt"];
+    for command in heads.map(|name| ["heads", name]).into_iter().chain([["experts", "difference"]]) {
+        let help = stdout(&[command[0], command[1], "--help"]);
+        assert!(help.contains(&format!("Example:\n  headwise {} {}", command[0], command[1])), "{help}");
+        assert!(help.contains("--adapter") && help.lines().count() < 46, "{help}");
     }
 }
 
