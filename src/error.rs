@@ -103,8 +103,8 @@ pub enum Error {
 
     /// The model computed what is no number.
     #[error(
-        "{what}: found {found}, expected finite numbers; the model's weights are damaged, or its numbers are too large for \
-         the precision or the kernels that were chosen"
+        "{what}: found {found}, expected finite numbers; edits scale them too far, where there are any, the model's weights are \
+         damaged, or its numbers are too large for the precision or the kernels that were chosen"
     )]
     NotFinite {
         /// What was computed.
