@@ -117,6 +117,15 @@ pub enum Error {
     /// The caller cancelled the work.
     #[error("cancelled")]
     Cancelled,
+    /// Work on a thread of its own came to no end: it panicked, as a callback of the program may, or had no thread. Models and
+    /// devices are as they were.
+    #[error("a panic in {during}: {message}")]
+    Panic {
+        /// What was being done.
+        during: String,
+        /// The panic's words.
+        message: String,
+    },
     /// The tokenizer refused the text or its own file.
     #[error("{file}: tokenizer: {message}")]
     Tokenizer {
