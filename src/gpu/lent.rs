@@ -1,7 +1,9 @@
 //! An app's own device, and wgpu's handles below a [`Gpu`].
 
 use super::{Gpu, GpuOptions, adapter, device::Origin};
-use crate::{Error, Result};
+#[cfg(any(doc, not(target_arch = "wasm32")))]
+use crate::Error;
+use crate::Result;
 
 impl Gpu {
     /// Works on a device that an app has made, beside the app's own work on it.
