@@ -1,4 +1,5 @@
-// edit_heads: z[t, s, j] = z[t, s, j] · Π scale, over the edits of the head or expert that stands there
+// edit_heads: z[t, s, j] = z[t, s, j] · Π scale, over the edits of the head or expert that stands there; infinite where that is
+// beyond MOST, so that what comes of it is seen to be no number. A norm would make 0 of all that the residual stream has beside.
 //
 // plan     [..] u32, as shared/edits.wgsl reads it: by head, `heads` of each expert, or by slot where nothing is routed
 // spans    [tokens] Span     chosen [.., tokens, slots] u32, from index `first`: the expert of each slot
@@ -28,6 +29,10 @@ override ROUTED: bool = true;
 
 //!include "shared/edits.wgsl"
 
+// A million such outputs, or a projection of them, have a square that is a number.
+const MOST: f32 = 1e10;
+const HIGHEST: f32 = 3.4e38;
+
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     let head = at.x / params.quads;
@@ -54,5 +59,6 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
             }
         }
     }
-    rows[row * params.row_quads + at.x] *= scale;
+    let z = rows[row * params.row_quads + at.x] * scale;
+    rows[row * params.row_quads + at.x] = select(z, z * HIGHEST, abs(z) > vec4<f32>(MOST));
 }

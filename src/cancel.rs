@@ -1,12 +1,8 @@
 //! A handle that stops work.
 
-use std::{
-    ops::ControlFlow,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fmt, future::poll_fn, ops::ControlFlow, pin::pin, sync::Arc, task::Poll};
+
+use futures_intrusive::sync::ManualResetEvent;
 
 use crate::{Error, Result};
 
@@ -17,19 +13,34 @@ use crate::{Error, Result};
 /// [`Translate`](crate::Translate::cancel), [`Score`](crate::Score::cancel), [`Embed`](crate::Embed::cancel),
 /// [`LoadOptions`](crate::LoadOptions::cancel), `HubModel`, `QuantizeOptions`, `ConvertOptions` and `UpcycleOptions`:
 /// - It is asked before anything is submitted, before each step, and within a prompt before each part, which is a fifth of a
-///   second of the device's time or less. So work ends one submission late at the most.
-/// - What is there by then is kept. The call returns it without an error, in the form that it always has: tokens so far, with
-///   [`StopReason::Cancelled`](crate::StopReason::Cancelled); one result for each text or image, those that were not reached with
-///   nothing in it; scores and vectors of the texts up to the first that was not.
+///   second of the device's time or less. So work ends one submission late at the most. A load that waits for a host ends at once.
+/// - What is there by then is kept. The call returns it without an error, in the form that it always has: one result for each text
+///   or image, in order, from which finished ones can be told.
+///   What was written says why it ended, with [`StopReason::Cancelled`](crate::StopReason::Cancelled).
+///   What has an entry for each token (logits, routes, log-probabilities) has those of the tokens that were read, fewer than
+///   the text has ([`Scored::is_whole`](crate::Scored::is_whole)).
+///   What is of a whole text or image (masks, classes, a vector) is complete, or has nothing in it.
 /// - Only where a part is of no use (a model, a step of a session, the logits of a translation, files) it is
 ///   [`Error::Cancelled`], and everything is as it was; a download goes on another time.
 /// - A handle that was cancelled stays so, [`is_cancelled`](Self::is_cancelled) tells, and ends whatever is given it next at once.
 ///   New work wants a new one, or a [`child`](Self::child).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct Cancel {
-    own: Arc<AtomicBool>,
+    own: Arc<ManualResetEvent>,
     /// Those that cancel this one, too.
-    above: Vec<Arc<AtomicBool>>,
+    above: Vec<Arc<ManualResetEvent>>,
+}
+
+impl Default for Cancel {
+    fn default() -> Self {
+        Self::below([])
+    }
+}
+
+impl fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cancel").field(&self.is_cancelled()).finish()
+    }
 }
 
 impl Cancel {
@@ -45,18 +56,23 @@ impl Cancel {
 
     /// A handle that is cancelled with any of `handles`.
     pub(crate) fn below<'a>(handles: impl IntoIterator<Item = &'a Self>) -> Self {
-        let flags = handles.into_iter().flat_map(|handle| handle.above.iter().chain([&handle.own]));
-        Self { own: Arc::default(), above: flags.cloned().collect() }
+        let events = handles.into_iter().flat_map(Self::events);
+        Self { own: Arc::new(ManualResetEvent::new(false)), above: events.cloned().collect() }
+    }
+
+    /// Each cancels this one.
+    fn events(&self) -> impl Iterator<Item = &Arc<ManualResetEvent>> {
+        self.above.iter().chain([&self.own])
     }
 
     /// Stops whatever was given this handle.
     pub fn cancel(&self) {
-        self.own.store(true, Ordering::Relaxed);
+        self.own.set();
     }
 
     /// Whether it was cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.above.iter().chain([&self.own]).any(|flag| flag.load(Ordering::Relaxed))
+        self.events().any(|event| event.is_set())
     }
 
     /// Whether work goes on, as those who watch over it answer.
@@ -68,6 +84,22 @@ impl Cancel {
     /// [`Error::Cancelled`] once it is.
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Does `work` to its end, or drops it as soon as this is cancelled while it waits.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and those of `work`.
+    pub(crate) async fn ends<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut work = pin!(work);
+        let mut ends: Vec<_> = self.events().map(|event| Box::pin(event.wait())).collect();
+        poll_fn(|context| match work.as_mut().poll(context) {
+            Poll::Pending if ends.iter_mut().any(|end| end.as_mut().poll(context).is_ready()) => {
+                Poll::Ready(Err(Error::Cancelled))
+            }
+            polled => polled,
+        })
+        .await
     }
 }
 
@@ -97,5 +129,24 @@ mod tests {
         assert!([&both, &deeper].iter().all(|handle| handle.is_cancelled()) && !one.is_cancelled());
         drop(CancelOnDrop(one.clone()));
         assert!(one.is_cancelled());
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    #[test]
+    fn work_that_waits_ends_with_its_handle_and_with_those_above_it() {
+        let never = || std::future::pending::<Result<()>>();
+        for above in [false, true] {
+            let (whole, part) = (Cancel::new(), Cancel::new());
+            let both = Cancel::below([&whole, &part]);
+            let end = if above { whole } else { both.clone() };
+            let later = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                end.cancel();
+            });
+            assert!(matches!(crate::block_on(both.ends(never())), Err(Error::Cancelled)));
+            later.join().unwrap();
+            // What has ended by itself has.
+            assert_eq!(crate::block_on(both.ends(async { Ok(5) })).unwrap(), 5);
+        }
     }
 }

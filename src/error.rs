@@ -103,8 +103,8 @@ pub enum Error {
 
     /// The model computed what is no number.
     #[error(
-        "{what}: found {found}, expected finite numbers; the model's weights are damaged, or its numbers are too large for \
-         the precision or the kernels that were chosen"
+        "{what}: found {found}, expected finite numbers; edits scale them too far, where there are any, the model's weights are \
+         damaged, or its numbers are too large for the precision or the kernels that were chosen"
     )]
     NotFinite {
         /// What was computed.
@@ -117,6 +117,15 @@ pub enum Error {
     /// The caller cancelled the work.
     #[error("cancelled")]
     Cancelled,
+    /// Work on a thread of its own came to no end: it panicked, as a callback of the program may, or had no thread. Models and
+    /// devices are as they were.
+    #[error("a panic in {during}: {message}")]
+    Panic {
+        /// What was being done.
+        during: String,
+        /// The panic's words.
+        message: String,
+    },
     /// The tokenizer refused the text or its own file.
     #[error("{file}: tokenizer: {message}")]
     Tokenizer {

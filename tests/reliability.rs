@@ -2,6 +2,8 @@
 
 #[path = "reliability/broken_numbers.rs"]
 mod broken_numbers;
+#[path = "reliability/hosts.rs"]
+mod hosts;
 #[path = "reliability/long_prompts.rs"]
 mod long_prompts;
 #[path = "reliability/own_device.rs"]

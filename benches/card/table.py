@@ -169,15 +169,37 @@ def grid(head, rows):
     return "\n".join("| " + " | ".join(line(cell).replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 
+def read(path):
+    """A report, or the end with what the file is instead."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            report = json.load(file)
+    except OSError as error:
+        sys.exit(f"{path}: {error.strerror}")
+    except ValueError as error:
+        refuse(path, f"no JSON ({error})")
+    missing = [key for key in ("packed", "machine", "date", "rehearsal", "parts") if not isinstance(report, dict) or key not in report]
+    if missing:
+        refuse(path, f"JSON without {', '.join(missing)}")
+    return report
+
+
+def refuse(path, found):
+    sys.exit(f"{path}: found {found}, expected the gpu-check.json that benches/card/run.py wrote")
+
+
 def main():
     path, folder = sys.argv[1], (sys.argv[2:] or ["."])[0]
-    with open(path, encoding="utf-8") as file:
-        report = json.load(file)
+    report = read(path)
+    try:
+        text, day = markdown(report), report["date"][:10]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        refuse(path, f"a report that cannot be read ({type(error).__name__}: {error})")
     name = re.sub(r"[^a-z0-9.]+", "-", adapter(report).lower()).strip("-")
     os.makedirs(folder, exist_ok=True)
-    out = os.path.join(folder, f"{name}-{report['date'][:10]}.md")
+    out = os.path.join(folder, f"{name}-{day}.md")
     with open(out, "w", encoding="utf-8") as file:
-        file.write(markdown(report))
+        file.write(text)
     print(out)
 
 

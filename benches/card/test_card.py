@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -130,6 +131,49 @@ class Card(unittest.TestCase):
         # 1e12 of 4e12 bytes a second.
         self.assertIn("| the same, q4 | 10.0 | 1e+03 | 0.250 | 0.5 |", text)
         self.assertIn("running", table.markdown(head | {"parts": [{"name": "driver", "status": "running"}]}))
+
+    def test_a_file_that_is_no_report_is_said_to_be_none(self):
+        head = {"rehearsal": False, "date": "2026-01-02 03:04", "packed": {"version": "1", "commit": "c"}, "machine": {"cores": 1}}
+        cases = {
+            "": "found no JSON",
+            "\xff\x00": "found no JSON",
+            "[1]": "found JSON without packed, machine, date, rehearsal, parts",
+            json.dumps(head): "found JSON without parts",
+            json.dumps(head | {"parts": [{"status": "ok"}]}): "found a report that cannot be read (KeyError: 'name')",
+            json.dumps(head | {"parts": 7}): "found a report that cannot be read (TypeError",
+        }
+        path = os.path.join(self.work, "some.json")
+        for text, message in cases.items():
+            with open(path, "w", encoding="latin-1") as file:
+                file.write(text)
+            code, said = self.gpu_check({}, "table", path, self.work)
+            self.assertEqual(code, 1)
+            self.assertTrue(said.startswith(f"{path}: {message}"), said)
+            self.assertEqual(said.count("\n"), 1)
+        self.assertEqual(self.gpu_check({}, "table", path + "s", self.work), (1, f"{path}s: No such file or directory\n"))
+        self.assertEqual(os.listdir(self.work), ["some.json"])
+
+    def test_a_python_that_is_not_there_is_named_and_nothing_is_installed(self):
+        # Whatever would install something fails loudly.
+        bin = os.path.join(self.work, "bin")
+        os.mkdir(bin)
+        for name in ("apt-get", "sudo"):
+            with open(os.path.join(bin, name), "w", encoding="utf-8") as file:
+                file.write(f"#!/bin/sh\ntouch '{self.work}/installed'\n")
+            os.chmod(os.path.join(bin, name), 0o755)
+        environment = {"PYTHON": "/no/such/python", "PATH": bin + os.pathsep + os.environ["PATH"]}
+        for arguments in [(), ("table", "some.json")]:
+            code, said = self.gpu_check(environment, *arguments)
+            self.assertEqual((code, said.count("\n")), (1, 1), said)
+            self.assertIn("PYTHON: found '/no/such/python'", said)
+        self.assertEqual(os.listdir(self.work), ["bin"])
+
+    def gpu_check(self, environment, *arguments):
+        """Exit code, and what was said on stderr."""
+        script = os.path.join(os.path.dirname(__file__), "..", "..", "scripts", "gpu-check")
+        environment = {"PYTHON": sys.executable} | environment
+        ran = subprocess.run(["bash", script, *arguments], env=dict(os.environ) | environment, capture_output=True, text=True)
+        return ran.returncode, ran.stderr
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ impl<'a> ModelWriter<'a> {
         self.report.config = value;
         self.weights.finish()?;
         self.folder.write(CONFIG_FILE, text.as_bytes())?;
-        sources.iter().try_for_each(|source| source.check_unchanged())?;
+        sources.iter().try_for_each(|source| pollster::block_on(source.check_unchanged()))?;
         self.folder.finish()?;
         Ok(self.report)
     }

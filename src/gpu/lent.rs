@@ -1,7 +1,7 @@
 //! An app's own device, and wgpu's handles below a [`Gpu`].
 
 use super::{Gpu, GpuOptions, adapter, device::Origin};
-#[cfg(doc)]
+#[cfg(any(doc, not(target_arch = "wasm32")))]
 use crate::Error;
 use crate::Result;
 
@@ -18,8 +18,12 @@ impl Gpu {
     /// those that choose an adapter and limits mean nothing here.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `adapter` is not the device's or cannot compute, or a limit of `device` is too low, by its name;
-    /// [`Error::DeviceLost`] where that is known.
+    /// [`Error::Argument`] where `adapter` is not the device's or cannot compute, a limit of `device` is too low, by its name, or
+    /// `queue` is another device's; [`Error::DeviceLost`] where that is known.
+    ///
+    /// # Panics
+    /// Natively wgpu panics, or tells the other device's handler of errors, when work is handed to a queue of another device. That
+    /// such a queue is refused here takes a `device` with nothing under way; in a browser it is not known.
     pub fn from_wgpu(
         adapter: &wgpu::Adapter,
         device: &wgpu::Device,
@@ -31,6 +35,8 @@ impl Gpu {
         let handles = (adapter.clone(), device.clone(), queue.clone());
         let gpu = Self::of(Origin::Lent, handles, options);
         gpu.look_for_loss("borrowing a device")?;
+        #[cfg(not(target_arch = "wasm32"))]
+        gpu.check_queue()?;
         Ok(gpu)
     }
 
@@ -71,6 +77,24 @@ impl Gpu {
     /// The device's queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.inner.queue
+    }
+
+    /// Refuses a queue of another device: what it was handed never ends for this one. wgpu has no other way to tell that harms
+    /// nobody. While the app's work is under way there is nothing to see.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn check_queue(&self) -> Result<()> {
+        use std::{thread, time::Duration};
+
+        let handed = super::waiting::Submission::up_to_now(self.queue());
+        // The app may be driving its device, too, and about to tell.
+        for _ in 0..20 {
+            match self.loss().poll(self.device(), wgpu::PollType::Poll) {
+                Ok(true) if !handed.is_finished() => thread::sleep(Duration::from_millis(1)),
+                // What else is wrong is seen by whoever waits for a result.
+                _ => return Ok(()),
+            }
+        }
+        Err(Error::argument("queue", "one of another device", "the one that came with the device"))
     }
 
     pub(super) fn is_lent(&self) -> bool {

@@ -118,7 +118,7 @@ mod native {
         }
 
         /// Whether somebody who drove the device has seen its end.
-        fn is_finished(&self) -> bool {
+        pub fn is_finished(&self) -> bool {
             self.0.load(Ordering::Acquire)
         }
     }

@@ -16,7 +16,7 @@ uniform! {
     }
 }
 
-/// `rows[t][s][j] *= Π scale` over the edits of head `e(t, s) · heads + j`.
+/// `rows[t][s][j] *= Π scale` over the edits of head `e(t, s) · heads + j`; beyond 1e10 infinite.
 pub struct EditHeads<'a> {
     pub plan: &'a EditPlan,
     /// How often each edit has changed something.

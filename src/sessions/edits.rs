@@ -281,7 +281,8 @@ impl Session {
     /// Changes the steps to come as `edits` say, in place of those before; no edits, no change, no work.
     ///
     /// Edits stand in the order of their formulas: those of a router's choice, then those of what its experts, or heads, put out.
-    /// Positions are those of tokens in their sequences. Keys and values that the cache has stay as they are.
+    /// Positions are those of tokens in their sequences. Keys and values that the cache has stay as they are, and so do those that
+    /// [`restore`](Self::restore) brings: edits are the session's, a saved sequence has none.
     ///
     /// # Errors
     /// [`Error::Argument`] that names an edit of what the model does not have, and [`Error::TooLarge`].

@@ -34,7 +34,8 @@ impl Session {
     }
 
     /// All that a sequence has read, as bytes, bit for bit; the format stands in `src/sessions/saved.rs`. Submits what was
-    /// recorded. A token that was sampled and not read is not among it.
+    /// recorded. A token that was sampled and not read is not among it, nor are edits: these are the session's. Keys and values are
+    /// as the edits made them that were set when they were read.
     ///
     /// # Errors
     /// A sequence that the session does not have, a model whose tokens see those that follow them, and what the GPU reports.
@@ -53,7 +54,8 @@ impl Session {
     }
 
     /// Lets a sequence go on from bytes that [`save`](Self::save) returned, in this session or in another of the same model
-    /// with the same precisions. What it had read is forgotten. The same device then computes the same bits.
+    /// with the same precisions. What it had read is forgotten. The same device then computes the same bits. What comes next is
+    /// read under this session's edits ([`set_edits`](Self::set_edits)), whatever those were of the session that saved.
     ///
     /// # Errors
     /// A sequence that the session does not have; [`Error::BadFile`] for bytes of another model or precision, of more positions

@@ -100,11 +100,15 @@ impl Penalties {
             let expected = format!("a token below the vocabulary size {vocab}");
             return Err(Error::argument("logit bias", format!("one for token {id}"), expected));
         }
-        let banned = self.bias.values().filter(|&&bias| bias == f32::NEG_INFINITY).count();
-        match banned == vocab as usize {
+        match (0..vocab).all(|id| self.bans(id)) {
             false => Ok(()),
             true => Err(Error::argument("logit bias", "-inf for every token", "a token to choose")),
         }
+    }
+
+    /// Whether its bias bans a token.
+    pub(crate) fn bans(&self, id: u32) -> bool {
+        self.bias.get(&id).is_some_and(|bias| *bias <= BANNED)
     }
 }
 

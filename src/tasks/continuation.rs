@@ -209,7 +209,7 @@ impl<'a, F: FnMut(&Token) -> ControlFlow<()>> Continuation<'a, F> {
         let vocab = logits.len() / self.sequences.len();
         for (sequence, logits) in self.sequences.iter().zip(logits.chunks_mut(vocab)) {
             if sequence.stopped.is_none() {
-                filter.change(&sequence.ids, logits)?;
+                filter.change(&sequence.ids, logits, options.penalties())?;
             }
         }
         self.session.offer(&logits);

@@ -67,7 +67,8 @@ impl Embed {
         self
     }
 
-    /// Lets another thread or handler stop the work, which then ends without an error after the texts it has.
+    /// Lets another thread or handler stop the work, which then ends without an error: texts that it does not have are empty
+    /// vectors.
     pub fn cancel(mut self, cancel: &Cancel) -> Self {
         self.cancel = cancel.clone();
         self
@@ -113,7 +114,8 @@ impl Sum {
 impl Model {
     /// A vector of each text, `[width]`: its tokens' hidden states behind the last norm, pooled.
     ///
-    /// A text has the same vector, but for rounding, whatever other texts are beside it.
+    /// A text has the same vector, but for rounding, whatever other texts are beside it. There is one for each text, an empty one
+    /// where [`Cancel`] ends the work before the text's end.
     ///
     /// # Errors
     /// A model that translates or reads images, a text of no tokens, or of more than the model's context unless
@@ -162,7 +164,10 @@ impl Model {
             sum.tokens += piece.tokens.len();
         };
         packed.read(&options.cancel, ask, take).await?;
-        let whole = sums.iter().zip(&lengths).take_while(|(sum, length)| sum.tokens == **length);
-        Ok(whole.map(|(sum, _)| sum.vector(options.normalize)).collect())
+        let vector = |(sum, &length): (&Sum, &usize)| match sum.tokens == length {
+            true => sum.vector(options.normalize),
+            false => Vec::new(),
+        };
+        Ok(sums.iter().zip(&lengths).map(vector).collect())
     }
 }

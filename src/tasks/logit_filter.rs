@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, ops::BANNED, sessions::Penalties};
 
 /// Whoever changes logits on the host.
 #[derive(Clone)]
@@ -24,11 +24,11 @@ impl LogitFilter {
         Self(Arc::new(Mutex::new(change)))
     }
 
-    /// Changes the logits of the token behind `ids`.
+    /// Changes the logits of the token behind `ids`, before `penalties` do.
     ///
     /// # Errors
     /// What comes back as NaN, as +∞, or leaves no token to choose.
-    pub fn change(&self, ids: &[u32], logits: &mut [f32]) -> Result<()> {
+    pub fn change(&self, ids: &[u32], logits: &mut [f32], penalties: Option<&Penalties>) -> Result<()> {
         // One that panicked before may be called again: whoever caught that has reason to.
         let mut change = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         change(ids, logits);
@@ -38,9 +38,12 @@ impl LogitFilter {
             let found = format!("{} for token {id}", logits[id]);
             return wrong(found, "a finite number, or -inf to ban the token");
         }
-        match logits.iter().any(|logit| logit.is_finite()) {
-            true => Ok(()),
-            false => wrong("-inf for every token".to_owned(), "a token to choose"),
+        let stays = |logit: &f32| *logit > BANNED;
+        let unbiased = |id| penalties.is_none_or(|penalties| !penalties.bans(id));
+        if (0..).zip(&*logits).any(|(id, logit)| stays(logit) && unbiased(id)) {
+            return Ok(());
         }
+        let that = if logits.iter().any(stays) { " that the logit bias leaves" } else { "" };
+        wrong(format!("-inf for every token{that}"), "a token to choose")
     }
 }

@@ -164,7 +164,8 @@ impl Model {
         options.cancel.check()?;
         let span = tracing::info_span!("load", model = source.path_of(""), bytes = tracing::field::Empty);
         let loading = async {
-            let files = Files::read(source).await?;
+            // What it waits for may never come.
+            let files = options.cancel.ends(Files::read(source)).await?;
             Self::load_weights(gpu, source, files, options, &span).await
         };
         loading.instrument(span.clone()).await
@@ -211,11 +212,11 @@ impl Model {
             cancel: Cancel::new(),
         };
         let LoadOptions { mut progress, cancel, warm_up, .. } = options;
-        let mut watch = move |done, of| {
+        let mut watch = |done, of| {
             progress.iter_mut().for_each(|told| told(done, of));
             cancel.flow()
         };
-        let streaming = upload.stream(source, &mut watch, &mut fingerprint);
+        let streaming = cancel.ends(upload.stream(source, &mut watch, &mut fingerprint));
         if warm_up {
             model.warm_up_while(streaming).await?;
         } else {
@@ -223,7 +224,7 @@ impl Model {
         }
         model.fingerprint = fingerprint;
         // Weights of two versions are no model.
-        source.check_unchanged()?;
+        cancel.ends(source.check_unchanged()).await?;
         tracing::info!(
             family = model.info.family,
             parameters = model.info.parameters,

@@ -53,7 +53,7 @@ impl ReplyStream {
     /// it is as it was.
     ///
     /// # Errors
-    /// [`Error::Gpu`] where the thread of the stream could not start, or panicked.
+    /// [`Error::Panic`] where the thread of the stream could not start, or panicked.
     pub async fn stop(mut self) -> Result<Chat> {
         self.running.cancel();
         let mut failed = None;

@@ -42,7 +42,7 @@ impl Score {
         self
     }
 
-    /// Lets another thread or handler stop the work, which then ends without an error after the texts it has.
+    /// Lets another thread or handler stop the work, which then ends without an error: [`Scored::is_whole`] tells which texts it has.
     pub fn cancel(mut self, cancel: &Cancel) -> Self {
         self.cancel = cancel.clone();
         self
@@ -56,12 +56,18 @@ impl Score {
 pub struct Scored {
     /// The ids of the text.
     pub ids: Vec<u32>,
-    /// `ln p` in nats of each id given those before it: of all but the first, before which there is nothing.
+    /// `ln p` in nats of each id given those before it: of all but the first, before which there is nothing. Of fewer, the text's
+    /// first ones, where [`Cancel`] ended the work in its midst.
     pub logprobs: Vec<f32>,
 }
 
 impl Scored {
-    /// The sum of the log-probabilities, `ln p` of the text given its first token; 0 where none is scored.
+    /// Whether all tokens are scored, as they are unless [`Cancel`] ended the work before.
+    pub fn is_whole(&self) -> bool {
+        self.logprobs.len() == self.ids.len().saturating_sub(1)
+    }
+
+    /// The sum of the log-probabilities, of a whole text `ln p` given its first token; 0 where none is scored.
     pub fn sum(&self) -> f64 {
         // From 0.0: the sum of no floats is -0.0.
         self.logprobs.iter().fold(0.0, |sum, &logprob| sum + f64::from(logprob))
@@ -84,7 +90,8 @@ impl Model {
     /// How likely each token of each text is, given those before it. The GPU looks the tokens up, so that four bytes of each
     /// come back. Where the tokenizer puts a start token before a text, the text's own first token is scored, too.
     ///
-    /// A text has the same log-probabilities, but for rounding, whatever other texts are beside it.
+    /// A text has the same log-probabilities, but for rounding, whatever other texts are beside it. There is one result for each text,
+    /// where [`Cancel`] ends the work, too.
     ///
     /// # Errors
     /// A model that does not write, a text longer than its context (numbered from 0) unless [`Score::cut`] says what to do,
@@ -102,10 +109,32 @@ impl Model {
     /// # Errors
     /// As [`Model::score`], and an id outside the vocabulary.
     pub async fn score_ids(&self, sequences: &[&[u32]], options: &Score) -> Result<Vec<Scored>> {
+        self.score_each(sequences, options, |_| ()).await
+    }
+
+    /// As [`Model::score_ids`], for who keeps what there is however the work ends, by an error, too: `whole` is shown each text as
+    /// soon as it and all before it are scored, in their order. Texts that were not scored to their end are not shown.
+    ///
+    /// # Errors
+    /// As [`Model::score_ids`].
+    pub async fn score_each(
+        &self,
+        sequences: &[&[u32]],
+        options: &Score,
+        mut whole: impl FnMut(&Scored),
+    ) -> Result<Vec<Scored>> {
         self.check_generates()?;
         self.check_texts(sequences, options.cut)?;
         let new = |ids: &&[u32]| Scored { ids: ids.to_vec(), logprobs: Vec::new() };
         let mut results: Vec<Scored> = sequences.iter().map(new).collect();
+        let mut shown = 0;
+        let mut show = |results: &[Scored]| {
+            for scored in results[shown..].iter().take_while(|scored| scored.is_whole()) {
+                whole(scored);
+                shown += 1;
+            }
+        };
+        show(&results);
         let parts = self.parts(sequences);
         let lengths: Vec<usize> = parts.iter().map(|part| part.end - part.start).collect();
         let packing = Packing { step_tokens: options.step_tokens, whole: false, alone: false, hidden: false };
@@ -118,12 +147,10 @@ impl Model {
             };
             let take = |piece: &Piece, logprobs: &[f32]| {
                 results[parts[piece.text].text].logprobs.extend_from_slice(logprobs);
+                show(&results);
             };
             packed.read(&options.cancel, ask, take).await?;
         }
-        let whole = |scored: &Scored| scored.logprobs.len() == scored.ids.len().saturating_sub(1);
-        let done = results.iter().take_while(|scored| whole(scored)).count();
-        results.truncate(done);
         Ok(results)
     }
 

@@ -141,10 +141,10 @@ pub(super) enum Event<E> {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-type Events<E> = Pin<Box<dyn Stream<Item = Event<E>> + Send>>;
+type Events<E> = Pin<Box<dyn Stream<Item = Result<Event<E>>> + Send>>;
 /// As natively, on the one thread of a browser.
 #[cfg(target_arch = "wasm32")]
-type Events<E> = Pin<Box<dyn Stream<Item = Event<E>>>>;
+type Events<E> = Pin<Box<dyn Stream<Item = Result<Event<E>>>>>;
 
 /// A generation that goes on elsewhere, until it ends or nobody wants it.
 pub(super) struct Running<E> {
@@ -184,37 +184,50 @@ impl<E: WasmNotSend + Unpin + 'static> Running<E> {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event<E>>>> {
         let Some(events) = &mut self.events else { return Poll::Ready(None) };
         let event = ready!(events.as_mut().poll_next(context));
-        if !matches!(event, Some(Event::Token(_))) {
+        if !matches!(event, Some(Ok(Event::Token(_)))) {
             self.events = None;
         }
-        let lost = || Error::Gpu {
-            during: "generating".to_owned(),
-            message: "the thread of the stream could not start, or panicked".to_owned(),
-        };
-        Poll::Ready(Some(event.ok_or_else(lost)))
+        Poll::Ready(Some(event.unwrap_or_else(|| Err(panicked("no thread could be started".to_owned())))))
     }
+}
+
+/// The error for a generation that came to no end.
+fn panicked(message: String) -> Error {
+    Error::Panic { during: "generating".to_owned(), message }
 }
 
 /// Does `work` on a thread of its own, which waits where [`AHEAD`] tokens do.
 #[cfg(not(target_arch = "wasm32"))]
 fn on_a_thread<E: Send + 'static, F: Future<Output = E>>(
     work: impl FnOnce(Show) -> F + Send + 'static,
-) -> impl Stream<Item = Event<E>> + Send {
+) -> impl Stream<Item = Result<Event<E>>> + Send {
     use crate::gpu::{aside, block_on};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     let (sender, receiver) = futures_intrusive::channel::shared::channel(AHEAD);
     let tokens = sender.clone();
-    let show = move |token: &Token| match block_on(tokens.send(Event::Token(token.clone()))) {
+    let show = move |token: &Token| match block_on(tokens.send(Ok(Event::Token(token.clone())))) {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
     };
     // Whoever reads sees the end of it.
     drop(aside("stream", move || {
-        // All that the work had is free before its end is told.
-        let end = block_on(work(Box::new(show)));
-        drop(block_on(sender.send(Event::End(end))));
+        // All that the work had is free before its end is told. Nobody sees it again, however it was left.
+        let end = match catch_unwind(AssertUnwindSafe(|| block_on(work(Box::new(show))))) {
+            Ok(end) => Ok(Event::End(end)),
+            Err(panic) => Err(panicked(words(panic.as_ref()))),
+        };
+        drop(block_on(sender.send(end)));
     }));
     receiver.into_stream()
+}
+
+/// What a panic says.
+#[cfg(not(target_arch = "wasm32"))]
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "something that is no text".to_owned())
 }
 
 /// A generation that goes on as it is polled.
@@ -239,12 +252,12 @@ impl<F: Future> Driven<F> {
 
 #[cfg(any(target_arch = "wasm32", test))]
 impl<F: Future<Output: Unpin>> Stream for Driven<F> {
-    type Item = Event<F::Output>;
+    type Item = Result<Event<F::Output>>;
 
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event<F::Output>>> {
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         if let Ok(token) = this.shown.try_recv() {
-            return Poll::Ready(Some(Event::Token(token)));
+            return Poll::Ready(Some(Ok(Event::Token(token))));
         }
         if let Some(work) = &mut this.work
             && let Poll::Ready(end) = work.as_mut().poll(context)
@@ -252,8 +265,8 @@ impl<F: Future<Output: Unpin>> Stream for Driven<F> {
             (this.work, this.end) = (None, Some(end));
         }
         match (this.shown.try_recv(), this.end.is_some() || this.work.is_none()) {
-            (Ok(token), _) => Poll::Ready(Some(Event::Token(token))),
-            (Err(_), true) => Poll::Ready(this.end.take().map(Event::End)),
+            (Ok(token), _) => Poll::Ready(Some(Ok(Event::Token(token)))),
+            (Err(_), true) => Poll::Ready(this.end.take().map(|end| Ok(Event::End(end)))),
             (Err(_), false) => Poll::Pending,
         }
     }
@@ -285,11 +298,11 @@ mod tests {
         5
     }
 
-    fn read(mut events: impl Stream<Item = Event<u32>> + Unpin) -> Vec<u32> {
+    fn read(mut events: impl Stream<Item = Result<Event<u32>>> + Unpin) -> Vec<u32> {
         let mut read = Vec::new();
         crate::block_on(async {
             while let Some(event) = poll_fn(|context| Pin::new(&mut events).poll_next(context)).await {
-                read.push(match event {
+                read.push(match event.unwrap() {
                     Event::Token(token) => token.id,
                     Event::End(shown) => 100 + shown,
                 });
@@ -315,7 +328,7 @@ mod tests {
             end.send(()).unwrap();
         }));
         let first = crate::block_on(poll_fn(|context| events.as_mut().poll_next(context)));
-        assert!(matches!(first, Some(Event::Token(_))));
+        assert!(matches!(first, Some(Ok(Event::Token(_)))));
         // It can be no more ahead, however long nobody reads.
         std::thread::sleep(std::time::Duration::from_millis(30));
         assert!(*shown.lock().unwrap() <= 1 + AHEAD);
@@ -324,11 +337,20 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_panics_is_an_error_and_then_the_end() {
-        let work = |_: Generate, _: Show| async { panic!("as this test wants") };
-        let mut running = Running::<()>::start(&Generate::new(), work);
-        let mut next = || crate::block_on(poll_fn(|context| running.poll_next(context)));
-        assert!(matches!(next(), Some(Err(Error::Gpu { .. }))));
-        assert!(next().is_none());
+    fn a_thread_that_panics_is_an_error_with_its_words_and_then_the_end() {
+        for number in [None, Some(7)] {
+            let work = move |_: Generate, _: Show| async move {
+                match number {
+                    None => panic!("as this test wants"),
+                    Some(number) => panic!("as this test wants, {number} times"),
+                }
+            };
+            let mut running = Running::<()>::start(&Generate::new(), work);
+            let mut next = || crate::block_on(poll_fn(|context| running.poll_next(context)));
+            let times = number.map_or(String::new(), |number| format!(", {number} times"));
+            let Some(Err(error @ Error::Panic { .. })) = next() else { panic!("no error of a panic") };
+            assert_eq!(error.to_string(), format!("a panic in generating: as this test wants{times}"));
+            assert!(next().is_none());
+        }
     }
 }

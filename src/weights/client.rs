@@ -23,7 +23,7 @@ pub(super) const TRIES: u32 = 4;
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 8;
 /// How long a connection may be silent.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Speaks to one hub, or to a host of files.
 pub(super) struct Client {

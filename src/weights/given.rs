@@ -1,4 +1,4 @@
-//! Files that a program holds or reads itself.
+//! Files that a program holds or reads itself, or has a host serve.
 
 use std::{
     collections::BTreeMap,
@@ -6,6 +6,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use super::reader::Bytes;
+#[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+use super::served::Served;
 use crate::{Error, Result};
 
 /// The files of a model, wherever a program has them: in an archive, among the assets of an app, in a store of its own. For
@@ -108,34 +111,40 @@ impl<B: AsRef<[u8]> + Send + Sync> ModelFiles for InMemory<B> {
     }
 }
 
+/// Whoever opens files.
+#[derive(Clone)]
+enum Opener {
+    Program(Arc<dyn ModelFiles>),
+    /// A host, on which reading some twice costs much.
+    #[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+    Host(Arc<Served>),
+}
+
 /// Files that were given, and what a steady source has seen of them: sizes and versions by name.
 pub(super) struct Given {
     name: String,
-    files: Arc<dyn ModelFiles>,
-    /// Whether reading some twice costs little.
-    at_hand: bool,
+    files: Opener,
     seen: Option<Mutex<BTreeMap<String, (u64, u64)>>>,
 }
 
 impl Given {
     pub fn new(name: String, files: impl ModelFiles + 'static) -> Self {
-        Self { name, files: Arc::new(files), at_hand: true, seen: None }
+        Self { name, files: Opener::Program(Arc::new(files)), seen: None }
     }
 
-    /// The same, from far away.
+    /// Files below an address.
     #[cfg(all(feature = "http", not(target_arch = "wasm32")))]
-    pub fn far(self) -> Self {
-        Self { at_hand: false, ..self }
+    pub fn served(address: &str) -> Self {
+        Self { name: address.to_owned(), files: Opener::Host(Arc::new(Served::new(address))), seen: None }
     }
 
     pub fn is_at_hand(&self) -> bool {
-        self.at_hand
+        matches!(self.files, Opener::Program(_))
     }
 
     /// The same files, each of one version from here on.
     pub fn steady(&self) -> Self {
-        let seen = Some(Mutex::default());
-        Self { name: self.name.clone(), files: self.files.clone(), at_hand: self.at_hand, seen }
+        Self { name: self.name.clone(), files: self.files.clone(), seen: Some(Mutex::default()) }
     }
 
     /// A file, for messages.
@@ -143,16 +152,37 @@ impl Given {
         format!("{}/{name}", self.name)
     }
 
-    /// Opens a file; another version than was seen before is an error.
-    pub fn open(&self, name: &str) -> Result<Option<Box<dyn ReadAt + '_>>> {
-        let file = self.files.open(name).map_err(|source| Error::Io { path: self.path_of(name), source })?;
-        if let (Some(file), Some(seen)) = (&file, &self.seen) {
-            let now = (file.size(), file.version());
+    /// Opens a file, of so many bytes; another version than was seen before is an error.
+    pub async fn open(&self, name: &str) -> Result<Option<(Bytes<'_>, u64)>> {
+        let Some((file, size, version)) = self.find(name).await? else { return Ok(None) };
+        if let Some(seen) = &self.seen {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let first = *seen.entry(name.to_owned()).or_insert(now);
-            self.compare(name, first, Some(now))?;
+            let first = *seen.entry(name.to_owned()).or_insert((size, version));
+            self.compare(name, first, Some((size, version)))?;
         }
-        Ok(file)
+        Ok(Some((file, size)))
+    }
+
+    /// A file, its size and its version.
+    async fn find(&self, name: &str) -> Result<Option<(Bytes<'_>, u64, u64)>> {
+        let io = |source| Error::Io { path: self.path_of(name), source };
+        match &self.files {
+            Opener::Program(files) => {
+                let found = files.open(name).map_err(io)?;
+                Ok(found.map(|file| {
+                    let (size, version) = (file.size(), file.version());
+                    (Bytes::Given(file), size, version)
+                }))
+            }
+            #[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+            Opener::Host(host) => {
+                let found = host.open(name).await.map_err(io)?;
+                Ok(found.map(|file| {
+                    let (size, version) = (file.size(), file.version());
+                    (Bytes::Served(file), size, version)
+                }))
+            }
+        }
     }
 
     fn compare(&self, name: &str, first: (u64, u64), now: Option<(u64, u64)>) -> Result<()> {
@@ -166,13 +196,12 @@ impl Given {
     }
 
     /// Compares all files with what they were when they were first opened.
-    pub fn check_unchanged(&self) -> Result<()> {
+    pub async fn check_unchanged(&self) -> Result<()> {
         let Some(seen) = &self.seen else { return Ok(()) };
         let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (name, first) in seen {
-            let io = |source| Error::Io { path: self.path_of(&name), source };
-            let now = self.files.open(&name).map_err(io)?;
-            self.compare(&name, first, now.map(|file| (file.size(), file.version())))?;
+            let now = self.find(&name).await?;
+            self.compare(&name, first, now.map(|(_, size, version)| (size, version)))?;
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Sequential reading that never asks for more memory than the bytes that have arrived.
 
 use super::given::ReadAt;
+#[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+use super::served::ServedFile;
 use crate::{Error, Result};
 use std::io::ErrorKind;
 #[cfg(not(target_arch = "wasm32"))]
@@ -26,6 +28,9 @@ pub(crate) enum Bytes<'a> {
     File(std::fs::File),
     /// One that the program reads.
     Given(Box<dyn ReadAt + 'a>),
+    /// One that a host serves.
+    #[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+    Served(ServedFile),
     /// The start of a file that is elsewhere.
     #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
     Head(&'a [u8]),
@@ -124,8 +129,13 @@ impl<'a> Reader<'a> {
                 self.at = end;
                 Ok(())
             }
+            // `len` is known here and was compared above.
             Bytes::Given(_) => {
-                // `len` is known here and was compared above.
+                self.at += count;
+                Ok(())
+            }
+            #[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+            Bytes::Served(_) => {
                 self.at += count;
                 Ok(())
             }
@@ -166,6 +176,11 @@ impl<'a> Reader<'a> {
                 let room = out.len().min(usize::try_from(size.saturating_sub(self.at)).unwrap_or(usize::MAX));
                 read_given(&self.path, file.as_mut(), (self.at, size), &mut out[..room])?
             }
+            #[cfg(all(feature = "http", not(target_arch = "wasm32")))]
+            Bytes::Served(file) => file
+                .read_at(self.at, out)
+                .await
+                .map_err(|source| Error::Io { path: self.path.clone(), source })?,
             #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
             Bytes::Head(rest) => {
                 let n = rest.len().min(out.len());

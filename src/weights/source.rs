@@ -5,8 +5,6 @@ use super::given::{Given, InMemory, ModelFiles};
 use super::names::WEIGHTS_FILE;
 use super::names::stays_inside;
 use super::reader::{Bytes, Reader};
-#[cfg(all(feature = "http", not(target_arch = "wasm32")))]
-use super::served::Served;
 #[cfg(not(target_arch = "wasm32"))]
 use super::versions::Versions;
 use crate::{Error, Result};
@@ -68,11 +66,11 @@ impl Source {
     }
 
     /// Refuses files that changed since they were first read, if this source is a steady one.
-    pub(crate) fn check_unchanged(&self) -> Result<()> {
+    pub(crate) async fn check_unchanged(&self) -> Result<()> {
         match &self.0 {
             #[cfg(not(target_arch = "wasm32"))]
             Kind::Folder(_, versions) | Kind::File(_, versions) => versions.compare(),
-            Kind::Given(files) => files.check_unchanged(),
+            Kind::Given(files) => files.check_unchanged().await,
             #[cfg(any(feature = "hub", target_arch = "wasm32"))]
             _ => Ok(()),
         }
@@ -109,8 +107,10 @@ impl Source {
 
     /// Files below an address, on any static host: each file is one plain `GET`, read as it arrives and not kept.
     ///
-    /// The address is a folder: no query and no fragment. Natively this takes the feature `http`, reading blocks, what broke is taken
-    /// up where it did, a host has to state how long files are, and `SSL_CERT_FILE` may name the certificates to trust.
+    /// The address is a folder: no query and no fragment. Natively this takes the feature `http`, what broke is taken up where it
+    /// did, a host has to state how long files are, and `SSL_CERT_FILE` may name the certificates to trust. A thread of its own waits
+    /// for the host, which may be silent for half a minute, four times; dropping the future ends the wait at once, and that
+    /// thread when the host next says something, or at the end of that half minute.
     #[cfg(any(feature = "http", target_arch = "wasm32"))]
     pub fn http(base_url: impl Into<String>) -> Self {
         let base = base_url.into();
@@ -118,7 +118,7 @@ impl Source {
         #[cfg(target_arch = "wasm32")]
         return Source(Kind::Http(format!("{base}/")));
         #[cfg(not(target_arch = "wasm32"))]
-        Source(Kind::Given(Given::new(base.to_owned(), Served::new(base)).far()))
+        Source(Kind::Given(Given::served(base)))
     }
 
     /// A small file, whole: `None` if there is no such file, an error if it is longer than `cap` bytes.
@@ -175,11 +175,8 @@ impl Source {
                 Some((file, len)) => (Bytes::File(file), Some(len)),
                 None => return Ok(None),
             },
-            Kind::Given(files) => match files.open(name)? {
-                Some(file) => {
-                    let size = file.size();
-                    (Bytes::Given(file), Some(size))
-                }
+            Kind::Given(files) => match files.open(name).await? {
+                Some((file, size)) => (file, Some(size)),
                 None => return Ok(None),
             },
             #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]

@@ -359,6 +359,26 @@ fn a_filter_may_cancel_and_is_told_what_it_did_wrong() {
 }
 
 #[test]
+fn a_filter_and_a_bias_that_ban_all_tokens_together_are_refused() {
+    let model = tiny(KernelChoice::Tuned);
+    let run = |low: f32, left: &'static [usize]| {
+        let options = greedy(4).logit_bias([(7, low)]).filter_logits(move |_, logits| {
+            (0..VOCAB).filter(|id| !left.contains(id)).for_each(|id| logits[id] = low);
+        });
+        block_on(model.generate_ids(&PROMPTS, &options, |_| ControlFlow::Continue(())))
+    };
+    for low in [f32::NEG_INFINITY, f32::MIN] {
+        let message =
+            "logit filter: found -inf for every token that the logit bias leaves, expected a token to choose";
+        assert_eq!(run(low, &[7]).unwrap_err().to_string(), message);
+        let message = "logit filter: found -inf for every token, expected a token to choose";
+        assert_eq!(run(low, &[]).unwrap_err().to_string(), message);
+        // One that neither bans is chosen, whatever the model likes.
+        assert_eq!(run(low, &[7, 8]).unwrap().ids, [[8; 4]; 3]);
+    }
+}
+
+#[test]
 fn options_out_of_range_are_named() {
     let model = tiny(KernelChoice::Tuned);
     let all = (0..VOCAB as u32).map(|id| (id, f32::NEG_INFINITY));

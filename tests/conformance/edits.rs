@@ -2,7 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use headwise::{Edits, Generate, KernelChoice, LogitRows, Logits, Model, Run, SessionOptions, block_on};
+use headwise::{
+    Edits, Embed, Error, Generate, KernelChoice, LogitRows, Logits, Model, Run, Score, Session,
+    SessionOptions, block_on,
+};
 
 use crate::{difference, models::SHAPES, reference::jetmoe::JetMoe, tiny};
 
@@ -93,6 +96,32 @@ fn a_scaled_output_is_one_of_scaled_weights() {
             assert!(worst < 2e-4, "{kernels:?}, steps of {step_tokens}: {worst:e}");
         }
         assert!(difference(&logits(&model, 64), &wanted) > 1e-2, "the edits change something");
+    }
+}
+
+#[test]
+fn what_a_scale_makes_too_large_is_an_error_that_names_the_edits() {
+    let greedy = Generate::new().greedy().stop_at([]).max_new(3);
+    for kernels in SHAPES {
+        let model = tiny(kernels);
+        for text in ["L*H*:scale=1e30", "L0H*:scale=-3e38", "L1A*:scale=1e20", "L0E*:scale=1e30"] {
+            let edited = model.edited(&edits(&[text])).unwrap();
+            let errors = [
+                block_on(edited.logits_in_steps(&[&PROMPT], 3)).unwrap_err(),
+                block_on(edited.generate_ids(&[&PROMPT], &greedy, |_| ControlFlow::Continue(())))
+                    .unwrap_err(),
+                block_on(edited.score_ids(&[&PROMPT], &Score::new())).unwrap_err(),
+                block_on(edited.embed_ids(&[&PROMPT], &Embed::new())).unwrap_err(),
+            ];
+            for error in errors {
+                assert!(matches!(error, Error::NotFinite { .. }), "{kernels:?}, {text}: {error}");
+                assert!(error.to_string().contains("edits scale them too far"), "{error}");
+            }
+        }
+        // Far out, and a number.
+        let large = model.edited(&edits(&["L0H*:scale=1e6", "L1E*:scale=-1e6"])).unwrap();
+        assert!(logits(&large, 64).values.iter().all(|logit| logit.is_finite()));
+        assert_eq!(logits(&large, 1).values.len(), PROMPT.len() * model.info().vocab as usize);
     }
 }
 
@@ -217,6 +246,40 @@ fn a_session_takes_edits_on_and_off() {
         assert_ne!(plain, edited);
         assert_eq!(next(&Edits::new()).await, plain);
     });
+}
+
+/// What was read under some edits, or none, goes on under those of the session that it comes to, as if they had been set then.
+#[test]
+fn a_saved_sequence_keeps_no_edits() {
+    let model = tiny(KernelChoice::Tuned);
+    let plans = [Edits::new(), edits(&["L*H*:scale=0.5"]), edits(&["L*A0:masked"])];
+    let (before, after) = PROMPT.split_at(6);
+    for (first, second) in [(0, 1), (1, 0), (1, 2)] {
+        block_on(async {
+            let session = |edits: &Edits| {
+                let options = SessionOptions::new().positions(16).logit_rows(5);
+                model.edited(edits).unwrap().session(options).unwrap()
+            };
+            let mut saving = session(&plans[first]);
+            saving.forward(&[Run::ids(0, before)]).unwrap();
+            let saved = saving.save(0).await.unwrap();
+            let mut restored = session(&plans[second]);
+            restored.restore(0, &saved).unwrap();
+            let next = async |session: &mut Session| {
+                session.forward(&[Run::ids(0, after).logits(LogitRows::All)]).unwrap();
+                session.logits(0).await.unwrap()
+            };
+            let found = next(&mut restored).await;
+            saving.set_edits(&plans[second]).unwrap();
+            assert_eq!(found, next(&mut saving).await, "{first}, {second}");
+            // Another text than under one plan from start to end.
+            for plan in [first, second] {
+                let mut whole = session(&plans[plan]);
+                whole.forward(&[Run::ids(0, before)]).unwrap();
+                assert_ne!(found, next(&mut whole).await, "{first}, {second}, {plan}");
+            }
+        });
+    }
 }
 
 #[test]

@@ -270,9 +270,30 @@ fn who_cancels_has_the_texts_that_were_done() {
     cancel.cancel();
     // The first two texts have nothing to score.
     let scored = block_on(model.score_ids(&slices(&texts), &Score::new().cancel(&cancel))).unwrap();
-    assert_eq!(scored.len(), 2);
+    assert_eq!(scored.iter().map(|scored| &scored.ids).collect::<Vec<_>>(), texts.iter().collect::<Vec<_>>());
+    assert!(scored.iter().enumerate().all(|(text, scored)| scored.is_whole() == (text < 2)));
+    assert!(scored.iter().all(|scored| scored.logprobs.is_empty()));
     let vectors = block_on(model.embed_ids(&slices(&texts)[1..], &Embed::new().cancel(&cancel))).unwrap();
-    assert!(vectors.is_empty());
+    assert_eq!(vectors, vec![Vec::<f32>::new(); 19]);
+
+    // In its midst: whole texts are those of a run that was not cancelled, the others a start of them, and each whole one that
+    // none before it keeps back was shown.
+    let all = block_on(model.score_ids(&slices(&texts), &Score::new().step_tokens(16))).unwrap();
+    let (cancel, mut shown) = (Cancel::new(), Vec::new());
+    let options = Score::new().step_tokens(16).cancel(&cancel);
+    let show = |scored: &headwise::Scored| {
+        shown.push(scored.clone());
+        if shown.len() == 5 {
+            cancel.cancel();
+        }
+    };
+    let some = block_on(model.score_each(&slices(&texts), &options, show)).unwrap();
+    assert!(shown.len() >= 5 && shown.len() < 20 && shown == all[..shown.len()]);
+    assert_eq!((some.len(), some.iter().take_while(|scored| scored.is_whole()).count()), (20, shown.len()));
+    for (some, all) in some.iter().zip(&all) {
+        assert_eq!(some.ids, all.ids);
+        assert_eq!(some.logprobs, all.logprobs[..some.logprobs.len()]);
+    }
     let error = block_on(model.score_ids(&[&[1, 101]], &Score::new())).unwrap_err().to_string();
     assert_eq!(error, "token id: found 101, expected below the vocabulary size 101");
     let error = block_on(model.score_ids(&[&[1, 2]], &Score::new().step_tokens(0))).unwrap_err().to_string();

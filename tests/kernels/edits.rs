@@ -14,7 +14,7 @@ use crate::{
         router::Weight,
         widen,
     },
-    support::{Guarded, among, assert_close, check, gpu, hash, noise, pad, run, size},
+    support::{Guarded, among, assert_close, check, gpu, hash, noise, pad, read, run, size},
 };
 
 fn device() -> &'static Gpu {
@@ -142,6 +142,43 @@ fn edit_heads_scales_the_heads_of_the_experts_that_stand_there() {
         assert_eq!(applied.read::<u32>(), counts);
         assert_eq!(padded(width) as usize * rows, z.words());
     });
+}
+
+#[test]
+fn what_edit_heads_scales_beyond_a_bound_is_infinite() {
+    let gpu = device();
+    let (tokens, stride) = (3, 8);
+    let z: Vec<f32> = noise(7, (tokens * 2 * stride) as usize).iter().map(|&z| z as f32).collect();
+    let (positions, number) = (EditPositions::All, 0);
+    let edit = PlannedEdit { unit: 1, kind: EditKind::Scale, value: -3e10, positions, number };
+    let rows = Buffer::with_data(gpu, "test.rows", &z);
+    let applied = Buffer::with_data(gpu, "test.applied", &[0u32]);
+    let (plan, spans) = (EditPlan::new(gpu, 2, &[edit]), spans(gpu, &[0, 1, 2]));
+    run(gpu, |recorder| {
+        EditHeads {
+            plan: &plan,
+            applied: &applied,
+            spans: &spans,
+            routes: None,
+            rows: &rows,
+            tokens,
+            slots: 1,
+            heads: 2,
+            stride,
+        }
+        .record(recorder);
+    });
+    let (mut infinite, found) = (0, read::<f32>(gpu, &rows, z.len()));
+    for (index, (&z, found)) in z.iter().zip(found).enumerate() {
+        let edited = index / stride as usize % 2 == 1;
+        let expected = if edited { f64::from(z) * -3e10 } else { f64::from(z) };
+        infinite += usize::from(expected.abs() > 1e10);
+        match expected.abs() > 1e10 {
+            true => assert_eq!(found, f32::INFINITY.copysign(expected as f32)),
+            false => assert!((f64::from(found) - expected).abs() <= 1e-6 * expected.abs()),
+        }
+    }
+    assert!((1..tokens * stride).contains(&(infinite as u32)), "{infinite}");
 }
 
 const WEIGHTS: [(Weighting, Weight); 5] = [

@@ -160,6 +160,33 @@ fn written(model: &Model, prompt: &str, mut turn: impl FnMut()) -> Result<String
 }
 
 #[test]
+fn a_queue_of_another_device_is_refused() {
+    let (one, other) = (App::plain(), App::plain());
+    let options = || GpuOptions::new().kernels(KernelChoice::Tuned);
+    for _ in 0..3 {
+        let error = Gpu::from_wgpu(&one.adapter, &one.device, &other.queue, options()).unwrap_err();
+        let expected = "queue: found one of another device, expected the one that came with the device";
+        assert_eq!(error.to_string(), expected);
+    }
+    // Neither has heard of it; each lends its own, at rest and while its own work is under way.
+    for app in [&one, &other] {
+        assert!(app.errors.lock().unwrap().is_empty() && app.doubles(5));
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(app.doubles(9));
+                }
+            });
+            for _ in 0..50 {
+                app.lend().unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+#[test]
 fn an_app_and_a_model_take_turns_on_a_plain_device() {
     let app = App::plain();
     let gpu = app.lend().unwrap();

@@ -61,6 +61,7 @@ fn every_public_future_can_change_threads(
     is_send(model.translation_logits(&[], &[]));
     is_send(model.score(&[], &Score::new()));
     is_send(model.score_ids(&[], &Score::new()));
+    is_send(model.score_each(&[], &Score::new(), |_| ()));
     is_send(model.embed(&[], &Embed::new()));
     is_send(model.embed_ids(&[], &Embed::new()));
     is_send(model.bench(Bench::new().progress(|_, _| ())));
@@ -139,6 +140,25 @@ fn a_stream_is_the_generation_on_any_executor() {
         block_on(read(model.stream(PROMPT, &options)));
         runtime.block_on(read(model.stream(PROMPT, &options)));
     }
+}
+
+#[test]
+fn a_panic_of_the_program_within_a_stream_is_told_and_harms_no_model() {
+    let model = load(&plain_gpu(), &tiny()).unwrap();
+    let options = Generate::new().greedy().stop_at([]).max_new(8);
+    let expected = block_on(model.generate_ids(&[&[1, 2, 3]], &options, on)).unwrap();
+    let panics = options.clone().filter_logits(|ids, _| assert!(ids.len() < 6, "a rule of the program's"));
+    let mut tokens = model.stream_ids(&[&[1, 2, 3]], &panics);
+    block_on(async {
+        for id in &expected.ids[0][..3] {
+            assert_eq!(tokens.next().await.unwrap().unwrap().id, *id);
+        }
+        let error = tokens.next().await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Panic { .. }), "{error}");
+        assert_eq!(error.to_string(), "a panic in generating: a rule of the program's");
+        assert!(tokens.next().await.is_none());
+    });
+    same(&block_on(model.generate_ids(&[&[1, 2, 3]], &options, on)).unwrap(), &expected);
 }
 
 #[test]

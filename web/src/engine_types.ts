@@ -137,7 +137,8 @@ export type Scored = {
  */
 ids: Array<number>,
 /**
- * `ln p` in nats of each id given those before it: of all but the first, before which there is nothing.
+ * `ln p` in nats of each id given those before it: of all but the first, before which there is nothing. Of fewer, the text's
+ * first ones, where [`Cancel`] ended the work in its midst.
  */
 logprobs: Array<number>, };
 

@@ -11,7 +11,7 @@ use headwise::{
 use super::{bytes, demo::Demo, hub, notes, progress};
 
 /// What names the kernels where `--kernels` does not.
-const KERNELS: &str = "HEADWISE_KERNELS";
+pub const KERNELS: &str = "HEADWISE_KERNELS";
 
 /// Heading of the options that several commands share.
 pub const COMMON: &str = "Model and adapter";
@@ -64,7 +64,7 @@ enum KvCacheArg {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum KernelsArg {
+pub enum KernelsArg {
     Auto,
     Plain,
     Tuned,
@@ -84,6 +84,17 @@ impl From<PrecisionArg> for Precision {
             PrecisionArg::Q4 => Self::Q4,
         }
     }
+}
+
+/// The kernels that a variable names, automatic ones where it is empty; else all that it could name.
+pub fn kernels_of(name: &str) -> Result<KernelsArg, String> {
+    if name.is_empty() {
+        return Ok(KernelsArg::Auto);
+    }
+    KernelsArg::from_str(name, true).map_err(|_| {
+        let values = KernelsArg::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+        values.map(|value| value.get_name().to_owned()).collect::<Vec<_>>().join(", ")
+    })
 }
 
 impl Shared {
@@ -132,17 +143,15 @@ impl ModelArgs {
 
     /// The kernels that the user names, or else the environment.
     fn kernels(&self) -> Result<KernelsArg, Error> {
-        let variable = std::env::var_os(KERNELS).filter(|name| !name.is_empty());
-        match (self.kernels, variable) {
-            (Some(kernels), _) => Ok(kernels),
-            (None, None) => Ok(KernelsArg::Auto),
-            (None, Some(name)) => KernelsArg::from_str(&name.to_string_lossy(), true).map_err(|_| {
-                let names = KernelsArg::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-                let names: Vec<_> = names.map(|value| value.get_name().to_owned()).collect();
-                let (found, expected) = (format!("{name:?}"), names.join(", "));
-                Error::Argument { name: KERNELS, found, expected }
-            }),
-        }
+        let variable = std::env::var_os(KERNELS).unwrap_or_default();
+        let named = || {
+            kernels_of(&variable.to_string_lossy()).map_err(|expected| Error::Argument {
+                name: KERNELS,
+                found: format!("{variable:?}"),
+                expected,
+            })
+        };
+        self.kernels.map_or_else(named, Ok)
     }
 
     /// Opens the GPU.

@@ -26,8 +26,9 @@ const MAX_LINE: u64 = 1 << 20;
 #[derive(Args)]
 #[command(
     after_help = "Each line of stdin is a message, answered on stdout as it comes; what was said is kept. Ctrl-C ends \
-        an answer, /reset the conversation, /quit or the end of stdin the command. The built-in models continue texts and \
-        do not chat.\n\n\
+        an answer, /reset the conversation, /quit or the end of stdin the command. A message that is too long is an error \
+        and the next one is read; of lines from a pipe the exit code is 1 then. The built-in models continue texts and do not \
+        chat.\n\n\
         Example:\n  headwise chat --model jetmoe/jetmoe-8b-chat --system \"Answer in one sentence.\""
 )]
 pub struct ChatArgs {
@@ -55,6 +56,8 @@ pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
     let mut chat = Chat::new(&model, template, args.context)?;
     chat.set_messages(start(args));
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    // What was wrong with a message is said there and then; the next one may be right.
+    let mut wrong = false;
     loop {
         if terminal {
             show("> ")?;
@@ -62,8 +65,9 @@ pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
         let line = match read_line() {
             Ok(Some(line)) => line,
             Ok(None) => break,
-            Err(error @ Error::Argument { .. }) if terminal => {
+            Err(error @ Error::Argument { .. }) => {
                 failure::print(&error.to_string());
+                wrong = true;
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -85,14 +89,19 @@ pub fn run(args: &ChatArgs, shared: &Shared) -> Result<(), Failure> {
         match answered {
             Ok(reply) if !shared.quiet => remark(&reply),
             Ok(_) => {}
-            // Somebody is there who can say something else, or start anew.
-            Err(Failure::Failed(error @ (Error::Argument { .. } | Error::BadFile { .. }))) if terminal => {
+            Err(Failure::Failed(error @ (Error::Argument { .. } | Error::BadFile { .. }))) => {
                 failure::print(&error.to_string());
+                wrong = true;
             }
             Err(failure) => return Err(failure),
         }
     }
-    if terminal { output::line("") } else { Ok(()) }
+    match (terminal, wrong) {
+        // Who was there knows.
+        (true, _) => output::line(""),
+        (false, true) => Err(Failure::Told),
+        (false, false) => Ok(()),
+    }
 }
 
 /// What every conversation starts with.

@@ -71,9 +71,15 @@ fn features() -> Vec<&'static str> {
 }
 
 fn advice(adapters: &[Tried], drivers: &Drivers, caches: &[Cache]) -> Vec<String> {
-    let mut advice = drivers.advice();
+    let wrong = machine::wrong_values();
+    // No driver that is missing, then.
+    let no_backend = wrong.iter().any(|(name, _)| *name == machine::BACKEND);
+    let mut advice: Vec<String> = wrong.into_iter().map(|(_, text)| text).collect();
+    advice.extend(drivers.advice());
     let works = |tried: &&Tried| tried.refused.is_none();
-    if !adapters.iter().any(|tried| works(&tried)) {
+    if no_backend && adapters.is_empty() {
+        advice.push("no adapter was looked for".to_owned());
+    } else if !adapters.iter().any(|tried| works(&tried)) {
         advice.push(
             "no adapter works: install a Vulkan driver (on Debian and Ubuntu, mesa-vulkan-drivers brings a software one)".into(),
         );

@@ -12,6 +12,8 @@ use headwise::Error;
 pub enum Failure {
     /// What the library reports, or the command itself in the same words. Exit code 1; 130 if the user cancelled.
     Failed(Error),
+    /// What was said already. Exit code 1.
+    Told,
     /// The command line does not say what to do. Exit code 2, as for everything that clap finds.
     Usage(clap::Error),
     /// The reader of stdout has seen enough, as `head` does. Exit code 0.
@@ -41,6 +43,7 @@ impl Failure {
                 print(&error.to_string());
                 ExitCode::FAILURE
             }
+            Self::Told => ExitCode::FAILURE,
             // clap's own exit code for these is 2.
             Self::Usage(error) => error.exit(),
             Self::ClosedPipe => ExitCode::SUCCESS,

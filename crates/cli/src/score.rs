@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -30,8 +30,8 @@ use super::{
 #[derive(Args)]
 #[command(
     after_help = "OUT has a JSON object for each text: `index` (from 0), `tokens`, `logprob`, the sum of ln p of all tokens but the \
-        first, each given those before it, and `perplexity`, null where there is no second token. What a run that ended early \
-        had done is kept beside OUT, and the same command goes on from there.\n\n\
+        first, each given those before it, and `perplexity`, null where there is no second token. What a run that ended early, \
+        by Ctrl-C or an error, had scored is kept beside OUT, and the same command goes on from there.\n\n\
         Example:\n  headwise score lines.txt --out scores.jsonl --tokens"
 )]
 pub struct ScoreArgs {
@@ -53,9 +53,11 @@ pub struct ScoreArgs {
     model: TaskArgs,
 }
 
-/// Texts are scored and written in pieces of so many, or about so many bytes.
+/// Texts are scored in pieces of so many, or about so many bytes.
 const CHUNK_LINES: usize = 256;
 const CHUNK_BYTES: usize = 32 << 10;
+/// What is scored is written at the end of a piece, and before where that is long ago.
+const LONG_AGO: Duration = Duration::from_secs(10);
 /// The longest line of a result that is looked at again.
 const MAX_RESULT: u64 = 1 << 30;
 
@@ -76,7 +78,7 @@ struct Known {
     index: usize,
 }
 
-/// Texts that are scored together, the same ones in every run.
+/// Texts that are scored together, the same ones in every run that was not ended among them.
 struct Chunk {
     /// The line of the first.
     first: usize,
@@ -135,17 +137,19 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Passes over what earlier runs have written in whole chunks; the first that is left.
+    /// Passes over what earlier runs have written; the first texts that are left.
     fn go_on(&mut self) -> Result<Option<Chunk>, Error> {
         let mut bytes = 0;
         let mut kept = self.out.read_back()?;
         let left = loop {
-            let Some(chunk) = self.input.chunk()? else { break None };
-            match kept_bytes(&mut kept, &chunk) {
-                Some(more) => bytes += more,
-                None => break Some(chunk),
+            let Some(mut chunk) = self.input.chunk()? else { break None };
+            let (lines, more) = kept_lines(&mut kept, &chunk);
+            (self.done, bytes) = (self.done + lines, bytes + more);
+            chunk.texts.drain(..lines);
+            chunk.first += lines;
+            if !chunk.texts.is_empty() {
+                break Some(chunk);
             }
-            self.done += chunk.texts.len();
         };
         drop(kept);
         self.out.go_on_at(bytes)?;
@@ -155,25 +159,74 @@ impl Work<'_> {
     /// Scores and writes the rest, from `chunk` on.
     fn rest(&mut self, mut chunk: Option<Chunk>, shared: &Shared) -> Result<(), Error> {
         let bar = progress::bar_of("scoring", shared.quiet);
-        let options = Score::new().cut(self.args.cut).cancel(&self.cancel);
-        while let Some(Chunk { first, texts }) = chunk {
-            let file = &self.input.lines.file;
-            let ids = |(index, text): (usize, &String)| match self.args.cut {
-                true => self.model.tokenizer()?.encode(text),
-                false => ids_of(file, first + index, text, self.model, 0),
-            };
-            let ids: Vec<Vec<u32>> = texts.iter().enumerate().map(ids).collect::<Result<_, _>>()?;
-            let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-            let scored = headwise::block_on(self.model.score_ids(&ids, &options))?;
-            if self.cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
-            self.out.append(&lines_of(first, &scored, self.args.tokens)?)?;
-            self.done += scored.len();
+        while let Some(texts) = chunk {
+            self.score(&texts)?;
             bar(self.input.lines.bytes(), self.input.length);
             chunk = self.input.chunk()?;
         }
         bar(self.input.length, self.input.length);
+        Ok(())
+    }
+
+    /// Scores texts and writes each that is scored, whatever ends it.
+    fn score(&mut self, Chunk { first, texts }: &Chunk) -> Result<(), Error> {
+        let Self { args, model, input, out, cancel, done } = self;
+        let file = &input.lines.file;
+        let ids = |(index, text): (usize, &String)| match args.cut {
+            true => model.tokenizer()?.encode(text),
+            false => ids_of(file, first + index, text, model, 0),
+        };
+        let ids: Vec<Vec<u32>> = texts.iter().enumerate().map(ids).collect::<Result<_, _>>()?;
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let options = Score::new().cut(args.cut).cancel(cancel);
+        let (mut lines, mut taken) = (Lines::new(out, *first, args.tokens), Ok(()));
+        let scored = headwise::block_on(model.score_each(&ids, &options, |scored| {
+            if taken.is_ok() {
+                taken = lines.take(scored);
+            }
+        }));
+        let written = taken.and_then(|()| lines.write());
+        *done += lines.written;
+        written?;
+        scored?;
+        if cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Lines of the result on their way to the file.
+struct Lines<'a> {
+    out: &'a mut GrowingFile,
+    /// With what is known of each token.
+    each: bool,
+    /// The next line's number.
+    index: usize,
+    waiting: Vec<u8>,
+    /// Since when they may be waiting.
+    since: Instant,
+    /// Lines that the file has of these.
+    written: usize,
+    first: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn new(out: &'a mut GrowingFile, first: usize, each: bool) -> Self {
+        Self { out, each, index: first, waiting: Vec::new(), since: Instant::now(), written: 0, first }
+    }
+
+    fn take(&mut self, scored: &Scored) -> Result<(), Error> {
+        let (logprob, perplexity) = (scored.sum(), scored.perplexity());
+        let (index, tokens, each) = (self.index, scored.ids.len(), self.each.then_some(scored));
+        serde_json::to_writer(&mut self.waiting, &Line { index, tokens, logprob, perplexity, each })
+            .map_err(|error| Error::Io { path: "a line of JSON".to_owned(), source: error.into() })?;
+        self.waiting.push(b'\n');
+        self.index += 1;
+        if self.since.elapsed() < LONG_AGO { Ok(()) } else { self.write() }
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
+        self.out.append(&self.waiting)?;
+        self.waiting.clear();
+        (self.written, self.since) = (self.index - self.first, Instant::now());
         Ok(())
     }
 }
@@ -229,33 +282,23 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Bytes of the lines that an earlier run has written for a chunk, where it has written all.
-fn kept_bytes(kept: &mut impl BufRead, chunk: &Chunk) -> Option<u64> {
+/// How many of a chunk's lines an earlier run has written, and their bytes. None where it was ended while it wrote: then they are
+/// scored once more, beside the same ones.
+fn kept_lines(kept: &mut impl BufRead, chunk: &Chunk) -> (usize, u64) {
     let mut bytes = 0;
-    for index in chunk.first..chunk.first + chunk.texts.len() {
-        let mut line = Vec::new();
-        kept.by_ref().take(MAX_RESULT).read_until(b'\n', &mut line).ok()?;
-        let known: Known = serde_json::from_slice(line.strip_suffix(b"\n")?).ok()?;
-        if known.index != index {
-            return None;
+    for (line, index) in (chunk.first..).take(chunk.texts.len()).enumerate() {
+        let mut text = Vec::new();
+        match kept.by_ref().take(MAX_RESULT).read_until(b'\n', &mut text) {
+            Ok(0) => return (line, bytes),
+            Ok(read) => bytes += read as u64,
+            Err(_) => return (0, 0),
         }
-        bytes += line.len() as u64;
+        let known = text.strip_suffix(b"\n").and_then(|text| serde_json::from_slice(text).ok());
+        if known.is_none_or(|known: Known| known.index != index) {
+            return (0, 0);
+        }
     }
-    Some(bytes)
-}
-
-/// The results of texts, from this line on.
-fn lines_of(first: usize, scored: &[Scored], each: bool) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    for (index, scored) in (first..).zip(scored) {
-        let (logprob, perplexity) = (scored.sum(), scored.perplexity());
-        let line =
-            Line { index, tokens: scored.ids.len(), logprob, perplexity, each: each.then_some(scored) };
-        serde_json::to_writer(&mut bytes, &line)
-            .map_err(|error| Error::Io { path: "a line of JSON".to_owned(), source: error.into() })?;
-        bytes.push(b'\n');
-    }
-    Ok(bytes)
+    (chunk.texts.len(), bytes)
 }
 
 /// A hash of a file, which is read twice.

@@ -43,13 +43,18 @@ type Progress<'a> = Box<dyn FnMut(&SelftestRow) + Send + 'a>;
 #[cfg(target_arch = "wasm32")]
 type Progress<'a> = Box<dyn FnMut(&SelftestRow) + 'a>;
 
-/// What to test.
-#[derive(Default)]
+/// What to test. With serde that is its filter; callbacks, and the model of the row `text`, are left out.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+#[serde(default, deny_unknown_fields)]
 pub struct Selftest<'a> {
     filter: Option<String>,
+    #[serde(skip)]
     progress: Option<Progress<'a>>,
     #[cfg(feature = "tokenizer")]
+    #[serde(skip)]
     text: Option<text::Greedy>,
+    #[serde(skip)]
     spoiled: Option<String>,
 }
 

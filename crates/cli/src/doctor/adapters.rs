@@ -3,7 +3,7 @@
 use headwise::{Capabilities, Gpu, GpuOptions, wgpu};
 use serde::Serialize;
 
-use super::super::bytes;
+use super::{super::bytes, machine::BACKEND};
 
 /// An adapter and what came of opening it.
 #[derive(Serialize)]
@@ -22,6 +22,9 @@ pub struct Tried {
     memory_left: Option<u64>,
     /// Why it cannot be used.
     pub refused: Option<String>,
+    /// What has to be set before `--adapter` finds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needs: Option<&'static str>,
 }
 
 /// Those of all backends that were compiled in, OpenGL's included, unless `WGPU_BACKEND` names some.
@@ -44,8 +47,14 @@ pub async fn try_all() -> Vec<Tried> {
             memory_left: opened.as_ref().ok().and_then(Gpu::memory_left),
             capabilities: opened.as_ref().ok().map(|gpu| gpu.capabilities().clone()),
             refused: opened.err(),
+            needs: None,
             name: info.name,
         });
+    }
+    // OpenGL's are looked for where there is nothing else, or where they are asked for.
+    let gl = |tried: &Tried| tried.backend == wgpu::Backend::Gl.to_str();
+    if !all.iter().all(gl) && std::env::var_os(BACKEND).is_none() {
+        all.iter_mut().filter(|tried| gl(tried)).for_each(|tried| tried.needs = Some("WGPU_BACKEND=gl"));
     }
     all
 }
@@ -64,6 +73,7 @@ async fn open(adapter: &wgpu::Adapter) -> Result<Gpu, String> {
 impl Tried {
     pub fn describe(&self) -> String {
         let Self { name, backend, kind, driver, id, .. } = self;
+        let needs = self.needs.map_or(String::new(), |needs| format!("; found with {needs}"));
         let what = match (&self.capabilities, &self.refused) {
             (_, Some(why)) => format!("REFUSED: {}", why.replace('\n', " ")),
             (Some(it), _) => {
@@ -81,6 +91,6 @@ impl Tried {
             }
             (None, None) => String::new(),
         };
-        format!("{name} ({backend}, {kind}, {driver}, {id}): {what}")
+        format!("{name} ({backend}, {kind}, {driver}, {id}): {what}{needs}")
     }
 }

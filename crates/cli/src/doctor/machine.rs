@@ -5,10 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use headwise::internal::{NotePlace, Notes};
+use headwise::{
+    internal::{NotePlace, Notes},
+    wgpu,
+};
 use serde::Serialize;
 
-use super::super::hub;
+use super::super::{
+    args::{KERNELS, kernels_of},
+    hub,
+};
 
 /// The machine's, in bytes; nothing where that is not known.
 #[derive(Serialize)]
@@ -99,13 +105,21 @@ const STARTS: [&str; 11] = [
     "XDG_",
 ];
 /// Others.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 14] = [
     "RUST_LOG",
     "LD_LIBRARY_PATH",
     "NODEVICE_SELECT",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "TRANSFORMERS_OFFLINE",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
 ];
 
 /// By name. Nobody's secrets are shown.
@@ -123,19 +137,54 @@ pub fn variables() -> Vec<Variable> {
     all
 }
 
-/// A value, unless it may be a secret: tokens, and addresses with a password.
+/// A value, unless it may be a secret: tokens, and of addresses who asks.
 fn shown(name: &str, value: &str) -> String {
     let secret = ["TOKEN", "KEY", "SECRET", "PASS", "AUTH"].iter().any(|word| name.contains(word));
-    match secret && name != "HF_TOKEN_PATH" || value.contains('@') {
-        true if value.is_empty() => "set to nothing".to_owned(),
-        true => "set, not shown".to_owned(),
-        false => value.to_owned(),
+    let secret = secret && name != "HF_TOKEN_PATH" || value.contains('@') && value.contains('?');
+    match (value.rsplit_once('@'), value.split_once("://")) {
+        _ if secret && value.is_empty() => "set to nothing".to_owned(),
+        _ if secret => "set, not shown".to_owned(),
+        (Some((_, host)), Some((scheme, _))) => format!("{scheme}://…@{host}"),
+        (Some((_, host)), None) => format!("…@{host}"),
+        (None, _) => value.to_owned(),
+    }
+}
+
+/// The variables whose values mean nothing, each with what is expected.
+pub fn wrong_values() -> Vec<(&'static str, String)> {
+    let wrong = |name: &'static str| {
+        let value = env::var_os(name)?.to_string_lossy().into_owned();
+        let expected = expected(name, &value)?;
+        Some((name, format!("{name}: found {value:?}, expected {expected}")))
+    };
+    [BACKEND, KERNELS, VERIFY].into_iter().filter_map(wrong).collect()
+}
+
+pub const BACKEND: &str = "WGPU_BACKEND";
+const VERIFY: &str = "HEADWISE_VERIFY";
+
+/// What a variable may be, where it is something else.
+fn expected(name: &str, value: &str) -> Option<String> {
+    let one_of = |words: &[&str]| words.contains(&value.to_uppercase().as_str());
+    match name {
+        // Set to nothing it leaves no backend.
+        BACKEND => {
+            let unknown = |word| wgpu::Backends::from_comma_list(word).is_empty();
+            let expected = "vulkan, metal, dx12 or gl, or several with commas, or nothing set";
+            value.split(',').any(unknown).then(|| expected.to_owned())
+        }
+        KERNELS => kernels_of(value).err(),
+        VERIFY => {
+            let known = one_of(&["1", "ON", "YES", "TRUE"]) || one_of(&["", "0", "OFF", "NO", "FALSE"]);
+            (!known).then(|| "1, on, yes or true, else it is off".to_owned())
+        }
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::shown;
+    use super::{expected, shown};
 
     #[test]
     fn secrets_are_not_shown() {
@@ -145,6 +194,26 @@ mod tests {
             assert!(!shown(name, value).contains("abc"), "{name}");
         }
         assert_eq!(shown("WGPU_BACKEND", "vulkan"), "vulkan");
+        for (value, expected) in [
+            ("http://proxy:3128", "http://proxy:3128"),
+            ("http://me:p@ss@proxy:3128", "http://…@proxy:3128"),
+            ("me:pass@proxy:3128", "…@proxy:3128"),
+            ("http://me@proxy/?key=pass", "set, not shown"),
+        ] {
+            assert_eq!(shown("HTTPS_PROXY", value), expected);
+        }
         assert_eq!(shown("HF_TOKEN", ""), "set to nothing");
+    }
+
+    #[test]
+    fn values_that_mean_nothing_are_known() {
+        for (name, right, wrong) in [
+            ("WGPU_BACKEND", &["vulkan", "GL", "vk, dx12"][..], &["bogus", "", "vulkan,bogus"][..]),
+            ("HEADWISE_KERNELS", &["", "auto", "Tuned", "f16"], &["bogus", "f 16"]),
+            ("HEADWISE_VERIFY", &["1", "yes", "0", "", "False"], &["maybe", "2"]),
+        ] {
+            assert!(right.iter().all(|value| expected(name, value).is_none()), "{name}");
+            assert!(wrong.iter().all(|value| expected(name, value).is_some()), "{name}");
+        }
     }
 }

@@ -59,6 +59,39 @@ fn lines_are_answered_as_the_library_answers_them() {
 }
 
 #[test]
+fn a_line_from_a_pipe_that_cannot_be_a_message_is_said_and_the_next_one_answered() {
+    let folder = folder("wrong-lines", PLAY);
+    let args = ["--greedy", "--max-new", "12"];
+    let (_, expected, remarks) = talk(&folder, &args, "Who art thou?\nAnd I?\n");
+    let long = "word ".repeat(300);
+    let lines = [
+        b"Who art thou?\n",
+        long.as_bytes(),
+        b"\n",
+        &vec![b'a'; (1 << 20) + 5],
+        b"\n",
+        b"\xff\n",
+        b"And I?\n",
+    ]
+    .concat();
+    let mut child = start(&folder, &args);
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::spawn(move || stdin.write_all(&lines));
+    let output = child.wait_with_output().unwrap();
+    // Between the two answers three errors, and these as if nothing had been between.
+    assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap()), (Some(1), expected));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let (errors, others): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| line.starts_with("error: "));
+    assert_eq!(others, remarks.lines().collect::<Vec<_>>());
+    let expected =
+        ["conversation: found ", "line of stdin: found more than 1 MiB", "line of stdin: found bytes"];
+    assert_eq!(errors.len(), 3, "{said}");
+    for (error, expected) in errors.iter().zip(expected) {
+        assert!(error.contains(expected), "no {expected:?} in {error}");
+    }
+}
+
+#[test]
 fn answers_end_and_are_chosen_as_the_options_say() {
     let (model, template) = load("options");
     let options =

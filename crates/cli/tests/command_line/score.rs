@@ -258,3 +258,52 @@ fn ctrl_c_keeps_what_is_done_and_says_where() {
     assert_eq!(lines(&out).len(), 600);
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
 }
+
+/// Interrupts runs in the midst of texts that are scored together, more and more of them, until one of the pieces is cut.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_loses_nothing_that_is_scored_among_the_texts_of_a_piece() {
+    let (folder, input, out) = many("score-cut", 120);
+    // Some 70 of these are a piece, and 10 a step.
+    let held_out = all_text(&read_json(&format!("{PROSE}/heldout.json")));
+    let words: Vec<&str> = held_out.split_whitespace().collect();
+    let line = |index: usize| words[index * 11 % (words.len() - 80)..][..80].join(" ");
+    fs::write(&input, (0..120).map(line).collect::<Vec<_>>().join("\n")).unwrap();
+    let args = ["score", "--quiet", text(&input), "--out", text(&out), "--tokens"];
+    stdout(&args);
+    let expected = lines(&out);
+    assert_eq!(expected.len(), 120);
+    fs::remove_file(&out).unwrap();
+
+    let (mut delay, mut pieces, mut cut) = (Duration::from_millis(300), Vec::new(), false);
+    while !cut {
+        let mut child = headwise(&args).spawn().unwrap();
+        let kept = partial(&folder, &mut child);
+        thread::sleep(delay);
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        assert!(!child.wait().unwrap().success(), "done after {delay:?}, {pieces:?} lines");
+        let done = lines(&kept);
+        assert!(done.iter().enumerate().all(|(index, line)| line["index"] == index));
+        // Whole pieces are of 32 KiB: their last line is the first with which there are as many.
+        let texts = fs::read_to_string(&input).unwrap();
+        let mut bytes = 0;
+        for line in texts.lines().take(done.len()) {
+            bytes = if bytes >= 32 << 10 { line.len() } else { bytes + line.len() };
+        }
+        cut = bytes < 32 << 10;
+        pieces.push(done.len());
+        delay *= 2;
+    }
+    assert!(pieces.is_sorted(), "{pieces:?}");
+    stdout(&args);
+    let found = lines(&out);
+    assert_eq!(found.len(), 120);
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!((&found["index"], &found["ids"]), (&expected["index"], &expected["ids"]));
+        let (found, expected) = (numbers(&found["logprobs"]), numbers(&expected["logprobs"]));
+        assert_eq!(found.len(), expected.len());
+        // As close as to the reference.
+        assert!(found.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 2e-4));
+    }
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+}

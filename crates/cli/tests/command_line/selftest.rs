@@ -20,6 +20,20 @@ fn a_selftest_can_change_threads(gpu: &Gpu) {
     is_send(gpu.selftest(Selftest::new().progress(|_| ())));
 }
 
+#[test]
+fn what_a_selftest_tests_may_lie_in_a_settings_file() {
+    let kept = |json: &str| serde_json::from_str::<Selftest<'_>>(json);
+    let written = serde_json::to_string(&Selftest::new().filter("routed_matvec").progress(|_| ())).unwrap();
+    assert_eq!(written, r#"{"filter":"routed_matvec"}"#);
+    for (json, shown) in [
+        (written.as_str(), r#"Selftest { filter: Some("routed_matvec"), .. }"#),
+        ("{}", "Selftest { filter: None, .. }"),
+    ] {
+        assert_eq!(format!("{:?}", kept(json).unwrap()), shown);
+    }
+    assert!(kept(r#"{"filters": "a"}"#).unwrap_err().to_string().contains("unknown field `filters`"));
+}
+
 /// The whole of it, and that each kernel's wrong numbers are found out: a word of what it wrote is changed.
 #[test]
 fn every_kernel_is_right_here_and_is_found_out_where_it_is_not() {
@@ -152,5 +166,45 @@ fn the_doctor_names_adapters_drivers_caches_and_variables_but_no_secret() {
     if cfg!(target_os = "linux") {
         assert!(stdout.contains("names libno_such_driver.so, which is missing"), "{stdout}");
         assert!(stdout.contains("no adapter works"), "{stdout}");
+    }
+}
+
+#[test]
+fn the_doctor_names_values_that_mean_nothing_and_shows_proxies_without_who_asks() {
+    let mut command = headwise(&["doctor"]);
+    command.env("WGPU_BACKEND", "bogus").env("HEADWISE_KERNELS", "fast").env("HEADWISE_VERIFY", "maybe");
+    command.env("HTTPS_PROXY", "http://me:secret@proxy:3128").env("NO_PROXY", "localhost,10.0.0.1");
+    let (code, stdout, stderr) = run(&mut command);
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    for part in [
+        "WGPU_BACKEND: found \"bogus\", expected vulkan, metal, dx12 or gl",
+        "no adapter was looked for",
+        "HEADWISE_KERNELS: found \"fast\", expected auto, plain, tuned",
+        "HEADWISE_VERIFY: found \"maybe\", expected 1, on, yes or true",
+        "http://…@proxy:3128",
+        "localhost,10.0.0.1",
+    ] {
+        assert!(stdout.contains(part), "no {part:?} in {stdout}");
+    }
+    for not in ["secret", "no adapter works", "me:"] {
+        assert!(!stdout.contains(not), "{not:?} in {stdout}");
+    }
+}
+
+/// Each adapter that the doctor finds is one of `headwise adapters`, as it is or with what the doctor says.
+#[test]
+fn the_doctor_says_how_each_adapter_is_found() {
+    let adapters = json(&["doctor", "--json"])["adapters"].as_array().unwrap().clone();
+    for adapter in adapters {
+        let mut command = headwise(&["adapters", "--json"]);
+        if let Some(needs) = adapter["needs"].as_str() {
+            let (name, value) = needs.split_once('=').unwrap();
+            command.env(name, value);
+        }
+        let (code, stdout, stderr) = run(&mut command);
+        assert_eq!(code, 0, "{stderr}");
+        let found: Vec<Value> = serde_json::from_str(&stdout).unwrap();
+        let same = |found: &Value| found["name"] == adapter["name"] && found["backend"] == adapter["backend"];
+        assert!(found.iter().any(same), "{adapter} is not in {stdout}");
     }
 }
