@@ -188,7 +188,8 @@ fn albert_refuses_what_is_another_model() {
 #[test]
 fn a_model_of_attention_alone_has_no_mlp() {
     for (name, experts) in [("copier", 1), ("copier-moa", 8)] {
-        let info = load(&format!("heads/{name}")).info();
+        let model = load(&format!("heads/{name}"));
+        let info = model.info();
         assert_eq!((info.mlp.experts, info.mlp.active, info.mlp.hidden), (0, 0, 0), "{name}");
         assert_eq!(info.attention.experts, experts, "{name}");
     }
