@@ -6,6 +6,7 @@ use headwise_reference as reference;
 mod oracles {
     mod checkpoints;
     mod decoder_families;
+    mod fill_and_fashion;
     mod head_families;
     mod head_mixture;
     mod losses;

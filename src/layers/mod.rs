@@ -21,7 +21,7 @@ mod workspace;
 
 pub use captures::{CapturePart, Captures, query_bytes};
 pub use edits::{Edited, SublayerEdits};
-pub use embedding::{PatchEmbedding, TokenEmbedding};
+pub use embedding::{Factor, PatchEmbedding, TokenEmbedding};
 pub use expert_mlp::{ExpertMlp, ExpertMlpWeights};
 pub use expert_mlp_spec::{ExpertMlpSpec, MlpActivation};
 pub use head_mixture::{HeadMixture, HeadMixtureWeights, OutputBias};
@@ -29,7 +29,7 @@ pub use head_mixture_spec::{HeadMixtureSpec, Heads, KvProjection, PositionEncodi
 pub use kv_cache::{CacheSize, CacheUse, KvCache, LayerCache, angle_bytes};
 pub use norm::Norm;
 pub use norm_spec::{NormPlacement, NormSpec};
-pub use output_head::OutputHead;
+pub use output_head::{OutputHead, Transform};
 pub use pass::{AttentionSite, Hook, Inside, LayerIndex, Pass, Place, Site, Sublayer};
 pub use router::{Router, RouterWeights};
 pub use router_spec::{RouterNet, RouterSpec, Scope};

@@ -55,6 +55,11 @@ impl Norm {
         }
     }
 
+    /// Norms these rows where they are.
+    pub fn record_in_place(&self, recorder: &mut Recorder, rows: &Buffer, count: u32) {
+        self.rows(recorder, NormInput::InPlace, rows, count);
+    }
+
     /// Norms the rows of the residual stream that want logits.
     pub fn record_last(&self, recorder: &mut Recorder, workspace: &Workspace, rows: u32) {
         let input = NormInput::Chosen(&workspace.x, &workspace.logit_rows);

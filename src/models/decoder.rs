@@ -55,10 +55,10 @@ impl Decoder {
     ) -> Description {
         let Self { vocab, context, layers, final_norm, tied, names } = self;
         let stack = StackSpec::new(vec![block; layers as usize], true, final_norm);
-        let input = InputSpec::Tokens { scale: 1.0, sinusoidal_from: None };
+        let input = InputSpec::Tokens { scale: 1.0, sinusoidal_from: None, factor: None };
         let blocks = (0..layers).map(block_names).collect();
         let stack_names = StackNames { blocks, final_norm: names.final_norm };
-        let embedding = InputNames::Tokens(names.embedding.to_owned());
+        let embedding = InputNames::table(names.embedding);
         let head = HeadNames::new(names.head, tied);
         Description {
             family,

@@ -32,10 +32,11 @@ use ends::Ends;
 use llama_layout::LlamaLayout;
 use names::{
     AttentionNames, BlockNames, HeadNames, InputNames, MlpNames, PatchNames, Prefix, RouterNames, StackNames,
-    TransformerNames,
+    TokenNames, TransformNames, TransformerNames,
 };
 use plain_layout::PlainLayout;
 use rope::Rope;
+use spec::TransformSpec;
 pub(crate) use spec::{BlockSpec, InputSpec, RouterPlace, StackSpec, TransformerSpec};
 pub(crate) use transformer::Transformer;
 use transformer::{Input, Layers, Stack};

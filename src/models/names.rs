@@ -69,8 +69,28 @@ impl TransformerNames {
 /// The names of what the residual stream starts with.
 #[derive(Clone, Debug)]
 pub(crate) enum InputNames {
-    Tokens(String),
+    Tokens(Box<TokenNames>),
     Patches(Box<PatchNames>),
+}
+
+impl InputNames {
+    /// A table of token embeddings alone.
+    pub fn table(name: &str) -> Self {
+        Self::Tokens(Box::new(TokenNames { table: name.to_owned(), ..TokenNames::default() }))
+    }
+}
+
+/// The names of what tokens start with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TokenNames {
+    pub table: String,
+    /// Learned positions, and a vector that all tokens get.
+    pub positions: Pieces,
+    pub everywhere: Pieces,
+    /// What brings a narrower table to the width of the residual stream.
+    pub norm: Pieces,
+    pub projection: Pieces,
+    pub bias: Pieces,
 }
 
 /// The names of what an image starts with.
@@ -92,12 +112,27 @@ pub(crate) struct HeadNames {
     pub tied: bool,
     /// Whether it is that table.
     pub shared: bool,
+    pub transform: TransformNames,
+}
+
+/// The names of the layer before an output head, if there is one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TransformNames {
+    pub matrix: Pieces,
+    pub bias: Pieces,
+    pub norm: Pieces,
 }
 
 impl HeadNames {
     /// Without a bias, as the config has it.
     pub fn new(weight: &str, tied: bool) -> Self {
-        Self { weight: weight.to_owned(), bias: Pieces::default(), tied, shared: tied }
+        Self {
+            weight: weight.to_owned(),
+            bias: Pieces::default(),
+            tied,
+            shared: tied,
+            transform: TransformNames::default(),
+        }
     }
 
     /// The tensor of a head of its own, if it is one.

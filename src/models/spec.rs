@@ -5,7 +5,7 @@ use crate::{
     layers::{
         CacheSize, CacheUse, Dimensions, ExpertMlpSpec, HeadMixtureSpec, KvCache, NormSpec, RouterSpec, Scope,
     },
-    ops::{AttentionKernel, CachePrecision, MatrixShape, padded},
+    ops::{Activation, AttentionKernel, CachePrecision, MatrixShape, padded},
 };
 
 /// The sizes of a transformer.
@@ -21,16 +21,28 @@ pub(crate) struct TransformerSpec {
     pub encoder: Option<StackSpec>,
     /// The stack whose output becomes logits.
     pub stack: StackSpec,
+    /// The layer before the output head's matrix, which is as wide as the table.
+    pub transform: Option<TransformSpec>,
+}
+
+/// The layer before an output head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TransformSpec {
+    pub activation: Activation,
+    /// Behind the activation.
+    pub norm: NormSpec,
 }
 
 /// How a residual stream starts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum InputSpec {
-    /// `scale · embedding[id]`, plus the position's vector where there are such.
+    /// `scale · embedding[id]`, plus vectors by position where there are such.
     Tokens {
         scale: f32,
         /// Sinusoidal positions, counted from this number.
         sinusoidal_from: Option<u32>,
+        /// The norm of a table narrower than the residual stream, from which a projection leads there.
+        factor: Option<NormSpec>,
     },
     /// Patches of an image behind a class token, with learned positions.
     Patches {
@@ -169,7 +181,7 @@ impl StackSpec {
 impl TransformerSpec {
     /// One stack, as wide as its last norm.
     pub fn new(outputs: u32, context: u32, input: InputSpec, stack: StackSpec) -> Self {
-        Self { outputs, width: stack.final_norm.width, context, input, encoder: None, stack }
+        Self { outputs, width: stack.final_norm.width, context, input, encoder: None, stack, transform: None }
     }
 
     /// # Errors
@@ -188,7 +200,14 @@ impl TransformerSpec {
 
     /// Of the embedding table and of the output head.
     pub(super) fn table_shape(&self) -> MatrixShape {
-        MatrixShape::dense(self.outputs, self.width)
+        MatrixShape::dense(self.outputs, self.table_width())
+    }
+
+    pub(super) fn table_width(&self) -> u32 {
+        match self.input {
+            InputSpec::Tokens { factor: Some(norm), .. } => norm.width,
+            InputSpec::Tokens { .. } | InputSpec::Patches { .. } => self.width,
+        }
     }
 
     /// Bytes of the table of positions that is computed, not loaded.

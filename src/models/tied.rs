@@ -13,10 +13,11 @@ impl TransformerNames {
     /// Looks for a tied pair in the files, by name. Returns the names of the pair, which may both be there or one.
     pub(super) fn find_tied(&mut self, checkpoint: &Checkpoint) -> Vec<String> {
         let head = &mut self.head;
-        let InputNames::Tokens(table) = &mut self.input else { return Vec::new() };
+        let InputNames::Tokens(input) = &mut self.input else { return Vec::new() };
         if !head.tied {
             return Vec::new();
         }
+        let table = &mut input.table;
         let pair = vec![table.clone(), head.weight.clone()];
         match (checkpoint.tensor(table), checkpoint.tensor(&head.weight)) {
             (Some(_), Some(_)) => head.shared = false,
@@ -33,11 +34,11 @@ impl TransformerNames {
     /// What the checkpoint's reader finds.
     pub(super) async fn join_equal(&mut self, source: &Source, checkpoint: &Checkpoint) -> Result<bool> {
         let Self { input, head, .. } = self;
-        let InputNames::Tokens(table) = input else { return Ok(false) };
+        let InputNames::Tokens(input) = input else { return Ok(false) };
         if head.shared || !head.tied || !source.is_at_hand() {
             return Ok(false);
         }
-        if let (Some(own), Some(table)) = (checkpoint.tensor(&head.weight), checkpoint.tensor(table)) {
+        if let (Some(own), Some(table)) = (checkpoint.tensor(&head.weight), checkpoint.tensor(&input.table)) {
             head.shared = checkpoint.alike(source, own, table).await?;
         }
         Ok(head.shared)

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use super::{
     AttentionNames, Block, BlockNames, BlockSpec, Input, InputNames, InputSpec, Layers, MlpNames, PatchNames,
-    RouterNames, Stack, StackNames, StackSpec, TransformerNames, TransformerSpec,
+    RouterNames, Stack, StackNames, StackSpec, TokenNames, TransformNames, TransformerNames, TransformerSpec,
 };
 use crate::{
     Error, Result,
     layers::{
-        ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, HeadMixture, HeadMixtureSpec, HeadMixtureWeights,
+        ExpertMlp, ExpertMlpSpec, ExpertMlpWeights, Factor, HeadMixture, HeadMixtureSpec, HeadMixtureWeights,
         KvProjection, Norm, NormSpec, OutputBias, OutputHead, PatchEmbedding, PositionEncoding, Router,
-        RouterNet, RouterSpec, RouterWeights, TokenEmbedding,
+        RouterNet, RouterSpec, RouterWeights, TokenEmbedding, Transform,
     },
     ops::{MatrixShape, head_stride},
     weights::{Form, Pieces, Request, Tensors},
@@ -55,8 +55,11 @@ impl TransformerSpec {
                 return Err(Error::bad_file("model", "output head", "no name", "a tensor's name"));
             }
         };
-        let head =
-            OutputHead { matrix, bias: tensors.optional(&names.head.bias, Form::vector(self.outputs))? };
+        let head = OutputHead {
+            matrix,
+            bias: tensors.optional(&names.head.bias, Form::vector(self.outputs))?,
+            transform: self.transform(&names.head.transform, tensors)?,
+        };
         let encoder = match (&self.encoder, &names.encoder) {
             (Some(spec), Some(names)) => Some(stack(spec, names, tensors)?),
             _ => None,
@@ -67,12 +70,17 @@ impl TransformerSpec {
     /// What the residual stream starts with.
     fn input<T: Tensors>(&self, names: &InputNames, tensors: &mut T) -> Result<Input<T::Matrix, T::Rows>> {
         match (names, self.input) {
-            (InputNames::Tokens(name), InputSpec::Tokens { scale, sinusoidal_from }) => {
-                let table = Request::matrix(&name.clone().into(), self.table_shape()).unquantized();
+            (InputNames::Tokens(names), InputSpec::Tokens { scale, sinusoidal_from, factor }) => {
+                let table = Request::matrix(&names.table.clone().into(), self.table_shape()).unquantized();
                 let table = Arc::new(tensors.matrix(table)?);
-                let positions =
+                let computed =
                     sinusoidal_from.map(|first| tensors.sinusoids(self.context, self.width, first));
-                Ok(Input::Tokens(TokenEmbedding { table, scale, positions }))
+                let rows = |rows| Form::Rows { rows, width: self.table_width(), transposed: false };
+                let learned = tensors.optional(&names.positions, rows(self.context))?;
+                let everywhere = tensors.optional(&names.everywhere, rows(1))?;
+                let added = computed.into_iter().chain(learned).chain(everywhere).collect();
+                let factor = factor.map(|norm| self.factor(norm, names, tensors)).transpose()?;
+                Ok(Input::Tokens(TokenEmbedding { table, scale, added, factor }))
             }
             (InputNames::Patches(names), InputSpec::Patches { values, count }) => {
                 let PatchNames { projection, bias, class_token, positions } = &**names;
@@ -90,6 +98,37 @@ impl TransformerSpec {
                 Err(Error::bad_file("model", "input", format!("{spec:?} and other names"), expected))
             }
         }
+    }
+
+    /// From the table's width to the residual stream's.
+    fn factor<T: Tensors>(
+        &self,
+        spec: NormSpec,
+        names: &TokenNames,
+        tensors: &mut T,
+    ) -> Result<Factor<T::Matrix, T::Rows>> {
+        let shape = MatrixShape::dense(self.width, spec.width);
+        Ok(Factor {
+            norm: norm(spec, &names.norm, tensors)?,
+            projection: tensors.matrix(Request::matrix(&names.projection, shape).unquantized())?,
+            bias: tensors.optional(&names.bias, Form::vector(self.width))?,
+        })
+    }
+
+    /// The layer before the output head.
+    fn transform<T: Tensors>(
+        &self,
+        names: &TransformNames,
+        tensors: &mut T,
+    ) -> Result<Option<Transform<T::Matrix, T::Rows>>> {
+        let Some(spec) = self.transform else { return Ok(None) };
+        let shape = MatrixShape::dense(spec.norm.width, self.width);
+        Ok(Some(Transform {
+            matrix: tensors.matrix(Request::matrix(&names.matrix, shape))?,
+            bias: tensors.optional(&names.bias, Form::vector(spec.norm.width))?,
+            activation: spec.activation,
+            norm: norm(spec.norm, &names.norm, tensors)?,
+        }))
     }
 }
 

@@ -93,7 +93,7 @@ impl Form {
 }
 
 /// Something that a model wants from the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub pieces: Vec<Piece>,
     pub form: Form,

@@ -45,7 +45,11 @@ impl Tensors for Vec<Request> {
     type Rows = ();
 
     fn matrix(&mut self, request: Request) -> Result<()> {
-        self.push(request.whole()?);
+        let request = request.whole()?;
+        // Layers may share what they want.
+        if !self.contains(&request) {
+            self.push(request);
+        }
         Ok(())
     }
 

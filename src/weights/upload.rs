@@ -35,6 +35,9 @@ impl Tensors for Upload<'_> {
     type Rows = Buffer;
 
     fn matrix(&mut self, request: Request) -> Result<Matrix> {
+        if let Some(Place::Matrix(same)) = self.shared(&request) {
+            return Ok(same.clone());
+        }
         let (shape, stored) = (request.shape()?, request.precision(self.precision));
         let matrix = Matrix::new(self.gpu, &request.key(), shape, stored)?;
         self.wanted.push((request, Place::Matrix(matrix.clone())));
@@ -54,6 +57,9 @@ impl Tensors for Upload<'_> {
     }
 
     fn rows(&mut self, request: Request) -> Result<Buffer> {
+        if let Some(Place::Rows(same)) = self.shared(&request) {
+            return Ok(same.clone());
+        }
         let buffer = Buffer::new(self.gpu, &request.key(), request.form.bytes(self.precision));
         self.wanted.push((request, Place::Rows(buffer.clone())));
         Ok(buffer)
@@ -68,6 +74,11 @@ impl<'a> Upload<'a> {
     /// Nothing yet.
     pub fn new(gpu: &'a Gpu, checkpoint: &'a Checkpoint, precision: Precision) -> Self {
         Self { gpu, checkpoint, precision, wanted: Vec::new() }
+    }
+
+    /// What another layer has asked for that shares its weights.
+    fn shared(&self, request: &Request) -> Option<&Place> {
+        self.wanted.iter().find(|(other, _)| other == request).map(|(_, place)| place)
     }
 
     /// Streams the tensors to the GPU, and puts what tells their values from others' into `fingerprint`.

@@ -14,7 +14,9 @@ fn the_masked_model_agrees_and_so_do_its_routes() {
     for sentence in 0..3 {
         let expected = |part: &str| &reference[&format!("{sentence}.{part}")];
         let output = model.fill(&ids(expected("ids")));
-        let difference = max_difference(&output.logits, expected("logits"));
+        // Of every eighth token.
+        let logits: Vec<f64> = output.logits.into_iter().step_by(8).collect();
+        let difference = max_difference(&logits, expected("logits"));
         assert!(difference <= 1e-4, "sentence {sentence}: logits differ by {difference:e}");
         let (experts, gates) = (ids(expected("routes")), expected("gates"));
         for (layer, routes) in output.routes.iter().enumerate() {

@@ -75,7 +75,7 @@ def main():
     torch.manual_seed(a.seed)
     T.os.makedirs(a.out, exist_ok=True)
     log, data = T.Log(f"{a.out}/log.txt"), batches(a.seed)
-    routed = dict(experts=a.experts, active=2, heads=1, dim=32) if a.experts > 1 else {}
+    routed = dict(experts=a.experts, active=2, heads=2) if a.experts > 1 else {}
     model = Decoder(Shape(vocab=48, layers=2, context=CONTEXT, **routed))
     T.train(model, lambda: T.next_token_loss(model, next(data)), log, a.steps)
     T.write_model(a.out, model, model.shape.config(bos_token_id=0, eos_token_id=None))

@@ -53,11 +53,12 @@ class Norm(nn.Module):
 
 
 class Experts(nn.Module):
-    """[experts, outputs, inputs]"""
+    """[experts, outputs, inputs]. They start equal, as upcycled ones do: apart from the start they learn to copy much later."""
 
     def __init__(self, experts, outputs, inputs):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(experts, outputs, inputs) * inputs ** -0.5)
+        bound = max(outputs, inputs) ** -0.5
+        self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound).repeat(experts, 1, 1))
 
 
 class Router(nn.Module):

@@ -34,8 +34,8 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Describe> {
     let context = fields.wide(&["max_positions"])?;
     let first = fields.optional_count(&["position_offset"], MOST_WIDE)?.unwrap_or(0) as u32;
     let scale = if fields.flag("scale_embedding")?.unwrap_or(false) { (width as f32).sqrt() } else { 1.0 };
-    let input = InputSpec::Tokens { scale, sinusoidal_from: Some(first) };
-    let embedding = InputNames::Tokens("embed_tokens.weight".to_owned());
+    let input = InputSpec::Tokens { scale, sinusoidal_from: Some(first), factor: None };
+    let embedding = InputNames::table("embed_tokens.weight");
     let head = HeadNames::new("lm_head.weight", true);
 
     let block = block(fields, width)?;

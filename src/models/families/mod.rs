@@ -1,5 +1,6 @@
 //! The families, each a file that reads a `config.json` and says what the model is and where its tensors are.
 
+mod albert;
 mod bam;
 mod jetmoe;
 mod llama;
@@ -17,6 +18,7 @@ type Read = fn(&Fields<'_>) -> Result<Describe>;
 
 /// The families by their `model_type`.
 pub(super) const FAMILIES: &[(&str, Read)] = &[
+    ("albert", albert::read),
     ("jetmoe", jetmoe::read),
     ("llama", llama::read),
     ("moa", moa::read),

@@ -130,9 +130,9 @@ fn description(apart: bool) -> Description {
         },
     ];
     let stack = StackSpec::new(blocks, true, norm);
-    let input = InputSpec::Tokens { scale: 1.0, sinusoidal_from: None };
+    let input = InputSpec::Tokens { scale: 1.0, sinusoidal_from: None, factor: None };
     let stack_names = StackNames { blocks: block_names, final_norm: Prefix::default().weight("norm") };
-    let embedding = InputNames::Tokens("table.weight".to_owned());
+    let embedding = InputNames::table("table.weight");
     let head = HeadNames::new("head.weight", true);
     Description {
         family: "test",
