@@ -1,10 +1,10 @@
 //! Which heads fetch what the model writes next.
 //!
-//! A head copies a token where its largest weight is on a token that is the next one.
+//! A head copies a token where its largest weight is on a token that is the next one; one that does not choose it copies nothing.
 //!
 //! ```text
-//! copied(h) = copied tokens of the answer / tokens of the answer that chose h            (AttentionInfluence, arXiv 2505.07293)
-//! needle(h) = copied tokens, from within the needle / length of the needle               (Retrieval Head, arXiv 2404.15574)
+//! copied(h) = copied tokens of the answer / tokens of the answer                (AttentionInfluence, arXiv 2505.07293)
+//! needle(h) = copied tokens, from within the needle / length of the needle      (Retrieval Head, arXiv 2404.15574)
 //! ```
 
 use std::{collections::BTreeMap, ops::Range};
@@ -130,23 +130,20 @@ pub async fn retrieval(model: &Model, samples: &[Sample], definition: Definition
         let capture = "L*H*:rows".parse::<crate::probes::Capture>()?.positions(asked);
         let observe = Observe::new().capture(capture).budget(u64::MAX);
         let trace = model.trace(&[ids], &observe).await?;
-        let mut counts: BTreeMap<Address, [u32; 2]> =
-            heads_of(trace.of(What::Rows)).into_iter().map(|at| (at, [0; 2])).collect();
+        let mut counts: BTreeMap<Address, u32> =
+            heads_of(trace.of(What::Rows)).into_iter().map(|at| (at, 0)).collect();
         for row in head_rows(&trace) {
             // The column of the largest weight's position.
             let from = row.columns[4] as usize;
             let copies = needle.contains(&from) && ids[from] == ids[row.position as usize + 1];
-            let [copied, used] = counts.entry(row.at).or_default();
-            *copied += u32::from(copies);
-            *used += 1;
+            *counts.entry(row.at).or_default() += u32::from(copies);
         }
-        for (at, [copied, used]) in counts {
-            let of = match definition {
-                Definition::Copied => f64::from(used),
-                Definition::Needle => needle.len() as f64,
-            };
-            let score = if of == 0.0 { 0.0 } else { f64::from(copied) / of };
-            heads.entry(at).or_default().push(score);
+        let of = match definition {
+            Definition::Copied => answer.len(),
+            Definition::Needle => needle.len(),
+        };
+        for (at, copied) in counts {
+            heads.entry(at).or_default().push(f64::from(copied) / of as f64);
         }
     }
     let heads = heads.into_iter().map(|(at, scores)| HeadRetrieval { at, scores });

@@ -47,8 +47,8 @@ fn of_head(reference: &Value, at: Address, what: &str) -> f64 {
     reference["heads"][at.to_string()][what].as_f64().unwrap_or_else(|| panic!("{at}: no {what}"))
 }
 
-/// What every copier has to show; `name` is a folder of `models/heads`.
-fn copies(name: &str) {
+/// What every copier has to show: `name` is a folder of `models/heads`, `count` how many heads surely copy.
+fn copies(name: &str, count: usize) {
     let (model, reference) = (model(name), reference(name));
     let documents = documents(name, &model);
     let again: Vec<(&Document, usize)> = documents.iter().filter_map(|one| Some((one, one.block?))).collect();
@@ -110,7 +110,7 @@ fn copies(name: &str) {
     let mut by_induction: Vec<_> = found.iter().collect();
     by_induction.sort_by(|a, b| b.induction.total_cmp(&a.induction));
     let top = |ranked: &mut dyn Iterator<Item = Address>| {
-        let mut top: Vec<Address> = ranked.take(3).collect();
+        let mut top: Vec<Address> = ranked.take(count).collect();
         top.sort();
         top
     };
@@ -123,7 +123,7 @@ fn copies(name: &str) {
 
 #[test]
 fn a_copier_has_heads_that_copy() {
-    copies("copier");
+    copies("copier", 3);
     let model = model("copier");
     let reference = reference("copier");
     let documents = documents("copier", &model);
@@ -196,6 +196,11 @@ fn a_copier_has_heads_that_copy() {
     assert_eq!(rounds[0].added, [first]);
     assert_eq!(rounds[1].added, [best(&[first])]);
     assert!((rounds[1].objective - loss(&edits(&[first, rounds[1].added[0]]))).abs() < 1e-9);
+}
+
+#[test]
+fn a_copier_with_routed_heads_has_heads_that_copy() {
+    copies("copier-moa", 2);
 }
 
 #[test]
