@@ -4,35 +4,24 @@ use std::{collections::HashMap, ops::Range};
 
 use crate::{
     gpu::{Buffer, Gpu, Recorder},
-    layers::{AttentionSite, Hook, Inside, LayerIndex, Place, Site, Sublayer},
-    ops::{
-        Asked, AttentionRows, Copy, GatherHeads, HeadLayout, HeadRows, MassOf, Masses, NewKeys, Queries,
-        RowStatistics, padded,
-    },
+    layers::{AttentionSite, Hook, Inside, LayerIndex, Place, Site, SitePart, Sublayer, stored},
+    ops::{Asked, AttentionRows, Copy, GatherHeads, HeadLayout, MassOf, Masses, Queries, RowStatistics},
 };
 
-/// What of a sublayer.
+/// What of a sublayer is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CapturePart {
-    /// Queries of asked heads, as projected.
-    Queries,
-    /// Keys, and values, of asked key/value heads, as projected.
-    Keys,
-    Values,
-    /// What asked heads put out.
-    Outputs,
+pub enum Captured {
+    /// What stands there.
+    Part(SitePart),
     /// How asked heads weigh their keys.
     Pattern,
     /// What these rows come to.
     Statistics,
-    /// The residual stream before the sublayer, and behind it.
-    Before,
-    After,
 }
 
 /// One capture of one sublayer.
 pub struct SublayerCapture {
-    pub part: CapturePart,
+    pub what: Captured,
     /// Which of the lists of what is asked for.
     pub asked: usize,
     /// Floats of a head as they are recorded; of a pattern those of the step.
@@ -79,12 +68,12 @@ impl Captures {
         &mut self,
         gpu: &Gpu,
         at: (LayerIndex, Sublayer),
-        part: CapturePart,
+        what: Captured,
         asked: usize,
         stride: u32,
     ) -> usize {
         let own = self.sublayers.entry(at).or_default();
-        own.push(SublayerCapture { part, asked, stride, out: Buffer::new(gpu, "captures", 0) });
+        own.push(SublayerCapture { what, asked, stride, out: Buffer::new(gpu, "captures", 0) });
         own.len() - 1
     }
 
@@ -107,13 +96,13 @@ impl Captures {
         for capture in self.sublayers.values_mut().flatten() {
             let asked = &self.asked[capture.asked].0;
             let heads = u64::from(asked.tokens()) * u64::from(asked.heads());
-            match capture.part {
-                CapturePart::Pattern => {
+            match capture.what {
+                Captured::Pattern => {
                     capture.stride = row;
                     numbers = numbers.max(8 * heads);
                     turned = queries;
                 }
-                CapturePart::Statistics => {
+                Captured::Statistics => {
                     let all = 4 * heads * u64::from(row);
                     rows = all.min(ROW_BYTES.max(4 * u64::from(asked.heads()) * u64::from(row))).max(rows);
                     turned = queries;
@@ -146,9 +135,7 @@ fn grow(gpu: &Gpu, buffer: &mut Buffer, bytes: u64) {
 impl Hook for Captures {
     fn reach(&mut self, recorder: &mut Recorder, site: &Site<'_>) {
         let Some(own) = self.sublayers.get(&(site.layer, site.sublayer)) else { return };
-        let weighs = |capture: &SublayerCapture| {
-            matches!(capture.part, CapturePart::Pattern | CapturePart::Statistics)
-        };
+        let weighs = |capture: &SublayerCapture| !matches!(capture.what, Captured::Part(_));
         if let (Place::Queries, Inside::Attention(attention)) = (site.place, site.inside)
             && own.iter().any(weighs)
         {
@@ -158,12 +145,17 @@ impl Hook for Captures {
         }
         for capture in own {
             let (asked, masses) = &self.asked[capture.asked];
-            if let Some(src) = stored(site, capture) {
-                GatherHeads { src, asked, tokens: site.step.tokens, out: &capture.out }.record(recorder);
-            } else if let (true, Place::Attended, Inside::Attention(attention)) =
-                (weighs(capture), site.place, site.inside)
-            {
-                self.weigh(recorder, site, &attention, capture, asked, masses);
+            match (capture.what, site.place, site.inside) {
+                (Captured::Part(part), ..) => {
+                    let (tokens, out) = (site.step.tokens, &capture.out);
+                    if let Some(src) = stored(site, part) {
+                        GatherHeads { src, asked, tokens, out }.record(recorder);
+                    }
+                }
+                (_, Place::Attended, Inside::Attention(attention)) => {
+                    self.weigh(recorder, site, &attention, capture, asked, masses);
+                }
+                _ => {}
             }
         }
     }
@@ -182,7 +174,7 @@ impl Captures {
     ) {
         let AttentionSite { heads, kernel, positions, spans, cache, routes, .. } = *attention;
         let row = self.row;
-        let keeps = capture.part == CapturePart::Pattern;
+        let keeps = capture.what == Captured::Pattern;
         let (rows, statistics, columns) = match keeps {
             true => (&capture.out, &self.numbers, 2),
             false => (&self.rows, &capture.out, capture.stride),
@@ -221,52 +213,4 @@ impl Captures {
 pub fn query_bytes(heads: &HeadLayout, tokens: u32) -> u64 {
     let slots = if let Queries::Dense { .. } = heads.queries { 1 } else { heads.slots };
     4 * u64::from(tokens) * u64::from(slots) * u64::from(heads.q_row())
-}
-
-/// Where a part stands at a place, if it stands there.
-fn stored<'a>(site: &Site<'a>, capture: &SublayerCapture) -> Option<HeadRows<'a>> {
-    let workspace = site.workspace;
-    let whole = HeadRows {
-        rows: &workspace.x,
-        row: capture.stride,
-        first: 0,
-        slots: 1,
-        heads: 1,
-        stride: capture.stride,
-        routes: None,
-    };
-    match (site.place, capture.part) {
-        (Place::Queries, CapturePart::Before) | (Place::Output, CapturePart::After) => return Some(whole),
-        _ => {}
-    }
-    let Inside::Attention(AttentionSite { heads, new, routes, .. }) = site.inside else { return None };
-    let HeadLayout { slots, heads: each, kv_heads, .. } = heads;
-    let [keys, values] = heads.kv_widths();
-    match (site.place, capture.part) {
-        (Place::Queries, CapturePart::Queries) => {
-            let (slots, each, routes) = match heads.queries {
-                Queries::Dense { experts } => (1, experts * each, None),
-                Queries::BySlot | Queries::ByExpert => (slots, each, routes),
-            };
-            let (rows, row, stride) = (&workspace.q, heads.q_row(), heads.key_stride());
-            Some(HeadRows { rows, row, slots, heads: each, stride, routes, ..whole })
-        }
-        (Place::Queries, part @ (CapturePart::Keys | CapturePart::Values)) => {
-            let of_keys = part == CapturePart::Keys;
-            let (rows, row, first) = match new {
-                NewKeys::None => return None,
-                NewKeys::Projected(kv) => (kv, padded(keys + values), if of_keys { 0 } else { keys }),
-                NewKeys::Same(both) => (both, padded(keys), 0),
-                NewKeys::Apart { keys: rows, .. } if of_keys => (rows, padded(keys), 0),
-                NewKeys::Apart { values: rows, .. } => (rows, padded(values), 0),
-            };
-            let stride = if of_keys { heads.key_stride() } else { heads.value_stride() };
-            Some(HeadRows { rows, row, first, heads: kv_heads, stride, ..whole })
-        }
-        (Place::Attended, CapturePart::Outputs) => {
-            let (rows, row, stride) = (&workspace.attended, heads.out_row(), heads.value_stride());
-            Some(HeadRows { rows, row, slots, heads: each, stride, routes, ..whole })
-        }
-        _ => None,
-    }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::{
     gpu::{Buffer, Gpu, Recorder},
-    layers::{AttentionSite, Hook, Inside, LayerIndex, Place, Site, Sublayer},
-    ops::{BlendHeads, EditHeads, EditPlan, EditRoutes, HeadLayout, padded},
+    layers::{AttentionSite, Hook, Inside, LayerIndex, Place, Site, SitePart, Sublayer, stored},
+    ops::{BlendHeads, EditHeads, EditPlan, EditRoutes},
 };
 
 /// The edits of one sublayer.
@@ -15,8 +15,8 @@ pub struct SublayerEdits {
     pub routes: Option<EditPlan>,
     /// What its heads' outputs are blended with.
     pub blends: Option<EditPlan>,
-    /// Of its heads' outputs, blended or not, or of the inside of its MLP experts.
-    pub heads: Option<EditPlan>,
+    /// Of what stands there: of its heads' outputs behind the blends.
+    pub parts: Vec<(SitePart, EditPlan)>,
 }
 
 /// The edits of a model's sublayers.
@@ -38,48 +38,27 @@ impl Hook for Edited {
     fn reach(&mut self, recorder: &mut Recorder, site: &Site<'_>) {
         let Some(edits) = self.sublayers.get(&(site.layer, site.sublayer)) else { return };
         let (applied, spans, tokens) = (&self.applied, &site.workspace.spans, site.step.tokens);
-        match site.place {
-            Place::Routes => {
+        match (site.place, site.inside) {
+            (Place::Routes, _) => {
                 if let (Some(plan), Some(routes), Some(choice)) =
                     (&edits.routes, site.rows.routes(), site.choice)
                 {
                     EditRoutes { plan, applied, spans, routes, choice, tokens }.record(recorder);
                 }
             }
-            Place::Attended => {
-                let Inside::Attention(AttentionSite { heads, spans: seen, cache, routes, .. }) = site.inside
-                else {
-                    return;
-                };
-                let rows = &site.workspace.attended;
+            (Place::Attended, Inside::Attention(attention)) => {
+                let AttentionSite { heads, spans, cache, routes, .. } = attention;
                 if let Some(plan) = &edits.blends {
-                    BlendHeads { plan, applied, heads, spans: seen, routes, cache, out: rows, tokens }
-                        .record(recorder);
-                }
-                if let Some(plan) = &edits.heads {
-                    let HeadLayout { slots, heads: each, .. } = heads;
-                    let stride = heads.value_stride();
-                    EditHeads { plan, applied, spans, routes, rows, tokens, slots, heads: each, stride }
-                        .record(recorder);
+                    let out = &site.workspace.attended;
+                    BlendHeads { plan, applied, heads, spans, routes, cache, out, tokens }.record(recorder);
                 }
             }
-            Place::Hidden => {
-                if let (Some(plan), Inside::Mlp { hidden }) = (&edits.heads, site.inside) {
-                    EditHeads {
-                        plan,
-                        applied,
-                        spans,
-                        routes: site.rows.routes(),
-                        rows: &site.workspace.hidden,
-                        tokens,
-                        slots: site.rows.assignments() / tokens.max(1),
-                        heads: 1,
-                        stride: padded(hidden),
-                    }
-                    .record(recorder);
-                }
+            _ => {}
+        }
+        for (part, plan) in &edits.parts {
+            if let Some(rows) = stored(site, *part) {
+                EditHeads { plan, applied, spans, rows, tokens }.record(recorder);
             }
-            Place::Queries | Place::Output => {}
         }
     }
 }

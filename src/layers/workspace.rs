@@ -73,6 +73,8 @@ const MOST_WORKGROUPS: u64 = 65_535;
 
 /// The buffers a step works in. Shapes are the largest; a step uses the front of each.
 pub struct Workspace {
+    /// Channels of the residual stream.
+    pub width: u32,
     /// `[tokens]` u32: input ids of a prompt
     pub ids: Buffer,
     /// `[tokens, patch]` f32: an image's patches
@@ -293,6 +295,7 @@ impl Workspace {
             .map(|(assignments, experts)| GroupBuffers::new(gpu, assignments, experts, least_tile_rows(gpu)));
         // Fields are evaluated in the order in which they stand here, which is that of `buffers`.
         Self {
+            width: dimensions.width,
             ids: next(),
             patches: next(),
             spans: next(),

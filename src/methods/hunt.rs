@@ -75,7 +75,7 @@ impl Hunt {
         for _ in 0..self.rounds {
             let mut scored = Vec::new();
             for &at in &left {
-                scored.push((objective(&edits.clone().with(Edit::new(at, self.change))).await?, at));
+                scored.push((objective(&edits.clone().with(Edit::new(at, self.change.clone()))).await?, at));
             }
             scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             scored.truncate(self.each);
@@ -83,7 +83,7 @@ impl Hunt {
                 scored.retain(|(score, _)| *score >= best);
             }
             let added: Vec<Address> = scored.iter().map(|(_, at)| *at).collect();
-            edits.extend(added.iter().map(|&at| Edit::new(at, self.change)));
+            edits.extend(added.iter().map(|&at| Edit::new(at, self.change.clone())));
             left.retain(|at| !added.contains(at));
             best = match scored.as_slice() {
                 [] => best,

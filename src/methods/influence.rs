@@ -38,7 +38,7 @@ pub async fn influence(
     texts: &[&[u32]],
     options: &Score,
 ) -> Result<Vec<Option<Influence>>> {
-    let masked = with_edits(model, heads.iter().map(|&at| Edit::new(at, change)))?;
+    let masked = with_edits(model, heads.iter().map(|&at| Edit::new(at, change.clone())))?;
     let plain = model.score_ids(texts, options).await?;
     let masked = masked.score_ids(texts, options).await?;
     let loss = |scored: &crate::Scored| scored.perplexity().map(f64::ln);

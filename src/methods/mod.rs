@@ -7,8 +7,10 @@ mod hunt;
 mod importance;
 mod indicators;
 mod influence;
+mod patch;
 mod patterns;
 mod retrieval;
+mod task;
 
 pub use difference::{ExpertDifference, expert_difference};
 pub use divergence::{HeadDivergence, divergence};
@@ -16,8 +18,10 @@ pub use hunt::{Hunt, HuntRound};
 pub use importance::{HeadImportance, importance};
 pub use indicators::{HeadIndicators, indicators};
 pub use influence::{Influence, influence};
+pub use patch::{HeadEffect, Pair, Path, patch, patched};
 pub use patterns::{HeadPatterns, patterns, repeated};
 pub use retrieval::{Definition, HeadRetrieval, Retrieval, Sample, retrieval};
+pub use task::{Question, TaskHead, TaskVector};
 
 use crate::{
     Model, Result,

@@ -1,5 +1,11 @@
 //! The edits of one sublayer as the kernels read them, the twin of `shaders/shared/edits.wgsl`.
 
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::head_stride;
 use crate::gpu::{Buffer, Gpu};
 
 /// What happens to a head or an expert; what the numbers mean stands in the shaders.
@@ -12,6 +18,8 @@ pub enum EditKind {
     Bias,
     Identity,
     Uniform,
+    Mix,
+    Add,
 }
 
 /// At which positions.
@@ -32,33 +40,70 @@ pub struct PlannedEdit {
     pub positions: EditPositions,
     /// Where it is counted, among all edits of a session.
     pub number: u32,
+    /// What is mixed in or added: one vector, or one for each position of a range; the same for all units of an edit. None where
+    /// nothing is.
+    pub vectors: Arc<[Vec<f32>]>,
 }
 
 /// The edits of a sublayer's heads, or of its experts, on the GPU.
 pub struct EditPlan {
     pub(super) words: Buffer,
+    pub(super) vectors: Buffer,
 }
 
 impl EditPlan {
     /// Edits of one unit are made in the order in which they come here.
     pub fn new(gpu: &Gpu, units: u32, edits: &[PlannedEdit]) -> Self {
-        Self { words: Buffer::with_data(gpu, "edits", &words(units, edits)) }
+        let vectors = vectors(edits);
+        let words = words(units, edits, &vectors.starts);
+        let [words, vectors] =
+            [bytemuck::cast_slice(&words), bytemuck::cast_slice::<f32, u8>(&vectors.floats)]
+                .map(|bytes: &[u8]| Buffer::with_data(gpu, "edits", bytes));
+        Self { words, vectors }
     }
 
-    /// Bytes it takes.
-    pub fn bytes(units: u32, edits: &[PlannedEdit]) -> u64 {
+    /// Bytes of its largest buffer, and of all.
+    pub fn bytes(units: u32, edits: &[PlannedEdit]) -> [u64; 2] {
         let lists = edits.iter().map(|edit| match &edit.positions {
             EditPositions::List(list) => list.len(),
             EditPositions::All | EditPositions::Range(..) => 0,
         });
-        4 * (u64::from(units) + 2 + (RECORD * edits.len() + lists.sum::<usize>()) as u64)
+        let words = 4 * (u64::from(units) + 2 + (RECORD * edits.len() + lists.sum::<usize>()) as u64);
+        let mut known = HashSet::new();
+        let own = edits.iter().filter(|edit| known.insert(edit.number)).flat_map(|edit| edit.vectors.iter());
+        let vectors = own.map(|vector| 4 * u64::from(head_stride(vector.len() as u32))).sum::<u64>();
+        [words.max(vectors), words + vectors]
     }
 }
 
-/// Words of a record.
-const RECORD: usize = 5;
+/// The vectors of a plan, each padded as heads are, and the quad where those of an edit start, by its number.
+struct PackedVectors {
+    floats: Vec<f32>,
+    starts: HashMap<u32, u32>,
+}
 
-fn words(units: u32, edits: &[PlannedEdit]) -> Vec<u32> {
+fn vectors(edits: &[PlannedEdit]) -> PackedVectors {
+    let (mut floats, mut starts) = (Vec::new(), HashMap::new());
+    for edit in edits.iter().filter(|edit| !edit.vectors.is_empty()) {
+        starts.entry(edit.number).or_insert_with(|| {
+            let start = floats.len() as u32 / 4;
+            for vector in edit.vectors.iter() {
+                floats.extend_from_slice(vector);
+                floats.resize(floats.len().next_multiple_of(4), 0.0);
+            }
+            start
+        });
+    }
+    PackedVectors { floats, starts }
+}
+
+/// Words of a record.
+const RECORD: usize = 6;
+
+/// Marks a vector for each position.
+const EACH: u32 = 1 << 16;
+
+fn words(units: u32, edits: &[PlannedEdit], vectors: &HashMap<u32, u32>) -> Vec<u32> {
     let mut edits: Vec<&PlannedEdit> = edits.iter().collect();
     // Stable: in their order within a unit.
     edits.sort_by_key(|edit| edit.unit);
@@ -81,7 +126,10 @@ fn words(units: u32, edits: &[PlannedEdit]) -> Vec<u32> {
                 (2, first, first + list.len() as u32)
             }
         };
-        records.extend([edit.kind as u32 | place << 8, first, end, edit.value.to_bits(), edit.number]);
+        let each = if edit.vectors.len() > 1 { EACH } else { 0 };
+        let vector = vectors.get(&edit.number).copied().unwrap_or(0);
+        let what = edit.kind as u32 | place << 8 | each;
+        records.extend([what, first, end, edit.value.to_bits(), edit.number, vector]);
     }
     [starts, records, lists].concat()
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{Address, Positions, Unit};
+use super::{Address, Positions, Unit, What};
 use crate::{Error, Result, weights::quote};
 
 /// What is changed in a run: a list of [`Edit`]s, in the order in which those of one head are made.
@@ -25,13 +25,18 @@ pub struct Edits {
     edits: Vec<Edit>,
 }
 
-/// One change of some heads or experts. In short `ADDRESS[@POSITIONS]:CHANGE`: `L1H2:scale=0.5`, `L3A5:off`, `L0H1@4..8:scale=0`.
+/// One change of some heads, experts or layers. In short `ADDRESS[@POSITIONS]:[WHAT.]CHANGE`: `L1H2:scale=0.5`, `L3A5:off`,
+/// `L0H1@4..8:scale=0`, `L1H*:k.scale=0`, `L3:resid-post.scale=0.5`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Edit {
     /// Of what.
     pub at: Address,
+    /// Of heads what they put out (`z`) unless it is [`What::Q`], [`What::K`] or [`What::V`] (of key/value heads, which `H` counts
+    /// then); of layers [`What::ResidMid`] or [`What::ResidPost`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<What>,
     /// To what.
     pub change: Change,
     /// At which tokens.
@@ -39,8 +44,19 @@ pub struct Edit {
     pub positions: Positions,
 }
 
+/// What is mixed in or added.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Vectors {
+    /// The same at all positions, as long as what is changed: a head's channels, or a layer's.
+    One(Vec<f32>),
+    /// One for each position of the edit's range, from its first on.
+    Each(Vec<Vec<f32>>),
+}
+
 /// What happens to a head or an expert.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Change {
@@ -64,6 +80,20 @@ pub enum Change {
     Forced,
     /// Of an expert: added to its score before the choice.
     Bias(f32),
+    /// Of a head or a layer: mixes a vector in, `z ← (1 − a) · z + a · v` (SITE, arXiv 2507.20906); with 1 it replaces (path patching).
+    Mix {
+        /// a, from 0 to 1.
+        part: f32,
+        /// v: of another run, a mean, a file.
+        with: Vectors,
+    },
+    /// Of a head or a layer: adds a vector, `z ← z + b · v` (steering).
+    Add {
+        /// b.
+        scale: f32,
+        /// v.
+        vector: Vectors,
+    },
 }
 
 impl Edits {
@@ -142,9 +172,20 @@ impl Extend<Edit> for Edits {
 }
 
 impl Edit {
-    /// At all positions.
+    /// At all positions, of what the address means by itself.
     pub fn new(at: Address, change: Change) -> Self {
-        Self { at, change, positions: Positions::All }
+        Self { at, of: None, change, positions: Positions::All }
+    }
+
+    /// Of something else.
+    pub fn of(mut self, what: What) -> Self {
+        self.of = Some(what);
+        self
+    }
+
+    /// What it changes.
+    pub(crate) fn what(&self) -> What {
+        self.of.unwrap_or(What::Z)
     }
 
     /// At these positions only.
@@ -161,18 +202,30 @@ impl Edit {
         let refused = |found: String, expected: &str| {
             Err(Error::argument("edit", format!("{found} in {}", quote(&self.to_string())), expected))
         };
+        self.check_of().map_or(Ok(()), |(found, expected)| refused(found, expected))?;
+        let of_heads = self.of.is_none_or(|what| what == What::Z);
+        let anywhere = matches!(self.change, Change::Scale(_) | Change::Mix { .. } | Change::Add { .. });
+        if !of_heads && !anywhere {
+            return refused(format!("{} of {}", self.change, self.what().name()), "scale, mix or add");
+        }
+        if let Change::Mix { with: vectors, .. } | Change::Add { vector: vectors, .. } = &self.change
+            && let Some((found, expected)) = vectors.fault(&self.positions)
+        {
+            return refused(found, expected);
+        }
         match self.change {
-            _ if self.at.unit == Unit::Layer => {
-                return refused(
-                    "a whole layer".to_owned(),
-                    "its heads (H), head experts (A) or MLP experts (E)",
-                );
-            }
-            Change::Scale(number) | Change::Bias(number) if !number.is_finite() => {
+            Change::Scale(number) | Change::Bias(number) | Change::Add { scale: number, .. }
+                if !number.is_finite() =>
+            {
                 return refused(number.to_string(), "a finite number");
             }
-            Change::Identity(part) | Change::Uniform(part) if !(0.0..=1.0).contains(&part) => {
+            Change::Identity(part) | Change::Uniform(part) | Change::Mix { part, .. }
+                if !(0.0..=1.0).contains(&part) =>
+            {
                 return refused(part.to_string(), "a part from 0 to 1");
+            }
+            Change::Mix { .. } | Change::Add { .. } if self.at.unit == Unit::MlpExpert => {
+                return refused("an MLP expert".to_owned(), "heads (H), head experts (A) or layers");
             }
             Change::Identity(_) | Change::Uniform(_) if self.at.unit == Unit::MlpExpert => {
                 return refused("an MLP expert".to_owned(), "heads (H) or head experts (A), which attend");
@@ -184,6 +237,62 @@ impl Edit {
             _ => {}
         }
         self.positions.fault().map_or(Ok(()), |(found, expected)| refused(found, expected))
+    }
+
+    /// What is wrong with what it changes, and what was expected.
+    fn check_of(&self) -> Option<(String, &'static str)> {
+        match (self.at.unit, self.of) {
+            (Unit::Layer, Some(What::ResidMid | What::ResidPost))
+            | (Unit::Head | Unit::HeadExpert, None | Some(What::Q | What::Z))
+            | (Unit::Head, Some(What::K | What::V))
+            | (Unit::MlpExpert, None) => None,
+            (Unit::Layer, Some(What::ResidPre)) => {
+                Some(("what comes before a layer".to_owned(), "resid-post of the layer before it"))
+            }
+            (Unit::Layer, _) => Some((
+                "a whole layer".to_owned(),
+                "its heads (H), head experts (A) or MLP experts (E), or its resid-mid or resid-post",
+            )),
+            (unit, what) => Some((
+                format!("{} of a {}", what.map_or("", What::name), unit.name()),
+                "z or q of heads, k or v of key/value heads (H), resid-mid or resid-post of layers",
+            )),
+        }
+    }
+}
+
+impl Vectors {
+    /// All of them, one after the other.
+    pub fn rows(&self) -> &[Vec<f32>] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Each(rows) => rows,
+        }
+    }
+
+    /// What is wrong with them at these positions, and what was expected.
+    fn fault(&self, positions: &Positions) -> Option<(String, &'static str)> {
+        let rows = self.rows();
+        let length = rows.first().map_or(0, Vec::len);
+        if length == 0 || rows.iter().any(|row| row.len() != length) {
+            return Some((
+                "vectors of different lengths, or of none".to_owned(),
+                "vectors as long as a head",
+            ));
+        }
+        if let Some(value) = rows.iter().flatten().find(|value| !value.is_finite()) {
+            return Some((format!("{value} in a vector"), "finite numbers"));
+        }
+        let range = match positions {
+            Positions::Range(first, end) => end.saturating_sub(*first) as usize,
+            Positions::All | Positions::List(_) => 0,
+        };
+        match self {
+            Self::Each(rows) if rows.len() != range => {
+                Some((format!("{} vectors", rows.len()), "a range of positions, and a vector for each"))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -202,7 +311,11 @@ impl FromStr for Edit {
         let refused = || Error::argument("edit", quote(text), expected);
         let (place, change) = text.split_once(':').ok_or_else(refused)?;
         let (at, positions) = Positions::of_place(place)?;
-        let edit = Self { at, change: change.parse()?, positions };
+        let (of, change) = match change.split_once('.').map(|(name, rest)| (What::named(name), rest)) {
+            Some((Some(what), rest)) => (Some(what), rest),
+            _ => (None, change),
+        };
+        let edit = Self { at, of, change: change.parse()?, positions };
         edit.check()?;
         Ok(edit)
     }
@@ -211,7 +324,10 @@ impl FromStr for Edit {
 impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.positions.write_place(f, &self.at)?;
-        write!(f, ":{}", self.change)
+        match self.of {
+            Some(what) => write!(f, ":{}.{}", what.name(), self.change),
+            None => write!(f, ":{}", self.change),
+        }
     }
 }
 
@@ -237,7 +353,7 @@ impl FromStr for Change {
             Error::argument(
                 "change",
                 quote(text),
-                "scale=NUMBER, identity, uniform=PART, off, masked, forced or bias=NUMBER",
+                "scale=NUMBER, identity, uniform=PART, off, masked, forced or bias=NUMBER; vectors (mix, add) come in a file",
             )
         })
     }
@@ -253,6 +369,8 @@ impl fmt::Display for Change {
             Self::Masked => f.write_str("masked"),
             Self::Forced => f.write_str("forced"),
             Self::Bias(bias) => write!(f, "bias={bias}"),
+            Self::Mix { part, .. } => write!(f, "mix={part}"),
+            Self::Add { scale, .. } => write!(f, "add={scale}"),
         }
     }
 }
@@ -278,6 +396,8 @@ mod tests {
             "L*A0:masked",
             "L0A1@4..8:forced",
             "cross.L0A2@3,5,9:bias=0.25",
+            "L1H*:k.scale=0",
+            "L3@2..4:resid-post.scale=0.5",
         ] {
             let edit: Edit = text.parse().unwrap();
             assert_eq!(edit.to_string(), text);
@@ -308,6 +428,12 @@ mod tests {
             ("L1H2@-1:scale=0", "4..8"),
             ("K1H2:scale=0", "L1H2"),
             ("L1:scale=0", "its heads (H)"),
+            ("L1:resid-pre.scale=0", "resid-post of the layer before"),
+            ("L1H0:resid-mid.scale=0", "resid-mid of a head"),
+            ("L1A0:k.scale=0", "k of a head expert"),
+            ("L1H0:q.uniform", "scale, mix or add"),
+            ("L1H0:rows.scale=0", "rows of a head"),
+            ("L1H0:mix=1", "in a file"),
         ] {
             let error = text.parse::<Edit>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: no {part:?} in {error}");
@@ -327,6 +453,23 @@ mod tests {
             (r#"{"edits": [{"at": "L1A2", "change": "off", "positions": {"range": [4, 1]}}]}"#, "later end"),
         ] {
             let error = Edits::from_json(json).unwrap_err().to_string();
+            assert!(error.contains(part), "{json}: no {part:?} in {error}");
+        }
+        let vector = |json: &str| Edits::from_json(&format!(r#"{{"edits": [{json}]}}"#));
+        let mix = r#"{"at": "L1H2", "change": {"mix": {"part": 0.5, "with": [1, 2]}}}"#;
+        assert!(vector(mix).is_ok());
+        let each = r#"{"at": "L1H2", "change": {"add": {"scale": 2, "vector": [[1], [2]]}}, "positions": {"range": [3, 5]}}"#;
+        assert!(vector(each).is_ok());
+        for (json, part) in [
+            (mix.replace("0.5", "1.5"), "from 0 to 1"),
+            (mix.replace("[1, 2]", "[]"), "vectors of different lengths"),
+            (mix.replace("[1, 2]", "[1e99]"), "finite numbers"),
+            (mix.replace("[1, 2]", "[[1], [2]]"), "a vector for each"),
+            (each.replace("[3, 5]", "[3, 6]"), "a vector for each"),
+            (each.replace("[2]]", "[2, 3]]"), "vectors of different lengths"),
+            (mix.replace("L1H2", "L1E2"), "heads (H)"),
+        ] {
+            let error = vector(&json).unwrap_err().to_string();
             assert!(error.contains(part), "{json}: no {part:?} in {error}");
         }
         let many = Positions::List((0..70_000).collect());

@@ -10,7 +10,7 @@ mod trace;
 mod trace_file;
 
 pub use address::{Address, Stack, Unit};
-pub use edit::{Change, Edit, Edits};
+pub use edit::{Change, Edit, Edits, Vectors};
 pub use observe::{Capture, Keys, Mass, Observe, STATISTICS, What};
 pub use positions::Positions;
 pub use trace::{Recorded, Trace};

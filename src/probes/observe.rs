@@ -122,6 +122,11 @@ impl What {
         Self::ALL.iter().find(|(what, _)| *what == self).map_or("", |(_, name)| name)
     }
 
+    /// By its short name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(what, _)| *what)
+    }
+
     /// Whether a layer has it once.
     pub(crate) fn of_layer(self) -> bool {
         matches!(self, Self::ResidPre | Self::ResidMid | Self::ResidPost | Self::Router)
@@ -281,7 +286,7 @@ impl FromStr for Capture {
         };
         let (place, name) = text.split_once(':').ok_or_else(refused)?;
         let (at, positions) = Positions::of_place(place)?;
-        let (what, _) = What::ALL.into_iter().find(|(_, known)| *known == name).ok_or_else(refused)?;
+        let what = What::named(name).ok_or_else(refused)?;
         let capture = Self { at, what, positions };
         capture.check()?;
         Ok(capture)

@@ -1,6 +1,6 @@
 //! What was recorded of a run.
 
-use super::{Edits, Observe, What};
+use super::{Address, Change, Edit, Edits, Observe, Positions, Vectors, What};
 
 /// What was recorded of a run, one [`Recorded`] for each layer and capture, in the order in which they were asked for, routers at
 /// the end.
@@ -72,6 +72,35 @@ impl Recorded {
             true => self.values.get(from..from + self.width).unwrap_or_default(),
             false => &[],
         }
+    }
+
+    /// Edits that put a sequence's recorded values into another run, at the same positions (`z ← (1 − part) · z + part · recorded`):
+    /// those of its own change no bit. Nothing of what is no place to edit: patterns, rows, routers, what comes before a layer.
+    pub fn edits(&self, sequence: u32, part: f32) -> Vec<Edit> {
+        let of_layer = matches!(self.what, What::ResidMid | What::ResidPost);
+        if !of_layer && !matches!(self.what, What::Q | What::K | What::V | What::Z) {
+            return Vec::new();
+        }
+        let rows: Vec<(usize, u32)> = (0..)
+            .zip(&self.rows)
+            .filter(|(_, row)| row[0] == sequence)
+            .map(|(index, row)| (index, row[1]))
+            .collect();
+        let mut edits = Vec::new();
+        for head in 0..self.count() {
+            let at = match of_layer {
+                true => Address::layer(self.layer),
+                false => Address::head(self.layer, self.heads[head]),
+            };
+            // Positions that follow each other have one edit.
+            for run in rows.chunk_by(|a, b| a.1 + 1 == b.1) {
+                let with = run.iter().map(|(row, _)| self.at(*row, head).to_vec()).collect();
+                let (first, end) = (run[0].1, run[run.len() - 1].1 + 1);
+                let change = Change::Mix { part, with: Vectors::Each(with) };
+                edits.push(Edit::new(at, change).of(self.what).positions(Positions::Range(first, end)));
+            }
+        }
+        edits
     }
 
     /// The row of a token; none where it was not recorded.

@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Result,
+    layers::{SitePart, Sublayer},
     models::{BlockSpec, TransformerSpec},
     ops::RowStatistics,
     probes::{Capture, Observe, Stack, Unit, What},
@@ -55,6 +56,21 @@ pub(super) fn resolve(
         Some(why) => Err(why),
         None => Ok(found),
     }
+}
+
+/// Where something of a block stands; nothing of what is computed from it.
+pub(super) fn part_of(what: What, block: &BlockSpec) -> Option<(Sublayer, SitePart)> {
+    Some(match what {
+        What::Q => (Sublayer::Attention, SitePart::Queries),
+        What::K => (Sublayer::Attention, SitePart::Keys),
+        What::V => (Sublayer::Attention, SitePart::Values),
+        What::Z => (Sublayer::Attention, SitePart::Outputs),
+        What::ResidPre => (Sublayer::Attention, SitePart::Before),
+        What::ResidMid => (Sublayer::Attention, SitePart::After),
+        What::ResidPost if block.mlp.is_some() => (Sublayer::Mlp, SitePart::After),
+        What::ResidPost => (Sublayer::Attention, SitePart::After),
+        What::Pattern | What::Rows | What::Router => return None,
+    })
 }
 
 /// What was found, and what was expected.

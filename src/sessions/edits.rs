@@ -1,15 +1,21 @@
 //! Edits of a session: addresses become records of the sublayers that a model has.
 
-use std::{collections::HashMap, ops::Range};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use super::Session;
+use super::{
+    Session,
+    meant::{Meant, Units, meant},
+};
 use crate::{
     Error, Result,
     gpu::Gpu,
-    layers::{Edited, LayerIndex, RouterSpec, Scope, Sublayer, SublayerEdits},
-    models::{BlockSpec, TransformerSpec},
+    layers::{Edited, LayerIndex, SitePart, Sublayer, SublayerEdits},
+    models::TransformerSpec,
     ops::{EditKind, EditPlan, EditPositions, PlannedEdit},
-    probes::{Change, Edit, Edits, Positions, Stack, Unit},
+    probes::{Change, Edit, Edits, Positions, Stack},
 };
 
 /// Heads and experts that the edits of a session name at the most, one counted for each edit of it.
@@ -30,7 +36,7 @@ pub(super) struct SessionEdits {
 struct Records {
     routes: Vec<PlannedEdit>,
     blends: Vec<PlannedEdit>,
-    heads: Vec<PlannedEdit>,
+    parts: BTreeMap<SitePart, Vec<PlannedEdit>>,
 }
 
 impl Records {
@@ -41,7 +47,7 @@ impl Records {
             records.iter().for_each(|record| *counts.entry(record.unit).or_insert(0) += 1);
             counts.into_values().max().unwrap_or(0)
         };
-        [&self.routes, &self.blends, &self.heads].map(most).into_iter().max().unwrap_or(0)
+        [&self.routes, &self.blends].into_iter().chain(self.parts.values()).map(most).max().unwrap_or(0)
     }
 }
 
@@ -52,13 +58,6 @@ type Where = (LayerIndex, Sublayer);
 pub(crate) struct Resolved {
     sublayers: HashMap<Where, (Records, Units)>,
     edits: u32,
-}
-
-/// What a sublayer has.
-#[derive(Clone, Copy)]
-struct Units {
-    experts: u32,
-    heads: u32,
 }
 
 impl Resolved {
@@ -109,19 +108,25 @@ impl Resolved {
         };
         let (mut records, mut why) = (0, None);
         for layer in layers {
-            match sublayer(&stack.blocks[layer as usize], edit) {
-                Ok((sublayer, units, own)) => {
+            match meant(&stack.blocks[layer as usize], edit) {
+                Ok(Meant { sublayer, part, units, own, width }) => {
+                    if let Some(found) = wrong_length(&edit.change, width) {
+                        return Err(refused(found, format!("{width}, the channels of layer {layer}'s")));
+                    }
                     let place = (LayerIndex { encoder, layer }, sublayer);
                     let (to, _) = self.sublayers.entry(place).or_insert_with(|| (Records::default(), units));
                     records += own.len();
                     let to = match edit.change {
-                        Change::Scale(_) => &mut to.heads,
+                        Change::Scale(_) | Change::Mix { .. } | Change::Add { .. } => {
+                            to.parts.entry(part).or_default()
+                        }
                         // A blend of nothing is none.
                         Change::Identity(part) | Change::Uniform(part) if part == 0.0 => continue,
                         Change::Identity(_) | Change::Uniform(_) => &mut to.blends,
                         Change::Off | Change::Masked | Change::Forced | Change::Bias(_) => &mut to.routes,
                     };
-                    to.extend(own.map(|unit| planned(edit, unit, number)));
+                    let vectors: Arc<[Vec<f32>]> = vectors_of(&edit.change).into();
+                    to.extend(own.map(|unit| planned(edit, unit, number, &vectors)));
                 }
                 Err((found, expected)) => {
                     why.get_or_insert_with(|| refused(format!("{found} of layer {layer}"), expected));
@@ -144,20 +149,22 @@ impl Resolved {
             return Ok(None);
         }
         let sizes = self.sublayers.values().flat_map(|(records, units)| {
-            let heads = [&records.blends, &records.heads].map(|records| (units.heads, records));
-            let sizes = [(units.experts, &records.routes), heads[0], heads[1]];
-            sizes.map(|(units, records)| EditPlan::bytes(units, records))
+            let first = [(units.experts, &records.routes), (units.heads, &records.blends)].into_iter();
+            let parts = records.parts.iter().map(|(part, records)| (units.of(*part), records));
+            first.chain(parts).map(|(units, records)| EditPlan::bytes(units, records))
         });
-        let sizes: Vec<u64> = sizes.collect();
-        sizes.iter().try_for_each(|&bytes| gpu.fits("the edits of a layer", bytes))?;
-        gpu.plan("the edits of a session", sizes.iter().sum())?;
+        let sizes: Vec<[u64; 2]> = sizes.collect();
+        sizes.iter().try_for_each(|&[largest, _]| gpu.fits("the edits of a layer", largest))?;
+        gpu.plan("the edits of a session", sizes.iter().map(|[_, all]| all).sum())?;
         let plan = |units, records: &[PlannedEdit]| {
             (!records.is_empty()).then(|| EditPlan::new(gpu, units, records))
         };
         let sublayers = self.sublayers.into_iter().map(|(place, (records, units))| {
             let routes = plan(units.experts, &records.routes);
-            let [blends, heads] = [&records.blends, &records.heads].map(|records| plan(units.heads, records));
-            (place, SublayerEdits { routes, blends, heads })
+            let blends = plan(units.heads, &records.blends);
+            let parts = records.parts.iter();
+            let parts = parts.map(|(part, records)| (*part, EditPlan::new(gpu, units.of(*part), records)));
+            (place, SublayerEdits { routes, blends, parts: parts.collect() })
         });
         let edited = Edited::new(gpu, self.edits, sublayers.collect());
         gpu.check("allocating edits")?;
@@ -165,101 +172,21 @@ impl Resolved {
     }
 }
 
-/// What was found, and what was expected.
-type Refusal = (String, String);
-
-/// Which sublayer of a block an edit names, and what of it.
-fn sublayer(block: &BlockSpec, edit: &Edit) -> Result<(Sublayer, Units, Range<u32>), Refusal> {
-    let of_mlp = edit.at.unit == Unit::MlpExpert;
-    let (sublayer, attention) = match (edit.at.stack, &block.cross) {
-        (Stack::Cross, _) if of_mlp => {
-            return Err((
-                "an MLP".to_owned(),
-                "heads (H) or head experts (A), to attend to a source".to_owned(),
-            ));
-        }
-        (Stack::Cross, Some(_)) if matches!(edit.change, Change::Identity(_)) => {
-            return Err((
-                "heads that do not see their own token".to_owned(),
-                "uniform, or others' heads".to_owned(),
-            ));
-        }
-        (Stack::Cross, Some(cross)) => (Sublayer::Cross, cross),
-        (Stack::Cross, None) => {
-            return Err(("an attention to a source".to_owned(), "a model that translates".to_owned()));
-        }
-        (Stack::Main | Stack::Encoder, _) => (Sublayer::Attention, &block.attention),
-    };
-    if of_mlp {
-        let Some(mlp) = &block.mlp else {
-            return Err((
-                "MLP experts of a layer without an MLP".to_owned(),
-                "heads (H) or head experts (A)".to_owned(),
-            ));
-        };
-        let router = &mlp.router;
-        let units = Units { experts: router.experts(), heads: router.experts() };
-        let experts = routed(router, "the MLP", edit)?;
-        return Ok((Sublayer::Mlp, units, experts));
-    }
-    let heads = attention.query_heads();
-    let units = Units { experts: attention.router.experts(), heads };
-    let own = match edit.at.unit {
-        Unit::Head => numbered(edit, heads, "heads")?,
-        _ => {
-            let experts = routed(&attention.router, "the attention", edit)?;
-            match edit.change.of_router() {
-                true => experts,
-                false if attention.query_share > 1 => {
-                    let found = "a change of the heads of experts that share them".to_owned();
-                    return Err((found, "off, masked, forced or bias of them, or heads (H)".to_owned()));
-                }
-                false => {
-                    let each = attention.heads_per_expert;
-                    experts.start * each..experts.end * each
-                }
-            }
-        }
-    };
-    Ok((sublayer, units, own))
-}
-
-/// The experts that an edit names.
-fn routed(router: &RouterSpec, of: &str, edit: &Edit) -> Result<Range<u32>, Refusal> {
-    if !router.routes() {
-        return Err((
-            format!("experts of {of}, which is not routed"),
-            "a routed layer, or heads (H)".to_owned(),
-        ));
-    }
-    if edit.change.of_router() && router.scope != Scope::Token {
-        let expected = "scale, as heads choose from whole sequences".to_owned();
-        return Err((format!("a choice of {of}"), expected));
-    }
-    let experts = numbered(edit, router.experts(), "experts")?;
-    if matches!(edit.change, Change::Masked | Change::Forced | Change::Bias(_)) {
-        let shared = router.choice.shared;
-        if edit.at.index.is_some_and(|index| index < shared) {
-            let expected = format!("one from {shared} on: those before it are shared by all tokens");
-            return Err((format!("expert {}", experts.start), expected));
-        }
-        return Ok(experts.start.max(shared)..experts.end);
-    }
-    Ok(experts)
-}
-
-/// The number that an edit names, or all.
-fn numbered(edit: &Edit, count: u32, what: &str) -> Result<Range<u32>, Refusal> {
-    match edit.at.index {
-        None => Ok(0..count),
-        Some(index) if index < count => Ok(index..index + 1),
-        Some(index) => {
-            Err((format!("{} {index}", edit.at.unit.name()), format!("one below its {count} {what}")))
-        }
+/// The vectors of a change.
+fn vectors_of(change: &Change) -> &[Vec<f32>] {
+    match change {
+        Change::Mix { with: vectors, .. } | Change::Add { vector: vectors, .. } => vectors.rows(),
+        _ => &[],
     }
 }
 
-fn planned(edit: &Edit, unit: u32, number: u32) -> PlannedEdit {
+/// How long a change's vectors are, where that is not as long as what it changes.
+fn wrong_length(change: &Change, width: u32) -> Option<String> {
+    let length = vectors_of(change).first()?.len();
+    (length != width as usize).then(|| format!("a vector of {length} numbers"))
+}
+
+fn planned(edit: &Edit, unit: u32, number: u32, vectors: &Arc<[Vec<f32>]>) -> PlannedEdit {
     let (kind, value) = match edit.change {
         Change::Scale(scale) => (EditKind::Scale, scale),
         Change::Identity(part) => (EditKind::Identity, part),
@@ -268,13 +195,15 @@ fn planned(edit: &Edit, unit: u32, number: u32) -> PlannedEdit {
         Change::Masked => (EditKind::Masked, 0.0),
         Change::Forced => (EditKind::Forced, 0.0),
         Change::Bias(bias) => (EditKind::Bias, bias),
+        Change::Mix { part, .. } => (EditKind::Mix, part),
+        Change::Add { scale, .. } => (EditKind::Add, scale),
     };
     let positions = match &edit.positions {
         Positions::All => EditPositions::All,
         Positions::Range(first, end) => EditPositions::Range(*first, *end),
         Positions::List(list) => EditPositions::List(list.clone()),
     };
-    PlannedEdit { unit, kind, value, positions, number }
+    PlannedEdit { unit, kind, value, positions, number, vectors: Arc::clone(vectors) }
 }
 
 impl Session {

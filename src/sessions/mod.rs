@@ -4,6 +4,7 @@ mod capture_plan;
 mod edits;
 mod forward;
 mod keeping;
+mod meant;
 mod observe;
 mod options;
 mod penalties;

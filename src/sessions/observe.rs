@@ -3,14 +3,14 @@
 
 use super::{
     Choice, Routes, Session,
-    capture_plan::{LayerCapture, resolve},
+    capture_plan::{LayerCapture, part_of, resolve},
     readback::{Range as BufferRange, unwatched},
 };
 use crate::{
     Error, Result,
     error::bytes,
     gpu::{Gpu, Pending},
-    layers::{CapturePart, Captures, LayerIndex, Sublayer, query_bytes},
+    layers::{Captured, Captures, LayerIndex, Sublayer, query_bytes},
     models::{BlockSpec, RouterPlace, TransformerSpec},
     ops::{MassOf, Span, head_stride, padded},
     probes::{Keys, Observe, Positions, Recorded, Trace, What},
@@ -83,9 +83,9 @@ impl Observing {
         let mut captures = Captures::new(gpu, &heads, layout.step_tokens);
         for planned in &mut plan {
             let block = &spec.stack.blocks[planned.layer as usize];
-            let Some((sublayer, part)) = place_of(planned.what, block) else { continue };
+            let Some((sublayer, what)) = place_of(planned.what, block) else { continue };
             let at = (LayerIndex { encoder: false, layer: planned.layer }, sublayer);
-            planned.site = Some((at, captures.add(gpu, at, part, planned.asked, planned.stride(0))));
+            planned.site = Some((at, captures.add(gpu, at, what, planned.asked, planned.stride(0))));
         }
         gpu.check("allocating captures")?;
         let observe = observe.clone();
@@ -183,20 +183,12 @@ fn mass_of<'a>(keys: &'a Keys, rows: &[[u32; 2]]) -> MassOf<'a> {
 }
 
 /// Where something of a block is recorded; routers are read whole.
-fn place_of(what: What, block: &BlockSpec) -> Option<(Sublayer, CapturePart)> {
-    Some(match what {
-        What::Q => (Sublayer::Attention, CapturePart::Queries),
-        What::K => (Sublayer::Attention, CapturePart::Keys),
-        What::V => (Sublayer::Attention, CapturePart::Values),
-        What::Z => (Sublayer::Attention, CapturePart::Outputs),
-        What::Pattern => (Sublayer::Attention, CapturePart::Pattern),
-        What::Rows => (Sublayer::Attention, CapturePart::Statistics),
-        What::ResidPre => (Sublayer::Attention, CapturePart::Before),
-        What::ResidMid => (Sublayer::Attention, CapturePart::After),
-        What::ResidPost if block.mlp.is_some() => (Sublayer::Mlp, CapturePart::After),
-        What::ResidPost => (Sublayer::Attention, CapturePart::After),
-        What::Router => return None,
-    })
+fn place_of(what: What, block: &BlockSpec) -> Option<(Sublayer, Captured)> {
+    match what {
+        What::Pattern => Some((Sublayer::Attention, Captured::Pattern)),
+        What::Rows => Some((Sublayer::Attention, Captured::Statistics)),
+        _ => part_of(what, block).map(|(sublayer, part)| (sublayer, Captured::Part(part))),
+    }
 }
 
 /// A token's sequence and position.

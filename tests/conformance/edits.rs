@@ -3,11 +3,17 @@
 use std::ops::ControlFlow;
 
 use headwise::{
-    Edits, Embed, Error, Generate, KernelChoice, LogitRows, Logits, Model, Run, Score, Session,
-    SessionOptions, block_on,
+    Edit, Edits, Embed, Error, Generate, KernelChoice, LogitRows, Logits, Model, Observe, Run, Score,
+    Session, SessionOptions, block_on,
+    probes::{Address, Change, Positions, Vectors, What},
 };
 
-use crate::{difference, models::SHAPES, reference::jetmoe::JetMoe, tiny};
+use crate::{
+    difference,
+    models::SHAPES,
+    reference::{jetmoe::JetMoe, widen},
+    tiny,
+};
 
 const PROMPT: [u32; 11] = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46];
 
@@ -146,6 +152,88 @@ fn a_uniform_head_is_one_without_a_query() {
             let worst = difference(&logits(&edited, step_tokens), &wanted);
             assert!(worst < 2e-4, "{kernels:?}, steps of {step_tokens}: {worst:e}");
         }
+    }
+}
+
+/// Keys, or queries, of nothing make all keys alike; values of nothing are nothing.
+#[test]
+fn queries_keys_and_values_are_edited_before_they_are_used() {
+    for kernels in SHAPES {
+        let model = tiny(kernels);
+        let run = |texts: &[&str], most| logits(&model.edited(&edits(texts)).unwrap(), most);
+        for most in [1, 3, 64] {
+            let uniform = widen(&run(&["L0H*:uniform"], most).values);
+            for text in ["L0H*:k.scale=0", "L0H*:q.scale=0"] {
+                let worst = difference(&run(&[text], most), &uniform);
+                assert!(worst < 2e-4, "{kernels:?}, {text}, steps of {most}: {worst:e}");
+            }
+            let nothing = widen(&run(&["L*H*:scale=0"], most).values);
+            let worst = difference(&run(&["L*H*:v.scale=0"], most), &nothing);
+            assert!(worst < 2e-4, "{kernels:?}, values, steps of {most}: {worst:e}");
+        }
+    }
+}
+
+/// A run's own values put back are its bits, and those of another run behind the last layer are the other's logits.
+#[test]
+fn values_of_a_trace_are_put_into_another_run() {
+    let other: Vec<u32> = PROMPT.iter().map(|id| id + 1).collect();
+    let parts = ["q", "k", "v", "z"].map(|what| format!("L*H*:{what}"));
+    let layers = ["L*:resid-mid".to_owned(), "L*:resid-post".to_owned()];
+    for kernels in SHAPES {
+        let model = tiny(kernels);
+        let plain = logits(&model, 64);
+        for text in parts.iter().chain(&layers) {
+            let observe = Observe::new().capture(text.parse().unwrap());
+            let own = block_on(model.trace(&[&PROMPT], &observe)).unwrap();
+            let edits: Edits = own.recorded.iter().flat_map(|one| one.edits(0, 1.0)).collect();
+            assert!(!edits.is_empty());
+            let edited = model.edited(&edits).unwrap();
+            assert_eq!(logits(&edited, 64).values, plain.values, "{kernels:?}, {text}");
+            let theirs = block_on(model.trace(&[&other], &observe)).unwrap();
+            let edits: Edits = theirs.recorded.iter().flat_map(|one| one.edits(0, 1.0)).collect();
+            let patched = logits(&model.edited(&edits).unwrap(), 64);
+            assert_ne!(patched.values, plain.values, "{kernels:?}, {text}");
+            if text == "L*:resid-post" {
+                let expected = block_on(model.logits(&[&other])).unwrap().remove(0);
+                assert_eq!(patched.values, expected.values, "{kernels:?}");
+            }
+        }
+        // What is added to the stream behind the last layer is added to what the output head reads.
+        let last = model.info().layers - 1;
+        let observe = Observe::new().capture(format!("L{last}:resid-post").parse().unwrap());
+        let [own, theirs] = [&PROMPT[..], &other].map(|ids| block_on(model.trace(&[ids], &observe)).unwrap());
+        let rows = 0..PROMPT.len();
+        let moved = |row: usize| {
+            let pairs = own.recorded[0].at(row, 0).iter().zip(theirs.recorded[0].at(row, 0));
+            pairs.map(|(own, theirs)| theirs - own).collect()
+        };
+        let change = Change::Add { scale: 1.0, vector: Vectors::Each(rows.map(moved).collect()) };
+        let edit = Edit::new(Address::layer(last), change).of(What::ResidPost);
+        let edit = edit.positions(Positions::Range(0, PROMPT.len() as u32));
+        let found = logits(&model.edited(&Edits::new().with(edit)).unwrap(), 64);
+        let expected = block_on(model.logits(&[&other])).unwrap().remove(0);
+        assert!(difference(&found, &widen(&expected.values)) < 2e-4, "{kernels:?}");
+    }
+}
+
+#[test]
+fn vectors_that_do_not_fit_are_refused() {
+    let model = tiny(KernelChoice::Tuned);
+    let edit = |address: Address, what: What, length: usize| {
+        let change = Change::Mix { part: 1.0, with: Vectors::One(vec![0.0; length]) };
+        model.edited(&Edits::new().with(Edit::new(address, change).of(what))).map(|_| ())
+    };
+    let dim = reference().head_dim;
+    edit(Address::head(0, 0), What::Z, dim).unwrap();
+    for (address, what, length, part) in [
+        (Address::head(0, 0), What::Z, dim + 1, "a vector of"),
+        (Address::layer(1), What::ResidPost, 3, "a vector of 3 numbers"),
+        (Address::head(0, 999), What::K, dim, "key/value heads"),
+        (Address::layer(9), What::ResidMid, dim, "layer 9"),
+    ] {
+        let error = edit(address, what, length).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
     }
 }
 

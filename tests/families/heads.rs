@@ -261,3 +261,125 @@ fn retrieval_scores_are_files_of_retrieval_head() {
     assert_eq!(ids[..20], ids[20..]);
     assert!(ids.iter().all(|&id| id < 48));
 }
+
+/// Circuits are found without labels: what the head that looks one back puts out is read by the keys of the heads that copy, and
+/// hardly matters otherwise.
+#[test]
+fn the_head_that_looks_back_feeds_the_keys_of_those_that_copy() {
+    let model = model("copier");
+    let documents = documents("copier", &model);
+    let repeats: Vec<&Document> = documents.iter().filter(|one| one.block.is_some()).collect();
+    let (clean, other) = (repeats[0], repeats.iter().find(|one| one.block != repeats[0].block).unwrap());
+    let first = clean.block.unwrap() + 1;
+    let loss = async |model: &Model| {
+        let scored = model.score_ids(&[&clean.ids], &Score::new()).await?;
+        let part = &scored[0].logprobs[first..];
+        Ok(-part.iter().map(|&log| f64::from(log)).sum::<f64>() / part.len() as f64)
+    };
+    let base = block_on(loss(&model)).unwrap();
+    let run = |path: Path| {
+        let found = block_on(patched(&model, [&clean.ids, &other.ids], &path, loss)).unwrap();
+        let name = reference("copier")["by_previous"][0].as_str().unwrap().to_owned();
+        let own = found.iter().find(|one| one.at.to_string() == name).unwrap().effect - base;
+        let others: Vec<f64> = found
+            .iter()
+            .filter(|one| one.at.layer == Some(0) && one.at.to_string() != name)
+            .map(|one| one.effect - base)
+            .collect();
+        (own, others)
+    };
+    let (into_keys, others) = run(Path::Into(What::K, vec![Address::head(1, 0).all()]));
+    let (direct, _) = run(Path::Direct);
+    assert!(into_keys >= 20.0 * direct && into_keys > 1.0, "into keys {into_keys}, direct {direct}");
+    assert!(others.iter().all(|other| 3.0 * other < into_keys), "{others:?} of {into_keys}");
+    // All that differs goes by some path: with its own values everywhere the other prompt's heads change nothing of it.
+    let same = block_on(patched(&model, [&clean.ids, &clean.ids], &Path::Any, loss)).unwrap();
+    assert!(same.iter().all(|one| one.effect == base), "{same:?}");
+    let error = block_on(patched(&model, [&clean.ids, &clean.ids[1..]], &Path::Any, loss)).unwrap_err();
+    assert!(error.to_string().contains("two of the same length"), "{error}");
+    // As a share of the answers' difference.
+    let [a, b] = [clean, *other].map(|one| one.ids[..2 * one.block.unwrap().min(20)].to_vec());
+    let length = a.len().min(b.len());
+    let pair = Pair { clean: &a[..length], other: &b[..length], answers: [a[3], b[3]] };
+    let found = block_on(patch(&model, &pair, &Path::Any)).unwrap();
+    assert!(
+        found.iter().all(|one| one.effect.is_finite()) && found.iter().any(|one| one.effect.abs() > 1e-3)
+    );
+}
+
+/// A task's pairs, and its prompts in ids.
+struct Task {
+    train: Vec<[u32; 2]>,
+    test: Vec<[u32; 2]>,
+    /// `<s>`, `>`, `;`
+    signs: [u32; 3],
+}
+
+impl Task {
+    fn load(model: &Model, number: usize) -> Self {
+        let text = fs::read_to_string(folder("tasks").join(format!("task-{number}.json"))).unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let id = |text: &str| *model.encode(text).unwrap().last().unwrap();
+        let pairs = |name: &str| -> Vec<[u32; 2]> {
+            let pairs = value[name].as_array().unwrap().iter();
+            pairs.map(|pair| ["input", "output"].map(|part| id(pair[part].as_str().unwrap()))).collect()
+        };
+        Self {
+            train: pairs("train"),
+            test: pairs("test"),
+            signs: [model.encode("> ;").unwrap()[0], id(">"), id(";")],
+        }
+    }
+
+    /// Five examples, and a question.
+    fn prompt(&self, from: usize) -> Vec<u32> {
+        let [start, becomes, end] = self.signs;
+        let pair = |i: usize| self.train[(from + 3 * i) % self.train.len()];
+        let shots = (0..5).flat_map(|i| [pair(i)[0], becomes, pair(i)[1], end]);
+        std::iter::once(start).chain(shots).chain([pair(5)[0], becomes]).collect()
+    }
+}
+
+/// SITE: a task is what heads put out behind its examples.
+#[test]
+fn tasks_are_mixed_into_questions_without_examples() {
+    let model = model("tasks");
+    let reference = reference("tasks");
+    for number in [0, 3] {
+        let task = Task::load(&model, number);
+        let prompts: Vec<Vec<u32>> = (0..24).map(|from| task.prompt(from)).collect();
+        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let half = block_on(TaskVector::learn(&model, &prompts, 0.5)).unwrap();
+        assert_eq!(half.heads.len(), 12);
+        let asked: Vec<([u32; 3], u32)> = task
+            .test
+            .iter()
+            .map(|&[input, output]| ([task.signs[0], input, task.signs[1]], output))
+            .collect();
+        let questions: Vec<Question<'_>> =
+            asked.iter().map(|(prompt, answer)| Question { prompt, answer: *answer }).collect();
+        let with = |part: f32| {
+            let mut task = half.clone();
+            task.heads.iter_mut().for_each(|head| head.part = part);
+            block_on(task.score(&model, &questions)).unwrap()
+        };
+        let [(_, none), (loss_half, injected), (loss_whole, whole)] = [0.0, 0.5, 1.0].map(with);
+        let expected = |name: &str| reference[name][number].as_f64().unwrap();
+        assert!(expected("injected_half") > 0.9 && injected >= 0.9, "task {number}: {injected}");
+        assert!(none < 0.6 && whole < 0.6, "task {number}: {none} without, {whole} with all of it");
+        // A search is not worse than either.
+        let mut searched = half.clone();
+        searched.heads.iter_mut().for_each(|head| head.part = 1.0);
+        let loss = block_on(searched.search(&model, &questions[..2], 1)).unwrap();
+        assert!(loss <= loss_whole.max(loss_half));
+        let text = serde_json::to_string(&searched).unwrap();
+        assert_eq!(TaskVector::from_json(&text).unwrap(), searched);
+        // Nothing of it is nothing.
+        let mut nothing = half.clone();
+        nothing.heads.iter_mut().for_each(|head| head.part = 0.0);
+        assert!(nothing.edits(3).is_empty());
+    }
+    let wrong = TaskVector::from_json(r#"{"heads": [{"at": "L9H0", "mean": [1], "part": 1}]}"#).unwrap();
+    let error = wrong.applied(&model, 3).unwrap_err().to_string();
+    assert!(error.contains("layer 9"), "{error}");
+}

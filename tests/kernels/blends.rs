@@ -123,6 +123,7 @@ fn a_whole_blend_is_the_other_row() {
             value: 1.0,
             positions: EditPositions::All,
             number: 0,
+            vectors: [].into(),
         };
         let plan: Vec<PlannedEdit> = (0..units).map(whole).collect();
         let rows = (tokens * attention.shape.slots) as usize;

@@ -3,14 +3,14 @@
 use std::cell::Cell;
 
 use headwise::internal::{
-    Buffer, EditHeads, EditKind, EditPlan, EditPositions, EditRoutes, ExpertChoice, Gpu, KernelChoice,
-    MAX_EXPERTS, PlannedEdit, ReplayRoutes, Routes, Span, Weighting, padded,
+    Buffer, EditHeads, EditKind, EditPlan, EditPositions, EditRoutes, ExpertChoice, Gpu, HeadRows,
+    KernelChoice, MAX_EXPERTS, PlannedEdit, ReplayRoutes, Routes, Span, Weighting, padded,
 };
 use proptest::prelude::*;
 
 use crate::{
     reference::{
-        edits::{Choice, ExpertEdit, edit_routes},
+        edits::{Choice, ExpertEdit, blend, edit_routes},
         router::Weight,
         widen,
     },
@@ -46,9 +46,39 @@ pub(super) fn edits(seed: u64, units: u32, kinds: &[EditKind]) -> Vec<PlannedEdi
         let kind = kinds[hash(seed, 90) as usize % kinds.len()];
         let value = (2.0 * noise(seed, 1)[0]) as f32;
         let unit = (hash(seed, 91) % u64::from(units)) as u32;
-        PlannedEdit { unit, kind, value, positions: positions(seed), number }
+        PlannedEdit { unit, kind, value, positions: positions(seed), number, vectors: [].into() }
     };
     (0..1 + (hash(seed, 99) % 9) as u32).map(edit).collect()
+}
+
+/// A vector of `width` for each edit that has one, some with one for each position of their range.
+fn with_vectors(mut edits: Vec<PlannedEdit>, seed: u64, width: u32) -> Vec<PlannedEdit> {
+    for edit in edits.iter_mut().filter(|edit| edit.kind != EditKind::Scale) {
+        let seed = hash(seed, edit.number as usize);
+        let count = match edit.positions {
+            EditPositions::Range(first, end) if seed.is_multiple_of(2) => end - first,
+            _ => 1,
+        };
+        let vector =
+            |i: u32| noise(hash(seed, i as usize), width as usize).iter().map(|&v| v as f32).collect();
+        edit.vectors = (0..count).map(vector).collect();
+    }
+    edits
+}
+
+/// What an edit of `EditHeads` makes of a head at a position.
+fn edited(edit: &PlannedEdit, position: u32, z: &[f64]) -> Vec<f64> {
+    let value = f64::from(edit.value);
+    let own = match (&edit.positions, edit.vectors.len()) {
+        (EditPositions::Range(first, _), 2..) => (position - first) as usize,
+        _ => 0,
+    };
+    let vector = edit.vectors.get(own).map(|vector| widen(vector)).unwrap_or_default();
+    match edit.kind {
+        EditKind::Mix => blend(z, &vector, value),
+        EditKind::Add => z.iter().zip(&vector).map(|(z, v)| z + value * v).collect(),
+        _ => z.iter().map(|z| value * z).collect(),
+    }
 }
 
 /// Spans of tokens at random positions.
@@ -74,7 +104,7 @@ struct Heads {
 }
 
 #[test]
-fn edit_heads_scales_the_heads_of_the_experts_that_stand_there() {
+fn edit_heads_changes_the_heads_of_the_experts_that_stand_there() {
     let shapes = (size(9), size(4), size(5), size(9), size(6), any::<bool>(), 0..5u32, any::<u64>());
     let cases = shapes.prop_map(|(tokens, slots, heads, stride, experts, routed, first, seed)| Heads {
         tokens,
@@ -88,9 +118,12 @@ fn edit_heads_scales_the_heads_of_the_experts_that_stand_there() {
     });
     check(128, cases, |Heads { tokens, slots, heads, stride, experts, routed, first, seed }| {
         let gpu = device();
-        let (rows, width) = ((tokens * slots) as usize, heads * stride);
+        // Something may stand before the heads.
+        let before = 4 * (seed % 3) as u32;
+        let (rows, width) = ((tokens * slots) as usize, before + heads * stride);
         let z = noise(seed, rows * width as usize);
-        let edits = edits(seed, experts * heads, &[EditKind::Scale]);
+        let kinds = [EditKind::Scale, EditKind::Mix, EditKind::Add];
+        let edits = with_vectors(edits(seed, experts * heads, &kinds), seed, stride);
         let places = places(seed, tokens);
         // Some slots are nobody's.
         let any = |row: usize| (hash(seed ^ 9, row) % u64::from(experts + 1)) as u32;
@@ -108,10 +141,9 @@ fn edit_heads_scales_the_heads_of_the_experts_that_stand_there() {
             for head in 0..heads.min(if stands(row) == u32::MAX { 0 } else { heads }) {
                 let unit = stands(row) * heads + head;
                 for edit in edits.iter().filter(|edit| edit.unit == unit && is_at(&edit.positions, place)) {
-                    let from = row * width as usize + (head * stride) as usize;
-                    expected[from..from + stride as usize]
-                        .iter_mut()
-                        .for_each(|z| *z *= f64::from(edit.value));
+                    let from = row * width as usize + (before + head * stride) as usize;
+                    let own = &mut expected[from..from + stride as usize];
+                    own.copy_from_slice(&edited(edit, place, own));
                     counts[edit.number as usize] += 1;
                 }
             }
@@ -129,12 +161,16 @@ fn edit_heads_scales_the_heads_of_the_experts_that_stand_there() {
                 plan: &plan,
                 applied: &applied.buffer,
                 spans: &spans,
-                routes: routed.then_some(routes),
-                rows: &z.buffer,
+                rows: HeadRows {
+                    rows: &z.buffer,
+                    row: padded(width),
+                    first: before,
+                    slots,
+                    heads,
+                    stride,
+                    routes: routed.then_some(routes),
+                },
                 tokens,
-                slots,
-                heads,
-                stride,
             }
             .record(recorder);
         });
@@ -150,7 +186,8 @@ fn what_edit_heads_scales_beyond_a_bound_is_infinite() {
     let (tokens, stride) = (3, 8);
     let z: Vec<f32> = noise(7, (tokens * 2 * stride) as usize).iter().map(|&z| z as f32).collect();
     let (positions, number) = (EditPositions::All, 0);
-    let edit = PlannedEdit { unit: 1, kind: EditKind::Scale, value: -3e10, positions, number };
+    let vectors = [].into();
+    let edit = PlannedEdit { unit: 1, kind: EditKind::Scale, value: -3e10, positions, number, vectors };
     let rows = Buffer::with_data(gpu, "test.rows", &z);
     let applied = Buffer::with_data(gpu, "test.applied", &[0u32]);
     let (plan, spans) = (EditPlan::new(gpu, 2, &[edit]), spans(gpu, &[0, 1, 2]));
@@ -159,12 +196,16 @@ fn what_edit_heads_scales_beyond_a_bound_is_infinite() {
             plan: &plan,
             applied: &applied,
             spans: &spans,
-            routes: None,
-            rows: &rows,
+            rows: HeadRows {
+                rows: &rows,
+                row: 2 * stride,
+                first: 0,
+                slots: 1,
+                heads: 2,
+                stride,
+                routes: None,
+            },
             tokens,
-            slots: 1,
-            heads: 2,
-            stride,
         }
         .record(recorder);
     });

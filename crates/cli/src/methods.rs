@@ -323,7 +323,7 @@ pub fn heads(args: &HeadsArgs, shared: &Shared) -> Result<(), Failure> {
             let model = args.texts.load(shared)?;
             let ids = args.texts.ids(&model)?;
             let texts = slices(&ids);
-            let found = block_on(influence(&model, &args.heads, args.change, &texts, &Score::new()))?;
+            let found = block_on(influence(&model, &args.heads, args.change.clone(), &texts, &Score::new()))?;
             let found: Vec<_> = found.into_iter().enumerate().collect();
             args.texts.print.ranked(found, &["text", "score", "loss", "masked"], |(text, one)| {
                 let values = one.map(|one| vec![one.score, one.loss, one.masked]);
@@ -362,7 +362,7 @@ fn hunted(args: &HuntArgs, shared: &Shared) -> Result<(), Failure> {
     let all = block_on(headwise::methods::heads(&model))?;
     let wanted = |at: &Address| args.heads.is_empty() || args.heads.iter().any(|wanted| wanted.covers(at));
     let candidates: Vec<Address> = all.into_iter().filter(wanted).collect();
-    let hunt = Hunt::new(&candidates, args.change).each(args.k).rounds(args.rounds).stop(args.stop);
+    let hunt = Hunt::new(&candidates, args.change.clone()).each(args.k).rounds(args.rounds).stop(args.stop);
     let sign = if args.raise { 1.0 } else { -1.0 };
     let rounds = block_on(hunt.run(async |edits| {
         let mut all = model.edits().clone();

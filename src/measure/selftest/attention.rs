@@ -228,7 +228,10 @@ impl Attention {
             Queries::BySlot => self.slots * self.heads,
             _ => self.kv_heads * self.group,
         };
-        let edit = |unit| PlannedEdit { unit, kind, value: 1.0, positions: EditPositions::All, number: 0 };
+        let edit = |unit| {
+            let (positions, vectors) = (EditPositions::All, [].into());
+            PlannedEdit { unit, kind, value: 1.0, positions, number: 0, vectors }
+        };
         let plan = EditPlan::new(&lab.gpu, heads, &(0..heads).map(edit).collect::<Vec<_>>());
         let applied = lab.output_of(&[0u32]);
         let record = |recorder: &mut Recorder| {

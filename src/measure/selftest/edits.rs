@@ -14,8 +14,8 @@ use crate::{
     Result,
     gpu::Recorder,
     ops::{
-        EditHeads, EditKind, EditPlan, EditPositions, EditRoutes, ExpertChoice, PlannedEdit, ReplayRoutes,
-        Routes, Span, Weighting,
+        EditHeads, EditKind, EditPlan, EditPositions, EditRoutes, ExpertChoice, HeadRows, PlannedEdit,
+        ReplayRoutes, Routes, Span, Weighting,
     },
 };
 
@@ -32,7 +32,7 @@ fn spans(tokens: u32) -> Vec<[u32; Span::WORDS as usize]> {
 }
 
 fn edit(unit: u32, kind: EditKind, value: f32, positions: EditPositions, number: u32) -> PlannedEdit {
-    PlannedEdit { unit, kind, value, positions, number }
+    PlannedEdit { unit, kind, value, positions, number, vectors: [].into() }
 }
 
 async fn scaled(lab: &Lab) -> Result<Finding> {
@@ -44,6 +44,14 @@ async fn scaled(lab: &Lab) -> Result<Finding> {
         edit(0, EditKind::Scale, 3.0, EditPositions::Range(1, 4), 1),
         edit(6, EditKind::Scale, 0.25, EditPositions::List(vec![4, 1]), 2),
         edit(6, EditKind::Scale, 2.0, EditPositions::All, 3),
+        PlannedEdit {
+            vectors: [vec![0.5; stride as usize]].into(),
+            ..edit(5, EditKind::Mix, 0.25, EditPositions::All, 4)
+        },
+        PlannedEdit {
+            vectors: [vec![1.0; stride as usize], vec![3.0; stride as usize]].into(),
+            ..edit(5, EditKind::Add, -2.0, EditPositions::Range(2, 4), 5)
+        },
     ];
     let z = noise(1, (tokens * slots * width) as usize);
     let by = |unit: u32, position: u32| match (unit, position) {
@@ -57,22 +65,32 @@ async fn scaled(lab: &Lab) -> Result<Finding> {
         let (row, head) = (at as u32 / width, at as u32 % width / stride);
         by(chosen[row as usize] * heads + head, row / slots)
     };
-    let expected: Vec<f64> = z.iter().enumerate().map(|(at, z)| z * head_of(at)).collect();
+    // Head 1 of expert 2 is mixed, then moved.
+    let moved = |at: usize, z: f64| {
+        let (row, head) = (at as u32 / width, at as u32 % width / stride);
+        let added = [0.0, 0.0, -2.0, -6.0, 0.0][(row / slots) as usize];
+        if chosen[row as usize] * heads + head == 5 { 0.75 * z + 0.125 + added } else { z }
+    };
+    let expected: Vec<f64> = z.iter().enumerate().map(|(at, &z)| moved(at, z * head_of(at))).collect();
     let plan = EditPlan::new(&lab.gpu, 4 * heads, &plan);
     let (spans, on_gpu) = (lab.data(&spans(tokens)), lab.data(&chosen));
-    let (rows, applied) = (lab.output_of(&pad(&z, width)), lab.output_of(&[0u32; 4]));
+    let (rows, applied) = (lab.output_of(&pad(&z, width)), lab.output_of(&[0u32; 6]));
     let record = |recorder: &mut Recorder| {
         let routes = Routes { chosen: &on_gpu, gates: &on_gpu, first: 0, scores: &on_gpu, first_score: 0 };
         EditHeads {
             plan: &plan,
             applied: &applied.buffer,
             spans: &spans,
-            routes: Some(routes),
-            rows: &rows.buffer,
+            rows: HeadRows {
+                rows: &rows.buffer,
+                row: width,
+                first: 0,
+                slots,
+                heads,
+                stride,
+                routes: Some(routes),
+            },
             tokens,
-            slots,
-            heads,
-            stride,
         }
         .record(recorder);
     };
