@@ -196,18 +196,23 @@ fn a_model_of_attention_alone_has_no_mlp() {
 }
 
 #[test]
-fn the_classifier_has_the_reference_logits_and_accuracy() {
-    let reference = read_safetensors(&folder("fashion").join("reference.safetensors"));
-    let images: Vec<Image> = reference["images"]
-        .chunks(784)
-        .map(|bytes| Image::new(28, 28, 1, bytes.iter().map(|&byte| byte as u8).collect()).unwrap())
-        .collect();
-    for (name, logits) in [("fashion", "logits"), ("fashion/dense", "dense.logits")] {
+fn classifiers_have_the_reference_probabilities() {
+    for (name, reference, logits, side) in [
+        ("fashion", "fashion", "logits", 28),
+        ("fashion/dense", "fashion", "dense.logits", 28),
+        ("heads/far-patch", "heads/far-patch", "logits", 32),
+    ] {
+        let reference = read_safetensors(&folder(reference).join("reference.safetensors"));
+        let images: Vec<Image> = reference["images"]
+            .chunks((side * side) as usize)
+            .map(|bytes| Image::new(side, side, 1, bytes.iter().map(|&byte| byte as u8).collect()).unwrap())
+            .collect();
+        let classes = reference[logits].len() / images.len();
         for shape in SHAPES {
             let model = try_load(shape, &folder(name), LoadOptions::new()).unwrap();
-            let found = block_on(model.classify(&images, 10)).unwrap();
-            for (found, logits) in found.iter().zip(reference[logits].chunks(10)) {
-                let mut by_class = vec![0.0; 10];
+            let found = block_on(model.classify(&images, classes)).unwrap();
+            for (found, logits) in found.iter().zip(reference[logits].chunks(classes)) {
+                let mut by_class = vec![0.0; classes];
                 for class in &found.classes {
                     by_class[class.id as usize] = f64::from(class.probability);
                 }
@@ -216,4 +221,14 @@ fn the_classifier_has_the_reference_logits_and_accuracy() {
             }
         }
     }
+}
+
+/// Its rows of attention are for the methods to find; here, that it is a model.
+#[test]
+fn the_planted_model_loads() {
+    let model = load("heads/planted");
+    let image = Image::new(32, 32, 1, vec![0; 32 * 32]).unwrap();
+    let found = block_on(model.classify(&[image], 2)).unwrap();
+    let sum: f32 = found[0].classes.iter().map(|class| class.probability).sum();
+    assert!((sum - 1.0).abs() < 1e-5, "{found:?}");
 }
