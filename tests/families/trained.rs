@@ -1,6 +1,6 @@
 //! The trained models of this repository against the programs that trained them.
 
-use headwise::{Image, LoadOptions, Logits, Model, Translate, block_on};
+use headwise::{Edits, Image, LoadOptions, Logits, Model, Translate, block_on};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -153,6 +153,17 @@ fn reactions_are_cut_as_the_original_cuts_them() {
     }
 }
 
+#[test]
+fn a_masked_atom_is_what_the_original_says() {
+    let filled = &read_json(&folder("heads/reactions").join("reference.json"))["filled"];
+    let found = block_on(load("heads/reactions").fill(filled["text"].as_str().unwrap(), 3)).unwrap();
+    let expected = filled["tokens"].as_array().unwrap().iter().zip(numbers(&filled["probabilities"]));
+    for (candidate, (token, probability)) in found.masks[0].candidates.iter().zip(expected) {
+        assert_eq!(candidate.text, token.as_str().unwrap());
+        assert!((f64::from(candidate.probability) - probability).abs() < 1e-4, "{candidate:?}");
+    }
+}
+
 /// What the config of `reactions` may not say.
 #[test]
 fn albert_refuses_what_is_another_model() {
@@ -192,6 +203,10 @@ fn a_model_of_attention_alone_has_no_mlp() {
         let info = model.info();
         assert_eq!((info.mlp.experts, info.mlp.active, info.mlp.hidden), (0, 0, 0), "{name}");
         assert_eq!(info.attention.experts, experts, "{name}");
+        let Err(error) = model.edited(&Edits::new().with("L0E0:off".parse().unwrap())) else {
+            panic!("{name}: an expert of no MLP");
+        };
+        assert!(error.to_string().contains("without an MLP"), "{name}: {error}");
     }
 }
 
