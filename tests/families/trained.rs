@@ -219,7 +219,7 @@ fn classifiers_have_the_reference_probabilities() {
     ] {
         let reference = read_safetensors(&folder(reference).join("reference.safetensors"));
         let images: Vec<Image> = reference["images"]
-            .chunks((side * side) as usize)
+            .chunks(side * side)
             .map(|bytes| Image::new(side, side, 1, bytes.iter().map(|&byte| byte as u8).collect()).unwrap())
             .collect();
         let classes = reference[logits].len() / images.len();
