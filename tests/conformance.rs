@@ -72,6 +72,9 @@ fn tiny_jetmoe_routes_its_mlps_as_the_f64_reference_does() {
     }
 }
 
+/// The prompts of the prose model whose logits are in its reference.
+const PROSE_LOGITS: [usize; 3] = [0, 3, 4];
+
 /// The tensors of `reference.safetensors` whose names start with `prompt.`, that prefix removed.
 fn prose_prompt(tensors: &HashMap<String, Vec<f64>>, prompt: usize) -> impl Fn(&str) -> Vec<f64> + '_ {
     move |name| tensors[&format!("{prompt}.{name}")].clone()
@@ -85,9 +88,11 @@ fn prose_matches_transformers() {
         for prompt in 0..7 {
             let expected = prose_prompt(&tensors, prompt);
             let found = logits(&model, &ids(&expected("ids")), 64);
-            let worst = difference(&found, &expected("logits"));
-            println!("{kernels:?}, prompt {prompt}: logits differ by {worst:.1e}");
-            assert!(worst < 2e-3);
+            if PROSE_LOGITS.contains(&prompt) {
+                let worst = difference(&found, &expected("logits"));
+                println!("{kernels:?}, prompt {prompt}: logits differ by {worst:.1e}");
+                assert!(worst < 2e-3);
+            }
             for layer in 0..5 {
                 let routes = |kind: &str| {
                     let tensor = |name: &str| expected(&format!("layers.{layer}.{kind}.{name}"));

@@ -1,6 +1,6 @@
 //! The trained models of this repository against the programs that trained them.
 
-use headwise::{Image, LoadOptions, Logits, Model, Translate, block_on};
+use headwise::{Edits, Image, LoadOptions, Logits, Model, Translate, block_on};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -24,9 +24,9 @@ fn id_lists(value: &Value) -> Vec<Vec<u32>> {
     value.as_array().unwrap().iter().map(|list| ids(&numbers(list))).collect()
 }
 
-/// The logits of every eighth token, which is what large vocabularies have in their references.
-fn eighth(logits: &Logits) -> Vec<f64> {
-    logits.values.iter().step_by(8).map(|&value| value.into()).collect()
+/// The logits of every sixteenth token, which is what large vocabularies have in their references.
+fn sixteenth(logits: &Logits) -> Vec<f64> {
+    logits.values.iter().step_by(16).map(|&value| value.into()).collect()
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn the_translator_has_the_reference_logits() {
             let part = |name: &str| &reference[&format!("{sentence}.{name}")];
             let (source, target) = (ids(part("source")), ids(part("target")));
             let found = block_on(model.translation_logits(&source, &target)).unwrap();
-            let worst = max_difference(&eighth(&found.target), part("logits"));
+            let worst = max_difference(&sixteenth(&found.target), part("logits"));
             assert!(worst < 2e-3, "{shape:?}, sentence {sentence}: logits differ by {worst}");
         }
     }
@@ -90,7 +90,7 @@ fn the_mask_filler_has_the_reference_logits_and_candidates() {
         let texts: Vec<Vec<u32>> = (0..3).map(|text| ids(&reference[&format!("{text}.ids")])).collect();
         let sequences: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
         for (text, found) in block_on(model.logits(&sequences)).unwrap().iter().enumerate() {
-            let worst = max_difference(&eighth(found), &reference[&format!("{text}.logits")]);
+            let worst = max_difference(&sixteenth(found), &reference[&format!("{text}.logits")]);
             assert!(worst < 2e-3, "{shape:?}, text {text}: logits differ by {worst}");
         }
     }
@@ -153,6 +153,17 @@ fn reactions_are_cut_as_the_original_cuts_them() {
     }
 }
 
+#[test]
+fn a_masked_atom_is_what_the_original_says() {
+    let filled = &read_json(&folder("heads/reactions").join("reference.json"))["filled"];
+    let found = block_on(load("heads/reactions").fill(filled["text"].as_str().unwrap(), 3)).unwrap();
+    let expected = filled["tokens"].as_array().unwrap().iter().zip(numbers(&filled["probabilities"]));
+    for (candidate, (token, probability)) in found.masks[0].candidates.iter().zip(expected) {
+        assert_eq!(candidate.text, token.as_str().unwrap());
+        assert!((f64::from(candidate.probability) - probability).abs() < 1e-4, "{candidate:?}");
+    }
+}
+
 /// What the config of `reactions` may not say.
 #[test]
 fn albert_refuses_what_is_another_model() {
@@ -192,22 +203,31 @@ fn a_model_of_attention_alone_has_no_mlp() {
         let info = model.info();
         assert_eq!((info.mlp.experts, info.mlp.active, info.mlp.hidden), (0, 0, 0), "{name}");
         assert_eq!(info.attention.experts, experts, "{name}");
+        let Err(error) = model.edited(&Edits::new().with("L0E0:off".parse().unwrap())) else {
+            panic!("{name}: an expert of no MLP");
+        };
+        assert!(error.to_string().contains("without an MLP"), "{name}: {error}");
     }
 }
 
 #[test]
-fn the_classifier_has_the_reference_logits_and_accuracy() {
-    let reference = read_safetensors(&folder("fashion").join("reference.safetensors"));
-    let images: Vec<Image> = reference["images"]
-        .chunks(784)
-        .map(|bytes| Image::new(28, 28, 1, bytes.iter().map(|&byte| byte as u8).collect()).unwrap())
-        .collect();
-    for (name, logits) in [("fashion", "logits"), ("fashion/dense", "dense.logits")] {
+fn classifiers_have_the_reference_probabilities() {
+    for (name, reference, logits, side) in [
+        ("fashion", "fashion", "logits", 28),
+        ("fashion/dense", "fashion", "dense.logits", 28),
+        ("heads/far-patch", "heads/far-patch", "logits", 32),
+    ] {
+        let reference = read_safetensors(&folder(reference).join("reference.safetensors"));
+        let images: Vec<Image> = reference["images"]
+            .chunks(side * side)
+            .map(|bytes| Image::new(side, side, 1, bytes.iter().map(|&byte| byte as u8).collect()).unwrap())
+            .collect();
+        let classes = reference[logits].len() / images.len();
         for shape in SHAPES {
             let model = try_load(shape, &folder(name), LoadOptions::new()).unwrap();
-            let found = block_on(model.classify(&images, 10)).unwrap();
-            for (found, logits) in found.iter().zip(reference[logits].chunks(10)) {
-                let mut by_class = vec![0.0; 10];
+            let found = block_on(model.classify(&images, classes)).unwrap();
+            for (found, logits) in found.iter().zip(reference[logits].chunks(classes)) {
+                let mut by_class = vec![0.0; classes];
                 for class in &found.classes {
                     by_class[class.id as usize] = f64::from(class.probability);
                 }
@@ -216,4 +236,14 @@ fn the_classifier_has_the_reference_logits_and_accuracy() {
             }
         }
     }
+}
+
+/// Its rows of attention are for the methods to find; here, that it is a model.
+#[test]
+fn the_planted_model_loads() {
+    let model = load("heads/planted");
+    let image = Image::new(32, 32, 1, vec![0; 32 * 32]).unwrap();
+    let found = block_on(model.classify(&[image], 2)).unwrap();
+    let sum: f32 = found[0].classes.iter().map(|class| class.probability).sum();
+    assert!((sum - 1.0).abs() < 1e-5, "{found:?}");
 }

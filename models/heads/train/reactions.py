@@ -64,6 +64,17 @@ def share(attention, result):
     return ((strongest == wanted) & (wanted >= 0)).float().sum(-1), (wanted >= 0).sum()
 
 
+def filled(model, words):
+    """What stands behind a mask: the likeliest three, with their probabilities."""
+    text = "CC(=O)O.CCO>>CCOC(C)=[MASK]"
+    tokens = ["[CLS]", *rxnmapper.smiles_utils.tokenize(text[:-6]), "[MASK]", "[SEP]"]
+    with torch.no_grad():
+        logits = model(torch.tensor([[words.index(token) for token in tokens]])).logits[0, -2]
+    best = logits.softmax(-1).topk(3)
+    return dict(text=text, tokens=[words[id] for id in best.indices.tolist()],
+                probabilities=[round(value, 5) for value in best.values.tolist()])
+
+
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("out")
@@ -125,6 +136,7 @@ def main():
                  same_head_elsewhere=[round(value, 4) for value in shares[:, HEAD].tolist()],
                  best_other={f"L{n // 8}H{n % 8}": round(other.flatten()[n].item(), 4)
                              for n in other.flatten().argsort(descending=True)[:3].tolist()})
+    facts["filled"] = filled(model, words)
     T.write_json(f"{a.out}/reference.json", facts)
     print(facts)
 

@@ -109,8 +109,8 @@ def main():
     T.write_tokenizer(a.out, WORDS, start="<s>")
     ids, _ = prompts(T.generator(5000), tasks, 4)
     T.write_reference(a.out, model, ids.tolist())
-    # As SNU-DRL/Soft_Injection has its tasks: pairs of an input and its output.
-    for number, task in enumerate(tasks):
+    # As SNU-DRL/Soft_Injection has its tasks: pairs of an input and its output. The same for both models.
+    for number, task in enumerate(tasks if a.experts == 1 else []):
         pairs = [dict(input=symbol, output=SYMBOLS[task[at]]) for at, symbol in enumerate(SYMBOLS)]
         T.write_json(f"{a.out}/task-{number}.json", dict(train=pairs[:12], test=pairs[12:]))
     facts = dict(parameters=sum(p.numel() for p in model.parameters()), steps=a.steps, seed=a.seed)

@@ -20,7 +20,7 @@ from moa_seq2seq import BOS, EOS, PAD, UNK, load_shipped, shipped_name, transpos
 
 BEAMED = 100        # sentences decoded with beams too
 PINNED = 3          # sentences with the encoder's output and logits
-EIGHTH = 8          # of their logits, those of every eighth token
+SPARSE = 16         # of their logits, those of every sixteenth token
 
 
 def config(c):
@@ -72,7 +72,7 @@ def reference_numbers(model, sources, greedy):
         source, target = sources[i], [BOS] + greedy[i][:-1]
         memory, mask = model.encode(torch.tensor([source]))
         numbers[f"{i}.encoder"] = memory[0].contiguous()
-        numbers[f"{i}.logits"] = model.decode(torch.tensor([target]), memory, mask)[0, :, ::EIGHTH].contiguous()
+        numbers[f"{i}.logits"] = model.decode(torch.tensor([target]), memory, mask)[0, :, ::SPARSE].contiguous()
         numbers[f"{i}.source"] = torch.tensor(source, dtype=torch.int32)
         numbers[f"{i}.target"] = torch.tensor(target, dtype=torch.int32)
     return numbers

@@ -52,16 +52,19 @@ fn each_text_has_a_line_with_the_numbers_of_the_reference() {
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     for prompt in 0..7 {
         let ids = words(&tensors.tensor(&format!("{prompt}.ids")).unwrap());
-        let expected = reference_logprobs(&tensors, prompt, &ids);
         let found = &long[prompt];
         assert_eq!(found["ids"], json!(ids));
-        let each = numbers(&found["logprobs"]);
-        assert_eq!(each.len(), expected.len());
-        assert!(each.iter().zip(&expected).all(|(found, wanted)| (found - wanted).abs() < 2e-3));
-        let (sum, count) = (expected.iter().sum::<f64>(), expected.len() as f64);
-        assert!((found["logprob"].as_f64().unwrap() - sum).abs() < 2e-3 * count);
-        let perplexity = found["perplexity"].as_f64().unwrap();
-        assert!((perplexity / (-sum / count).exp() - 1.0).abs() < 2e-3, "{perplexity}");
+        // The reference has the logits of these prompts.
+        if [0, 3, 4].contains(&prompt) {
+            let expected = reference_logprobs(&tensors, prompt, &ids);
+            let each = numbers(&found["logprobs"]);
+            assert_eq!(each.len(), expected.len());
+            assert!(each.iter().zip(&expected).all(|(found, wanted)| (found - wanted).abs() < 2e-3));
+            let (sum, count) = (expected.iter().sum::<f64>(), expected.len() as f64);
+            assert!((found["logprob"].as_f64().unwrap() - sum).abs() < 2e-3 * count);
+            let perplexity = found["perplexity"].as_f64().unwrap();
+            assert!((perplexity / (-sum / count).exp() - 1.0).abs() < 2e-3, "{perplexity}");
+        }
         let Value::Object(mut fields) = found.clone() else { panic!("{found}") };
         fields.retain(|name, _| !["ids", "logprobs"].contains(&name.as_str()));
         assert_eq!(short[prompt], Value::Object(fields));
