@@ -26,7 +26,8 @@ def chosen(model, layer):
     """[texts, tokens, heads]: whether a token uses a head; in the run that `rows_of` made."""
     heads = model.layers[layer].heads
     if not model.shape.routed:
-        return torch.ones(*heads.rows.shape[::2][:1], heads.rows.shape[2], heads.rows.shape[1])
+        texts, count, tokens, _ = heads.rows.shape
+        return torch.ones(texts, tokens, count)
     router = heads.experts.router
     used = torch.zeros_like(router.scores).scatter(-1, router.chosen, 1.0)
     return used.repeat_interleave(model.shape.heads, -1)
