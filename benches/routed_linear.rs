@@ -51,7 +51,7 @@ fn times(criterion: &mut Criterion) {
 fn bytes_against_a_copy() {
     for (variant, kernels) in VARIANTS {
         let gpu = open(kernels);
-        let mut copy = Yardstick::copy(&gpu).expect("a copy");
+        let mut copy = Yardstick::copy(&gpu, &headwise::Cancel::new()).expect("a copy");
         for (stored, precision) in PRECISIONS {
             let mut linear = Linear::new(&gpu, square(JETMOE), precision, 1, TOP);
             let (bytes, _) = linear.work(Form::Matvec);

@@ -25,6 +25,8 @@ struct Params {
 //!include "shared/span.wgsl"
 
 const LOWEST: f32 = -3.4028234e38;
+// The next number above it: what is not banned is above what is.
+const ALLOWED: f32 = -3.4028232e38;
 const FROM_PROMPT: u32 = 0x80000000u;
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -62,5 +64,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 
 fn within(x: vec4<f32>) -> vec4<f32> {
-    return clamp(x, vec4<f32>(LOWEST), vec4<f32>(-LOWEST));
+    return clamp(x, vec4<f32>(ALLOWED), vec4<f32>(-LOWEST));
 }

@@ -20,7 +20,8 @@ use crate::{Error, Result};
 ///   What has an entry for each token (logits, routes, log-probabilities) has those of the tokens that were read, fewer than
 ///   the text has ([`Scored::is_whole`](crate::Scored::is_whole)).
 ///   What is of a whole text or image (masks, classes, a vector) is complete, or has nothing in it.
-/// - Only where a part is of no use (a model, a step of a session, the logits of a translation, files) it is
+/// - Only where a part is of no use (a model, a step of a session, a trace and what [`methods`](crate::methods) make of several, a bench, the logits of a translation,
+///   files) it is
 ///   [`Error::Cancelled`], and everything is as it was; a download goes on another time.
 /// - A handle that was cancelled stays so, [`is_cancelled`](Self::is_cancelled) tells, and ends whatever is given it next at once.
 ///   New work wants a new one, or a [`child`](Self::child).

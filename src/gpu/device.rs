@@ -238,10 +238,11 @@ impl Gpu {
             Origin::Lent => (Errors::of_calls(), Loss::seen_on(&device)),
         };
         let features = adapter::features_of(&device);
+        let capabilities = Capabilities::new(&adapter, features, &device.limits());
         let inner = Inner {
-            capabilities: Capabilities::new(&adapter, features, &device.limits()),
+            pace: Pace::new(capabilities.software, options.submission_macs),
+            capabilities,
             pipelines: PipelineCache::default(),
-            pace: Pace::new(options.submission_macs),
             #[cfg(not(target_arch = "wasm32"))]
             worker: Default::default(),
             kernels: options.kernels,

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const SECONDS: f64 = 0.2;
 /// Multiply-accumulates a second before anything was measured: the least that is sold as a GPU, 0.05 TFLOP/s.
 const FIRST_RATE: u64 = 25_000_000_000;
+/// The same of an adapter that computes on a CPU: what two of its cores do beside other work.
+const FIRST_SOFTWARE_RATE: u64 = FIRST_RATE / 8;
 /// A rate below this says that the device was busy with something else.
 const LEAST_RATE: u64 = FIRST_RATE / 64;
 /// How far one measurement may move the rate.
@@ -26,8 +28,9 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub fn new(given: Option<u64>) -> Self {
-        Self { rate: AtomicU64::new(FIRST_RATE), given }
+    pub fn new(software: bool, given: Option<u64>) -> Self {
+        let rate = if software { FIRST_SOFTWARE_RATE } else { FIRST_RATE };
+        Self { rate: AtomicU64::new(rate), given }
     }
 
     /// Multiply-accumulates that one submission may hold.
@@ -50,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_measurement_moves_the_budget_but_not_far() {
-        let pace = Pace::new(None);
+        let pace = Pace::new(false, None);
         assert_eq!(pace.budget(), 5_000_000_000);
         // Ten times as fast, twice: a factor of four each time at the most.
         pace.measured(10 * FIRST_RATE, 1.0);
@@ -64,6 +67,6 @@ mod tests {
         assert_eq!(pace.budget(), 5_000_000_000 / 64);
         pace.measured(u64::MAX, 1e-3);
         assert_eq!(pace.budget(), 5_000_000_000 / 16);
-        assert_eq!(Pace::new(Some(7)).budget(), 7);
+        assert_eq!(Pace::new(true, Some(7)).budget(), 7);
     }
 }

@@ -98,7 +98,8 @@ impl Model {
     /// machine that slows down slows both.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a model that does not generate or options out of range, and what the GPU reports.
+    /// [`Error::Argument`] for a model that does not generate or options out of range; [`Error::Cancelled`], at the latest behind the
+    /// measurement under way; and what the GPU reports.
     pub async fn bench(&self, options: Bench<'_>) -> Result<BenchReport> {
         options.check()?;
         self.check_generates()?;
@@ -119,7 +120,8 @@ impl Model {
 
         // Before anything else, so that it finds nothing compiled; the tokens behind the first warm up decoding.
         let first_run = self.timed(prompt, 3).await?.first;
-        let (copy, matmul) = (Yardstick::copy(&self.gpu)?, Yardstick::matmul(&self.gpu).await?);
+        let copy = Yardstick::copy(&self.gpu, &self.cancel)?;
+        let matmul = Yardstick::matmul(&self.gpu, &self.cancel).await?;
         let decodes = tokens > 0;
         let total = ((fitting.len() + 1 + usize::from(decodes)) * options.rounds) as u64;
         let mut bencher = Bencher {
@@ -354,6 +356,7 @@ impl Rounds<'_, '_> {
     /// Takes note of a round, and measures the limit.
     fn took(&mut self, seconds: f64) -> Result<()> {
         self.times.push(seconds);
+        self.bencher.model.cancel.check()?;
         let limit = self.bencher.limit(self.against);
         limit.rates.push(limit.yardstick.rate()?);
         (self.bencher.progress)(self.bencher.done + self.times.len() as u64, self.bencher.total);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::{
-    Result,
+    Cancel, Result,
     gpu::{AdapterSelection, Buffer, Gpu, GpuOptions, KernelChoice, Recorder},
     ops::{Activation, Bias, Copy, Matrix, MatrixShape, Precision, RoutedMatmul, Variants},
 };
@@ -69,8 +69,8 @@ impl Yardstick {
     /// count.
     ///
     /// # Errors
-    /// What the GPU reports.
-    pub fn copy(gpu: &Gpu) -> Result<Self> {
+    /// [`Error::Cancelled`](crate::Error::Cancelled), and what the GPU reports.
+    pub fn copy(gpu: &Gpu, cancel: &Cancel) -> Result<Self> {
         let bytes = COPY_BYTES.min(gpu.capabilities().max_binding).min(gpu.capabilities().max_buffer);
         gpu.plan("the buffers of the copy", 2 * bytes)?;
         let (src, dst) = (Buffer::new(gpu, "copy.src", bytes), Buffer::new(gpu, "copy.dst", bytes));
@@ -83,15 +83,18 @@ impl Yardstick {
             })
         };
         let [first, others @ ..] = COPIES;
-        others.into_iter().try_fold(copy(first)?, |best, other| Ok(best.faster(copy(other)?)))
+        others.into_iter().try_fold(copy(first)?, |best, other| {
+            cancel.check()?;
+            Ok(best.faster(copy(other)?))
+        })
     }
 
     /// A dense product of square matrices in f32 arithmetic, with the kernel, the storage of the weights and the size that
     /// are fastest here. A multiply-accumulate counts as two operations.
     ///
     /// # Errors
-    /// What the GPU reports.
-    pub async fn matmul(gpu: &Gpu) -> Result<Self> {
+    /// [`Error::Cancelled`](crate::Error::Cancelled), and what the GPU reports.
+    pub async fn matmul(gpu: &Gpu, cancel: &Cancel) -> Result<Self> {
         let [small, large] = MATMUL_SIZES;
         let product = |gpu: &Gpu| -> Result<Self> {
             let stored = |precision| Self::dense(gpu, small, small, precision);
@@ -99,6 +102,7 @@ impl Yardstick {
         };
         let mut best = product(gpu)?;
         for kernels in [KernelChoice::Plain, KernelChoice::Workgroup] {
+            cancel.check()?;
             let adapter = AdapterSelection::Name(gpu.capabilities().name.clone());
             // An adapter may refuse another device: then its kernels are no candidates.
             if let Ok(gpu) = Gpu::new(GpuOptions::new().adapter(adapter).kernels(kernels)).await {
@@ -106,6 +110,7 @@ impl Yardstick {
             }
         }
         for precision in [Precision::F32, Precision::F16] {
+            cancel.check()?;
             let larger = Self::dense(best.recorder.gpu(), large, large, precision)?;
             best = best.faster(larger);
         }

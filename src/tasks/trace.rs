@@ -10,6 +10,8 @@ use crate::{
 impl Model {
     /// Records what `observe` says of `sequences`, each its own text; edited, where the model is.
     ///
+    /// Values are what the model computed, a NaN or an infinity, too: to see where one begins is what a trace is for.
+    ///
     /// ```
     /// # fn main() -> headwise::Result<()> {
     /// # headwise::block_on(async {

@@ -378,6 +378,26 @@ fn a_filter_and_a_bias_that_ban_all_tokens_together_are_refused() {
     }
 }
 
+/// However low the one token gets that is not banned, it is above those that are.
+#[test]
+fn a_banned_token_is_never_chosen() {
+    let model = tiny(KernelChoice::Tuned);
+    let run = |options: Generate| {
+        block_on(model.generate_ids(&PROMPTS, &options, |_| ControlFlow::Continue(()))).unwrap().ids
+    };
+    for options in [greedy(8), greedy(8).temperature(1.0).seed(3)] {
+        let only = |_: &_, logits: &mut [f32]| {
+            (0..VOCAB).filter(|&id| id != 30).for_each(|id| logits[id] = f32::NEG_INFINITY);
+            logits[30] = -3e38;
+        };
+        let low = options.clone().logit_bias([(30, -3e38)]).filter_logits(only);
+        assert_eq!(run(low), [[30; 8]; 3]);
+        let banned = (0..VOCAB as u32).filter(|&id| id != 30).map(|id| (id, f32::NEG_INFINITY));
+        let worn = options.logit_bias(banned).frequency_penalty(f32::MAX).presence_penalty(f32::MAX);
+        assert_eq!(run(worn), [[30; 8]; 3]);
+    }
+}
+
 #[test]
 fn options_out_of_range_are_named() {
     let model = tiny(KernelChoice::Tuned);

@@ -5,8 +5,8 @@ use std::{fs, path::PathBuf};
 use headwise::{
     Edits, KernelChoice, LoadOptions, Model, Score, block_on,
     methods::{
-        Definition, Hunt, Retrieval, Sample, divergence, importance, indicators, influence, patterns,
-        repeated, retrieval,
+        Definition, Hunt, Pair, Path, Question, Retrieval, Sample, TaskVector, divergence, importance,
+        indicators, influence, patch, patched, patterns, repeated, retrieval,
     },
     probes::{Address, Change, Keys, Observe, What},
 };
