@@ -10,6 +10,7 @@ mod influence;
 mod patch;
 mod patterns;
 mod retrieval;
+mod rings;
 mod task;
 
 pub use difference::{ExpertDifference, expert_difference};
@@ -21,6 +22,7 @@ pub use influence::{Influence, influence};
 pub use patch::{HeadEffect, Pair, Path, patch, patched};
 pub use patterns::{HeadPatterns, patterns, repeated};
 pub use retrieval::{Definition, HeadRetrieval, Retrieval, Sample, retrieval};
+pub use rings::{HeadRings, rings};
 pub use task::{Question, TaskHead, TaskVector};
 
 use crate::{

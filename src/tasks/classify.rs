@@ -7,7 +7,8 @@ use crate::{
     Error, Result,
     models::{Classes, Task},
     ops::{MAX_TOP_LOGITS, padded},
-    sessions::{SessionOptions, TokenRoutes},
+    probes::{Observe, Trace},
+    sessions::{Session, SessionOptions, TokenRoutes},
 };
 
 /// An image: rows of pixels, each one byte (grey) or three (red, green, blue).
@@ -144,16 +145,8 @@ impl Model {
         let batch = (BATCH_TOKENS / each as usize).max(1);
         let mut results = Vec::with_capacity(images.len());
         for images in images.chunks(batch) {
-            let count = images.len() as u32;
-            let layout = SessionOptions::new()
-                .sequences(count)
-                .positions(each)
-                .reserve(each)
-                .step_tokens(count * each);
-            let mut session = self.any_session(layout)?;
-            let mut patches = Vec::new();
-            images.iter().for_each(|image| image.patches(classes, &mut patches));
-            session.forward_images(count, each, &patches)?;
+            let mut session = self.session_of_images(classes, images.len())?;
+            read_images(&mut session, classes, images)?;
             let (tops, routes) = match session.read_top(top as u32).await {
                 Err(Error::Cancelled) => break,
                 read => read?,
@@ -175,4 +168,43 @@ impl Model {
         results.resize_with(count, missed);
         Ok(results)
     }
+
+    /// A session that reads so many images in one step.
+    fn session_of_images(&self, classes: &Classes, count: usize) -> Result<Session> {
+        let (count, each) = (count as u32, 1 + classes.patches());
+        let layout =
+            SessionOptions::new().sequences(count).positions(each).reserve(each).step_tokens(count * each);
+        self.any_session(layout)
+    }
+
+    /// As [`Model::trace`], of images: the class token stands at position 0 of each, then its patches row by row.
+    ///
+    /// # Errors
+    /// As [`Model::trace`], a model that does not classify images, and no images.
+    pub async fn trace_images(&self, images: &[Image], observe: &Observe) -> Result<Trace> {
+        let Task::Classify(classes) = &self.task else { return Err(self.wrong_task("classify")) };
+        if images.is_empty() {
+            return Err(Error::argument("images", "none", "at least one"));
+        }
+        let mut session = self.session_of_images(classes, images.len())?;
+        session.set_observe(Some(observe))?;
+        read_images(&mut session, classes, images)?;
+        session.observed().await
+    }
+
+    /// Patches of a side of the images that the model looks at.
+    ///
+    /// # Errors
+    /// A model that does not classify images.
+    pub fn image_grid(&self) -> Result<u32> {
+        let Task::Classify(classes) = &self.task else { return Err(self.wrong_task("classify")) };
+        Ok(classes.image_size / classes.patch_size)
+    }
+}
+
+/// Records a step over all images.
+fn read_images(session: &mut Session, classes: &Classes, images: &[Image]) -> Result<()> {
+    let mut patches = Vec::new();
+    images.iter().for_each(|image| image.patches(classes, &mut patches));
+    session.forward_images(images.len() as u32, 1 + classes.patches(), &patches)
 }

@@ -5,8 +5,8 @@ use std::{fs, path::PathBuf};
 use headwise::{
     Edits, KernelChoice, LoadOptions, Model, Score, block_on,
     methods::{
-        Definition, Hunt, Pair, Path, Question, Retrieval, Sample, TaskVector, divergence, importance,
-        indicators, influence, patch, patched, patterns, repeated, retrieval,
+        Definition, Hunt, Pair, Path, Question, Retrieval, Sample, TaskVector, divergence, expert_difference,
+        importance, indicators, influence, patch, patched, patterns, repeated, retrieval, rings,
     },
     probes::{Address, Change, Keys, Observe, What},
 };
@@ -382,4 +382,125 @@ fn tasks_are_mixed_into_questions_without_examples() {
     let wrong = TaskVector::from_json(r#"{"heads": [{"at": "L9H0", "mean": [1], "part": 1}]}"#).unwrap();
     let error = wrong.applied(&model, 3).unwrap_err().to_string();
     assert!(error.contains("layer 9"), "{error}");
+}
+
+/// MoTE: the expert that was planted for a dialect is found by how often it is chosen there, and without it, and it alone, the
+/// dialect's answers change.
+#[test]
+fn the_expert_of_a_dialect_is_found_and_switched_off() {
+    let model = model("dialects");
+    let text = fs::read_to_string(folder("dialects").join("documents.jsonl")).unwrap();
+    let documents: Vec<(Vec<u32>, bool)> = text
+        .lines()
+        .map(|line| {
+            let value: Value = serde_json::from_str(line).unwrap();
+            (model.encode(value["text"].as_str().unwrap()).unwrap(), value["dialect"] == "B")
+        })
+        .collect();
+    let prompts: Vec<(&[u32], bool)> =
+        documents.iter().map(|(ids, class)| (ids.as_slice(), *class)).collect();
+    let found = block_on(expert_difference(&model, &prompts)).unwrap();
+    let reference = reference("dialects");
+    assert_eq!(Some(found[0].at.to_string().as_str()), reference["planted"].as_str());
+    assert!(found[0].difference > 3.0 * found[1].difference, "{:?}", &found[..2]);
+    let answers = |model: &Model| -> Vec<usize> {
+        let last = |ids: &Vec<u32>| {
+            let logits = block_on(model.logits(&[ids])).unwrap().remove(0);
+            let row = &logits.values[logits.values.len() - logits.vocab..];
+            (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
+        };
+        documents.iter().map(|(ids, _)| last(ids)).collect()
+    };
+    let plain = answers(&model);
+    let changed = |expert: u32| {
+        let edit = headwise::Edit::new(Address::head_expert(1, expert), Change::Off);
+        let without = answers(&model.edited(&Edits::new().with(edit)).unwrap());
+        let share = |class: bool| {
+            let own = documents.iter().enumerate().filter(|(_, (_, of))| *of == class);
+            let (all, moved) = own
+                .fold((0, 0), |(all, moved), (i, _)| (all + 1, moved + usize::from(plain[i] != without[i])));
+            moved as f64 / f64::from(all)
+        };
+        [share(true), share(false)]
+    };
+    let planted = found[0].at.index.unwrap();
+    let [b, a] = changed(planted);
+    assert!(b >= 0.5 && a <= 0.05, "{b} of B, {a} of A");
+    let others: Vec<f64> =
+        (0..8).filter(|&expert| expert != planted).map(|expert| changed(expert)[0]).collect();
+    assert!(others.iter().sum::<f64>() / others.len() as f64 <= 0.5 * b, "{others:?}");
+    let error = block_on(expert_difference(&model, &prompts[..1])).unwrap_err().to_string();
+    assert!(error.contains("some of both"), "{error}");
+}
+
+/// A model that nobody here trained, with a head whose job is known: it maps the atoms of a product to those they come from.
+#[test]
+fn the_head_that_maps_atoms_maps_them_as_the_original_does() {
+    let model = model("reactions");
+    let text = fs::read_to_string(folder("reactions").join("reactions.jsonl")).unwrap();
+    let (mut right, mut atoms, mut reactions) = (std::collections::BTreeMap::<Address, usize>::new(), 0, 0);
+    for line in text.lines() {
+        let value: Value = serde_json::from_str(line).unwrap();
+        let list = |name: &str| -> Vec<u32> {
+            value[name].as_array().unwrap().iter().map(|number| number.as_u64().unwrap() as u32).collect()
+        };
+        let (reactants, products, map) = (list("reactant_atoms"), list("product_atoms"), list("map"));
+        let ids = model.encode(value["text"].as_str().unwrap()).unwrap();
+        let capture = "L10H*:pattern".parse::<headwise::probes::Capture>().unwrap();
+        let observe =
+            Observe::new().capture(capture.positions(headwise::probes::Positions::List(products.clone())));
+        let trace = block_on(model.trace(&[&ids], &observe)).unwrap();
+        let rows = trace.get("blocks.10.attn.hook_pattern").unwrap();
+        for (place, &head) in rows.heads.iter().enumerate() {
+            for (product, &expected) in products.iter().zip(&map) {
+                let row = rows.at(rows.row_of(0, *product).unwrap(), place);
+                let strongest = (0..reactants.len())
+                    .rev()
+                    .max_by(|&a, &b| row[reactants[a] as usize].total_cmp(&row[reactants[b] as usize]))
+                    .unwrap();
+                *right.entry(Address::head(10, head)).or_default() +=
+                    usize::from(strongest == expected as usize);
+            }
+        }
+        atoms += products.len();
+        reactions += 1;
+    }
+    assert!(reactions >= 5);
+    let reference = reference("reactions");
+    let share = |at: &str| right[&at.parse().unwrap()] as f64 / atoms as f64;
+    assert_eq!(reference["mapper"], "L10H5");
+    let expected = reference["mapper_share"].as_f64().unwrap();
+    assert!((share("L10H5") - expected).abs() < 1e-4, "{} for {expected}", share("L10H5"));
+    let best_other =
+        right.iter().filter(|(at, _)| at.index != Some(5)).map(|(_, &count)| count).max().unwrap();
+    assert!((best_other as f64) < 0.6 * atoms as f64, "{best_other} of {atoms}");
+}
+
+/// Heads that were made to look one patch to the left, and at all alike.
+#[test]
+fn rings_are_those_that_were_planted() {
+    let model = model("planted");
+    let pixels = (0..32 * 32).map(|i| (i * 37 % 251) as u8).collect();
+    let images = [headwise::Image::new(32, 32, 1, pixels).unwrap()];
+    let found = block_on(rings(&model, &images)).unwrap();
+    let reference = reference("planted");
+    for one in &found {
+        let expected = reference["rings"][one.at.to_string()].as_array().unwrap();
+        for (mass, expected) in one.rings.iter().zip(expected) {
+            assert!((mass - expected.as_f64().unwrap()).abs() < 1e-5, "{one:?}");
+        }
+        assert!((one.rings.iter().sum::<f64>() + one.class - 1.0).abs() < 1e-5, "{one:?}");
+        assert_eq!(one.patches, 64);
+    }
+    // The second by arithmetic: patches at each distance over all 65 tokens.
+    let grid = 8i64;
+    let at = |k: i64| -> f64 {
+        let cells = (0..grid * grid).flat_map(|p| (0..grid * grid).map(move |q| (p, q)));
+        let near = |(p, q): &(i64, i64)| (p / grid - q / grid).abs().max((p % grid - q % grid).abs()) == k;
+        cells.filter(near).count() as f64 / (64.0 * 65.0)
+    };
+    for (k, mass) in (0..).zip(&found[1].rings) {
+        assert!((mass - at(k)).abs() < 1e-5, "distance {k}: {mass}");
+    }
+    assert!(found[0].rings[1] >= 0.8 && found[0].distance() < found[1].distance());
 }

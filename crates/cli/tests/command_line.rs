@@ -608,8 +608,19 @@ fn every_command_has_help_with_an_example() {
 
 #[test]
 fn every_analysis_has_help_with_an_example() {
-    let heads = ["patterns", "indicators", "importance", "retrieval", "divergence", "influence", "hunt"];
-    for command in heads.map(|name| ["heads", name]).into_iter().chain([["experts", "difference"]]) {
+    let heads = [
+        "patterns",
+        "indicators",
+        "importance",
+        "retrieval",
+        "divergence",
+        "influence",
+        "patch",
+        "rings",
+        "hunt",
+    ];
+    let others = [["experts", "difference"], ["task", "learn"], ["task", "run"]];
+    for command in heads.map(|name| ["heads", name]).into_iter().chain(others) {
         let help = stdout(&[command[0], command[1], "--help"]);
         assert!(help.contains(&format!("Example:\n  headwise {} {}", command[0], command[1])), "{help}");
         assert!(help.contains("--adapter") && help.lines().count() < 46, "{help}");

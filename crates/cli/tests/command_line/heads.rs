@@ -150,3 +150,132 @@ fn analyses_say_what_they_lack() {
     fs::write(&empty, "").unwrap();
     fails(&["heads", "patterns", "--file", empty.to_str().unwrap()], &["a TEXT, --file or --repeat"]);
 }
+
+/// The models whose heads have known jobs.
+fn known(name: &str) -> String {
+    format!("{}/../../models/heads/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_task_is_learnt_and_done_without_examples() {
+    let (model, pairs) = (known("tasks"), format!("{}/task-0.json", known("tasks")));
+    let task = folder("task").join("first.task");
+    let args = ["task", "learn", &pairs, "--model", &model, "--out", task.to_str().unwrap(), "--json"];
+    let template = ["--template", "{input} > {output} ; ", "--shots", "5", "--prompts", "20"];
+    let report = json(&[&args[..], &template].concat());
+    assert_eq!(report["questions"], 12);
+    assert!(
+        report["right"].as_f64().unwrap() >= 0.9 && report["right_without"].as_f64().unwrap() < 0.6,
+        "{report}"
+    );
+    // What was learnt answers as the pairs say.
+    let file: Value = serde_json::from_slice(&fs::read(&pairs).unwrap()).unwrap();
+    let right = file["test"].as_array().unwrap()[..3].iter().filter(|pair| {
+        let args =
+            ["task", "run", task.to_str().unwrap(), pair["input"].as_str().unwrap(), "--model", &model];
+        stdout(&args).trim() == pair["output"].as_str().unwrap()
+    });
+    assert!(right.count() >= 2);
+    fails(
+        &["task", "run", &pairs, "ant", "--model", &model],
+        &["task-0.json: task", "missing field `template`"],
+    );
+    fails(
+        &["task", "learn", task.to_str().unwrap(), "--model", &model, "--out", "x.task"],
+        &["first.task: pairs"],
+    );
+    fails(&[&args[..7], &["--template", "{input}"]].concat(), &["{output} behind it"]);
+}
+
+#[test]
+fn texts_are_scored_without_some_heads_and_in_shards() {
+    let model = known("copier");
+    let folder = folder("influence");
+    let texts = folder.join("texts.jsonl");
+    let lines = fs::read_to_string(format!("{model}/documents.jsonl")).unwrap();
+    let lines: Vec<&str> = lines.lines().take(6).collect();
+    fs::write(&texts, lines.join("\n")).unwrap();
+    let scores = folder.join("scores.json");
+    fs::write(&scores, r#"{"1-2": [0.9], "1-3": [0.8], "0-0": [0.1], "1-1": [0.7]}"#).unwrap();
+    let score = |out: &str, more: &[&str]| -> Vec<Value> {
+        let out = folder.join(out);
+        let args =
+            ["score-data", texts.to_str().unwrap(), "--model", &model, "--out", out.to_str().unwrap(), "-q"];
+        stdout(&[&args[..], more].concat());
+        fs::read_to_string(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let named = score("named.jsonl", &["--without", "L1H2", "--without", "L1H3"]);
+    let ranked = score("ranked.jsonl", &["--retrieval", scores.to_str().unwrap(), "--best", "50"]);
+    assert_eq!(named, ranked);
+    assert_eq!(named[0]["edits"], serde_json::json!(["L1H2:uniform", "L1H3:uniform"]));
+    let plain = score("plain.jsonl", &[]);
+    for (line, plain) in named.iter().zip(&plain) {
+        assert_eq!((&line["index"], &line["logprob"]), (&plain["index"], &plain["logprob"]));
+        let [own, masked, influence] =
+            ["logprob", "masked", "influence"].map(|name| line[name].as_f64().unwrap());
+        assert!((influence - (masked - own) / own).abs() < 1e-9);
+        assert!(plain.get("masked").is_none() && plain.get("edits").is_none());
+    }
+    // Texts that repeat need these heads; chains do not.
+    let repeats = lines.iter().map(|line| line.contains("\"block\""));
+    for (line, repeats) in named.iter().zip(repeats) {
+        assert_eq!(line["influence"].as_f64().unwrap() > 0.3, repeats, "{line}");
+    }
+    let shards: Vec<Value> = ["0/3", "1/3", "2/3"]
+        .iter()
+        .flat_map(|shard| {
+            score(&format!("shard-{}.jsonl", &shard[..1]), &["--shard", shard, "--without", "L1H2"])
+        })
+        .collect();
+    let indices: Vec<u64> = shards.iter().map(|line| line["index"].as_u64().unwrap()).collect();
+    assert_eq!(indices, [0, 3, 1, 4, 2, 5]);
+    for (args, part) in [(["--shard", "3/3"], "I below N"), (["--shard", "x"], "I below N")] {
+        let (code, _, stderr) = run(&mut headwise(&[&["score", "a", "--out", "b"], &args[..]].concat()));
+        assert!(code == 2 && stderr.contains(part), "{stderr}");
+    }
+    let text = texts.to_str().unwrap();
+    fails(&["score", text, "--out", "b.jsonl", "--model", &model, "--without", "L9H0"], &["layer 9"]);
+    fails(&["score", text, "--out", "b.jsonl", "--retrieval", text], &["texts.jsonl: scores"]);
+}
+
+#[test]
+fn what_carries_a_difference_and_how_far_heads_look_is_shown() {
+    let model = known("copier");
+    let args = [
+        "heads",
+        "patch",
+        "Ira Cy Jay Cal Ira Cy",
+        "--other",
+        "Ira Cy Guy Cal Ira Cy",
+        "--answers",
+        " Jay",
+        " Guy",
+    ];
+    let find = |more: &[&str]| {
+        let report = json(&[&args[..], &["--model", &model, "--json"], more].concat());
+        report["found"].as_array().unwrap().clone()
+    };
+    let (any, direct) = (find(&[]), find(&["--direct"]));
+    assert_eq!((any.len(), direct.len()), (8, 8));
+    // What carries it stands in layer 1, and needs no later head.
+    assert!(
+        any[0]["at"].as_str().unwrap().starts_with("L1") && any[0]["effect"].as_f64().unwrap() > 0.1,
+        "{any:?}"
+    );
+    assert_eq!(any[0]["at"], direct[0]["at"]);
+    let into = find(&["--into", "L1H*:k"]);
+    assert!(into.iter().all(|one| one["effect"].as_f64().unwrap().is_finite()));
+    fails(&[&args[..7], &["", "--model", &model]].concat(), &["a token of its own"]);
+    fails(
+        &["heads", "patch", "Ira", "--other", "Ira Cy", "--answers", " Jay", " Guy", "--model", &model],
+        &["same length"],
+    );
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/fashion/examples/bag.png");
+    let rings = json(&["heads", "rings", image, "--json"]);
+    for one in rings["found"].as_array().unwrap() {
+        let sum: f64 = numbers(&one["rings"]).iter().sum::<f64>() + one["class"].as_f64().unwrap();
+        assert!(one["patches"] == 0 || (sum - 1.0).abs() < 1e-4, "{one}");
+    }
+    fails(&["heads", "rings", "no-such.png"], &["no-such.png"]);
+    fails(&["heads", "rings", image, "--model", &model], &["classify"]);
+}

@@ -1,23 +1,28 @@
 //! `headwise heads …` and `headwise experts …`: published analyses.
 
+mod task;
+
 use std::{fmt::Display, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use headwise::{
-    Error, Model, Score, block_on,
+    Error, Image, Model, Score, block_on,
     methods::{
-        Definition, Hunt, Retrieval, Sample, divergence, expert_difference, importance, indicators,
-        influence, patterns, repeated, retrieval,
+        Definition, Hunt, Pair, Path, Retrieval, Sample, divergence, expert_difference, importance,
+        indicators, influence, patterns, repeated, retrieval,
     },
-    probes::{Address, Change},
+    probes::{Address, Capture, Change},
 };
 use serde::Serialize;
+
+pub use task::{TaskCommand, run as task};
 
 use super::{
     args::Shared,
     demo::Demo,
     edited::{TaskArgs, WithEdits, plan_file},
     failure::Failure,
+    image,
     lines::{Lines, bad, numbered},
     output,
 };
@@ -46,6 +51,10 @@ enum Heads {
     Divergence(DivergenceArgs),
     /// How much texts need some heads: their loss with those heads looking at all alike
     Influence(InfluenceArgs),
+    /// Which heads carry the difference between two prompts
+    Patch(PatchArgs),
+    /// How far the heads of an image model look
+    Rings(RingsArgs),
     /// Search for the heads whose change lowers, or raises, the loss of texts most
     Hunt(HuntArgs),
 }
@@ -152,6 +161,41 @@ struct HuntArgs {
     stop: bool,
     #[command(flatten)]
     texts: TextArgs,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "The effect is the share of the difference between the two answers' logits that a head carries from the other \
+        prompt into this one. --direct: with all other heads as they were. --into: by what these heads read of it.\n\n\
+        Example:\n  headwise heads patch \"The king\" --other \"The queen\" --answers \" his\" \" her\""
+)]
+struct PatchArgs {
+    /// The prompt that is worked on
+    prompt: String,
+    /// One of as many tokens, where values come from
+    #[arg(long, value_name = "PROMPT")]
+    other: String,
+    /// What follows the one, and the other
+    #[arg(long, value_names = ["ONE", "OTHER"], num_args = 2, required = true)]
+    answers: Vec<String>,
+    /// The direct way to the end alone
+    #[arg(long)]
+    direct: bool,
+    /// The way into what these heads read, such as L3H*:k
+    #[arg(long, value_name = "L3H*:k", conflicts_with = "direct")]
+    into: Vec<Capture>,
+    #[command(flatten)]
+    print: PrintArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  headwise heads rings shoe.png bag.png")]
+struct RingsArgs {
+    /// PNG, PGM or PPM files
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    print: PrintArgs,
 }
 
 /// Measure what experts do
@@ -330,6 +374,21 @@ pub fn heads(args: &HeadsArgs, shared: &Shared) -> Result<(), Failure> {
                 (text.to_string(), values.unwrap_or_default())
             })
         }
+        Heads::Patch(args) => carried(args, shared),
+        Heads::Rings(args) => {
+            let images: Vec<Image> =
+                args.images.iter().map(|file| image::read(file, false)).collect::<Result<_, _>>()?;
+            let model = args.print.model.load(shared, Demo::Classify)?;
+            let found = block_on(rings(&model, &images))?;
+            let grid = found.first().map_or(0, |one| one.rings.len());
+            let names: Vec<String> = (0..grid).map(|k| k.to_string()).collect();
+            let names: Vec<&str> =
+                ["head", "distance", "class"].into_iter().chain(names.iter().map(String::as_str)).collect();
+            args.print.ranked(found, &names, |one| {
+                let values = [one.distance(), one.class].into_iter().chain(one.rings.iter().copied());
+                (one.at.to_string(), values.collect())
+            })
+        }
         Heads::Hunt(args) => hunted(args, shared),
     }
 }
@@ -353,6 +412,37 @@ fn fetched(args: &RetrievalArgs, shared: &Shared) -> Result<(), Failure> {
     args.texts
         .print
         .rows(scores.ranked(), &["head", "retrieval"], |(at, score)| (at.to_string(), vec![*score]))
+}
+
+fn carried(args: &PatchArgs, shared: &Shared) -> Result<(), Failure> {
+    let path = match args.into.first() {
+        _ if args.direct => Path::Direct,
+        None => Path::Any,
+        Some(first) if args.into.iter().all(|one| one.what == first.what) => {
+            Path::Into(first.what, args.into.iter().map(|one| one.at).collect())
+        }
+        Some(_) => {
+            let (found, expected) =
+                ("several parts of heads".to_owned(), "q, k or v of all of them".to_owned());
+            return Err(Error::Argument { name: "into", found, expected }.into());
+        }
+    };
+    let model = args.print.model.load(shared, Demo::Write)?;
+    let (clean, other) = (model.encode(&args.prompt)?, model.encode(&args.other)?);
+    // An answer is what its text adds to the prompt's.
+    let first = |(prompt, answer): (&String, &String)| -> Result<u32, Error> {
+        let (before, whole) = (model.encode(prompt)?, model.encode(&format!("{prompt}{answer}"))?);
+        let expected = "a text with a token of its own behind the prompt".to_owned();
+        let missing = || Error::Argument { name: "answer", found: format!("{answer:?}"), expected };
+        whole.get(before.len()).copied().ok_or_else(missing)
+    };
+    let mut answers = [&args.prompt, &args.other].into_iter().zip(&args.answers).map(first);
+    let [Some(one), Some(two)] = [answers.next().transpose()?, answers.next().transpose()?] else {
+        return Err(Failure::usage("heads patch", "give two --answers"));
+    };
+    let pair = Pair { clean: &clean, other: &other, answers: [one, two] };
+    let found = block_on(patch(&model, &pair, &path))?;
+    args.print.ranked(found, &["head", "effect"], |one| (one.at.to_string(), vec![one.effect]))
 }
 
 fn hunted(args: &HuntArgs, shared: &Shared) -> Result<(), Failure> {
