@@ -9,7 +9,7 @@ use headwise::{
     Error, Image, Model, Score, block_on,
     methods::{
         Definition, Hunt, Pair, Path, Retrieval, Sample, divergence, expert_difference, importance,
-        indicators, influence, patterns, repeated, retrieval,
+        indicators, influence, patch, patterns, repeated, retrieval, rings,
     },
     probes::{Address, Capture, Change},
 };

@@ -132,7 +132,7 @@ fn read_pairs(text: &str) -> Result<[Vec<Pair>; 2], Error> {
 }
 
 /// What comes before the output in a template.
-fn question<'a>(template: &'a str) -> Result<&'a str, Error> {
+fn question(template: &str) -> Result<&str, Error> {
     match template.split_once("{output}") {
         Some((question, _)) if question.contains("{input}") => Ok(question),
         _ => Err(Error::Argument {
