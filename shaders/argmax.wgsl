@@ -16,13 +16,16 @@ const LANES: u32 = 64u;
 
 //!include "shared/finite.wgsl"
 
+// That of a banned token, which is chosen where there is no other.
+const LOWEST: f32 = -3.4028234e38;
+
 var<workgroup> best_value: array<f32, LANES>;
 var<workgroup> best_index: array<u32, LANES>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let start = group.y * params.stride;
-    var value = -3.4e38;
+    var value = LOWEST;
     var index = 0u;
     var finite = true;
     for (var i = lane; i < params.vocab; i += LANES) {

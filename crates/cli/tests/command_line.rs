@@ -225,10 +225,21 @@ fn the_logits_file_holds_logits_and_routes() {
         .chain(["logits".to_owned()])
         .collect();
     names.sort();
+    // All layers in one array for each kind, too.
+    let arrays = ["routed_heads", "routed_experts"];
     assert_eq!(
         found.names().into_iter().collect::<BTreeSet<_>>(),
-        names.iter().map(|name| &**name).collect()
+        names.iter().map(|name| &**name).chain(arrays).collect()
     );
+    for (array, part) in arrays.into_iter().zip(["attention", "mlp"]) {
+        let array = found.tensor(array).unwrap();
+        assert_eq!((array.dtype(), array.shape()), (Dtype::I32, &[12, 2, 2][..]));
+        let layers =
+            [0, 1].map(|layer| words(&found.tensor(&format!("layers.{layer}.{part}.experts")).unwrap()));
+        let expected =
+            (0..12).flat_map(|token| layers.iter().flat_map(move |layer| &layer[2 * token..2 * token + 2]));
+        assert_eq!(words(&array), expected.copied().collect::<Vec<_>>());
+    }
     for name in &names {
         let tensor = found.tensor(name).unwrap();
         let dtype = if name.ends_with("experts") { Dtype::U32 } else { Dtype::F32 };

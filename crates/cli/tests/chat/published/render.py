@@ -5,9 +5,10 @@ Run by hand where transformers 5 and jinja2 are installed, as in the environment
 
     python tests/chat/published/render.py
 
-A text of null says that transformers objects.
+A text of null says that transformers objects. The day that a template asks for stands as its form, <<%d %b %Y>>.
 """
 
+import datetime
 import json
 import pathlib
 
@@ -15,6 +16,8 @@ from transformers.utils.chat_template_utils import _cached_compile_jinja_templat
 
 HERE = pathlib.Path(__file__).parent
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+# As templates write today.
+DAYS = ["%d %B %Y", "%d %b %Y"]
 # The values that expressions have names for; the templates set them themselves.
 PRELUDE = (
     "{% set s = 'Hello World' %}{% set u = 'héllo wörld ñ ✓ 😀' %}{% set l = [3, 1, 2] %}"
@@ -32,9 +35,12 @@ def render(template, messages, prompt):
         "documents": None,
     }
     try:
-        return _cached_compile_jinja_template(template).render(**values, **TOKENS)
+        text = _cached_compile_jinja_template(template).render(**values, **TOKENS)
     except Exception:
         return None
+    for form in DAYS:
+        text = text.replace(datetime.datetime.now().strftime(form), f"<<{form}>>")
+    return text
 
 
 def write(name, head, field, rows):
