@@ -6,7 +6,7 @@
 // Queries are those that were projected; here they turn. r_j as in row_attention_decode.
 //
 // q            [tokens · slots, 4·q_quads] f32, not turned
-// angles       [.., r/2] (cos φ, sin φ) by position, r = 2·half_rotated channels; where `clip` is not 0 the vectors r_j instead
+// angles       [.., r/2] (cos φ, sin φ) by position, r = 2·half_rotated channels; with RELATIVE the vectors r_j instead
 // asked        as in gather_heads
 // rows         [asked_tokens, asked_heads, row] f32 by slot: 0 for slots that a row does not see, and for heads that a token did not
 //              choose; those of the asked tokens from `first` on
@@ -49,13 +49,16 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> statistics: array<f32>;
 
 override STICKS: bool = false;
+// Learned vectors are added to the keys, and `angles` are these.
+override RELATIVE: bool = false;
 
 //!include "shared/cache_read.wgsl"
 //!include "shared/turn.wgsl"
 //!include "shared/asked.wgsl"
 //!include "shared/softplus.wgsl"
 
-const LANES: u32 = 64u;
+// Of a workgroup: a software adapter runs as many at a time and pays for each barrier, GPUs want more.
+override LANES: u32 = 64u;
 const MAX_HEAD_QUADS: u32 = 256u;
 
 // Lower than any score; not infinite, so that differences stay numbers.
@@ -134,16 +137,44 @@ fn score(place: Place, key: u32) -> f32 {
     let k_from = 2u * key_at(place.span.sequence, key, place.kv_head);
     var score = 0.0;
     for (var i = 0u; i < params.key_quads; i++) {
-        score += dot(query[i], cached_quad(k_from + i) + learned(place, key, i));
+        score += dot(query[i], key_quad(place, key, k_from, i));
     }
     return score;
 }
 
+// Of the keys from `key` on, LANES apart, those behind the last as that one: a lane loads the query once for all.
+fn four_scores(place: Place, key: u32) -> vec4<f32> {
+    let last = place.end - 1u;
+    let keys = min(vec4<u32>(key, key + LANES, key + 2u * LANES, key + 3u * LANES), vec4<u32>(last));
+    let sequence = place.span.sequence;
+    let k_from = 2u * vec4<u32>(
+        key_at(sequence, keys.x, place.kv_head),
+        key_at(sequence, keys.y, place.kv_head),
+        key_at(sequence, keys.z, place.kv_head),
+        key_at(sequence, keys.w, place.kv_head),
+    );
+    var scores = vec4<f32>(0.0);
+    for (var i = 0u; i < params.key_quads; i++) {
+        let own = query[i];
+        scores += vec4<f32>(
+            dot(own, key_quad(place, keys.x, k_from.x, i)),
+            dot(own, key_quad(place, keys.y, k_from.y, i)),
+            dot(own, key_quad(place, keys.z, k_from.z, i)),
+            dot(own, key_quad(place, keys.w, k_from.w, i)),
+        );
+    }
+    return scores;
+}
+
+fn key_quad(place: Place, key: u32, k_from: u32, i: u32) -> vec4<f32> {
+    if RELATIVE {
+        return cached_quad(k_from + i) + learned(place, key, i);
+    }
+    return cached_quad(k_from + i);
+}
+
 // Of the learned vector for a key's distance.
 fn learned(place: Place, key: u32, i: u32) -> vec4<f32> {
-    if params.clip == 0u {
-        return vec4<f32>(0.0);
-    }
     let clip = i32(params.clip);
     let entry = u32(clamp(i32(key) - i32(place.span.slot), -clip, clip) + clip);
     let at = 2u * ((place.head * (2u * params.clip + 1u) + entry) * params.key_quads + i);
@@ -154,21 +185,29 @@ fn learned(place: Place, key: u32, i: u32) -> vec4<f32> {
 fn soften(lane: u32, row: u32, place: Place) -> vec2<f32> {
     var highest = LOWEST;
     var total = 0.0;
-    for (var key = place.span.first + lane; key < place.end; key += LANES) {
-        let z = score(place, key);
-        rows[row + key] = z;
-        let higher = max(highest, z);
-        total = total * exp(highest - higher) + exp(z - higher);
-        highest = higher;
+    for (var start = place.span.first + lane; start < place.end; start += 4u * LANES) {
+        let z = four_scores(place, start);
+        for (var i = 0u; i < 4u; i++) {
+            let key = start + i * LANES;
+            if key < place.end {
+                rows[row + key] = z[i];
+                let higher = max(highest, z[i]);
+                total = total * exp(highest - higher) + exp(z[i] - higher);
+                highest = higher;
+            }
+        }
     }
-    of_lanes[lane] = vec2<f32>(highest, total);
+    of_lanes[lane].x = highest;
     workgroupBarrier();
+    let own = highest;
     for (var i = 0u; i < LANES; i++) {
         highest = max(highest, of_lanes[i].x);
     }
+    of_lanes[lane].y = total * exp(own - highest);
+    workgroupBarrier();
     total = 0.0;
     for (var i = 0u; i < LANES; i++) {
-        total += of_lanes[i].y * exp(of_lanes[i].x - highest);
+        total += of_lanes[i].y;
     }
     for (var key = place.span.first + lane; key < place.end; key += LANES) {
         rows[row + key] = exp(rows[row + key] - highest) / total;

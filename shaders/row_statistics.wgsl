@@ -27,7 +27,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read> masses: array<u32>;
 @group(0) @binding(5) var<storage, read_write> statistics: array<f32>;
 
-const LANES: u32 = 64u;
+// Of a workgroup: a software adapter runs as many at a time and pays for each barrier, GPUs want more.
+override LANES: u32 = 64u;
 
 const BEHIND: u32 = 0u;
 const LISTED: u32 = 1u;

@@ -76,6 +76,8 @@ impl AttentionRows<'_> {
             cache.layout.precision.constant(),
             ("ROUTED", f64::from(u8::from(self.by_expert))),
             ("STICKS", f64::from(u8::from(sticks))),
+            lanes(recorder),
+            ("RELATIVE", f64::from(u8::from(matches!(self.positions, Positions::Relative(_))))),
         ];
         let tokens = self.range.len() as u32;
         let products = u64::from(tokens) * u64::from(asked.heads()) * u64::from(self.row * heads.key_dim);
@@ -113,4 +115,9 @@ impl AttentionRows<'_> {
             );
         }
     }
+}
+
+/// Lanes of a workgroup that goes through a row: on a software adapter those that run at a time.
+pub(super) fn lanes(recorder: &Recorder) -> (&'static str, f64) {
+    ("LANES", if recorder.gpu().capabilities().software { 8.0 } else { 64.0 })
 }

@@ -1,6 +1,6 @@
 //! What rows of attention weights come to, and how much of them falls on keys that someone named.
 
-use super::{Asked, Kernel, shaders};
+use super::{Asked, Kernel, attention_rows::lanes, shaders};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recorder};
 
 pub static KERNEL: Kernel = Kernel::new(&shaders::ROW_STATISTICS, Params::layout);
@@ -99,11 +99,14 @@ impl RowStatistics<'_> {
         };
         recorder.dispatch(
             &params,
-            Dispatch::new(
-                &KERNEL,
-                &[rows, &asked.words, spans, &masses.words, statistics],
-                [asked.heads(), self.range.len() as u32, 1],
-            ),
+            Dispatch {
+                constants: &[lanes(recorder)],
+                ..Dispatch::new(
+                    &KERNEL,
+                    &[rows, &asked.words, spans, &masses.words, statistics],
+                    [asked.heads(), self.range.len() as u32, 1],
+                )
+            },
         );
     }
 }
