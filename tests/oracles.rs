@@ -451,7 +451,7 @@ fn jetmoe_agrees_with_the_original_on_the_prose_model() {
         let prompt_ids = ids(&reference[&format!("{prompt}.ids")]);
         let output = model.forward(&mut model.cache(prompt_ids.len()), &prompt_ids);
         // The reference has the logits of some prompts, the routes of all.
-        if [0, 3, 4].contains(&prompt) {
+        if [0, 3].contains(&prompt) {
             let difference = max_difference(&output.logits, &reference[&format!("{prompt}.logits")]);
             assert!(difference <= 1e-4, "prompt {prompt}: logits differ by {difference:e}");
         }
