@@ -31,12 +31,7 @@ pub struct HeadDivergence {
 /// # Errors
 /// Texts that are empty or end with different tokens, and as [`Model::trace`].
 pub async fn divergence(model: &Model, with: &[u32], without: &[u32]) -> Result<Vec<HeadDivergence>> {
-    let ends = with.last().zip(without.last());
-    if ends.is_none_or(|(a, b)| a != b) {
-        let found = format!("ends {:?} and {:?}", with.last(), without.last());
-        return Err(Error::argument("texts", found, "two that end with the same token"));
-    }
-    let (with, without) = (last(model, with).await?, last(model, without).await?);
+    let [with, without] = last_outputs(model, [with, without]).await?;
     let mut found = Vec::new();
     for (a, b) in with.of(What::Z).zip(without.of(What::Z)) {
         for (place, &head) in a.heads.iter().enumerate() {
@@ -58,6 +53,17 @@ pub async fn divergence(model: &Model, with: &[u32], without: &[u32]) -> Result<
         }
     }
     Ok(found)
+}
+
+/// What the heads put out at the last token of two texts that end alike.
+pub(super) async fn last_outputs(model: &Model, texts: [&[u32]; 2]) -> Result<[Trace; 2]> {
+    let ends = texts.map(|ids| ids.last());
+    if ends[0].is_none() || ends[0] != ends[1] {
+        let found = format!("ends {:?} and {:?}", ends[0], ends[1]);
+        return Err(Error::argument("texts", found, "two that end with the same token"));
+    }
+    let [with, without] = texts.map(|ids| last(model, ids));
+    Ok([with.await?, without.await?])
 }
 
 /// What the heads put out at a text's last token.

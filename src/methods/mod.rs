@@ -3,27 +3,33 @@
 
 mod difference;
 mod divergence;
+mod guidance;
 mod hunt;
 mod importance;
 mod indicators;
 mod influence;
 mod patch;
 mod patterns;
+mod reinforce;
 mod retrieval;
 mod rings;
 mod task;
 
 pub use difference::{ExpertDifference, expert_difference};
 pub use divergence::{HeadDivergence, divergence};
+pub use guidance::Guidance;
 pub use hunt::{Hunt, HuntRound};
 pub use importance::{HeadImportance, importance};
 pub use indicators::{HeadIndicators, indicators};
 pub use influence::{Influence, influence};
 pub use patch::{HeadEffect, Pair, Path, patch, patched};
 pub use patterns::{HeadPatterns, patterns, repeated};
+pub use reinforce::reinforce;
 pub use retrieval::{Definition, HeadRetrieval, Retrieval, Sample, retrieval};
 pub use rings::{HeadRings, rings};
 pub use task::{Question, TaskHead, TaskVector};
+
+use divergence::last_outputs;
 
 use crate::{
     Model, Result,

@@ -5,8 +5,9 @@ use std::{fs, path::PathBuf};
 use headwise::{
     Edits, KernelChoice, LoadOptions, Model, Score, block_on,
     methods::{
-        Definition, Hunt, Pair, Path, Question, Retrieval, Sample, TaskVector, divergence, expert_difference,
-        importance, indicators, influence, patch, patched, patterns, repeated, retrieval, rings,
+        Definition, Guidance, Hunt, Pair, Path, Question, Retrieval, Sample, TaskVector, divergence,
+        expert_difference, importance, indicators, influence, patch, patched, patterns, reinforce, repeated,
+        retrieval, rings,
     },
     probes::{Address, Change, Keys, Observe, What},
 };
@@ -503,4 +504,98 @@ fn rings_are_those_that_were_planted() {
         assert!((mass - at(k)).abs() < 1e-5, "distance {k}: {mass}");
     }
     assert!(found[0].rings[1] >= 0.8 && found[0].distance() < found[1].distance());
+}
+
+/// Guidance and reinforcement of the heads that copy: what PyTorch measured of them, in the dense model and in the routed one.
+#[test]
+fn heads_that_copy_guide_and_are_reinforced() {
+    // Loss of the repeated part: plain; guided by (u, w); with z scaled. As `models/heads/README.md` has them.
+    let measured = [
+        (
+            "copier",
+            0.182,
+            [(0.5, 0.5, 0.144), (0.5, 1.0, 0.128), (1.0, 2.0, 0.163)],
+            [(1.25, 0.162), (2.0, 0.153)],
+        ),
+        (
+            "copier-moa",
+            0.245,
+            [(0.5, 0.5, 0.203), (0.5, 1.0, 0.186), (1.0, 2.0, 0.255)],
+            [(1.25, 0.222), (2.0, 0.200)],
+        ),
+    ];
+    for (name, plain, guided, scaled) in measured {
+        let model = model(name);
+        let documents = documents(name, &model);
+        let best = &reference(name)["by_retrieval"].as_array().unwrap()[..3].to_vec();
+        let edits = |change: Change| -> Edits {
+            let at = |name: &Value| name.as_str().unwrap().parse().unwrap();
+            best.iter().map(|name| headwise::Edit::new(at(name), change.clone())).collect()
+        };
+        let loss = |logits: &dyn Fn(&[u32]) -> headwise::Logits| {
+            let (mut sum, mut count) = (0.0, 0.0);
+            for one in documents.iter().filter(|one| one.block.is_some()) {
+                let found = logits(&one.ids);
+                for token in one.block.unwrap() + 1..one.ids.len() - 1 {
+                    let row: Vec<f64> = found.values[token * found.vocab..][..found.vocab]
+                        .iter()
+                        .map(|&z| f64::from(z))
+                        .collect();
+                    sum += crate::reference::attention_rows::log_sum_exp(&row)
+                        - row[one.ids[token + 1] as usize];
+                    count += 1.0;
+                }
+            }
+            sum / count
+        };
+        let close = |found: f64, expected: f64| {
+            assert!((found - expected).abs() < 1.5e-3, "{name}: {found} for {expected}")
+        };
+        close(loss(&|ids| block_on(model.logits(&[ids])).unwrap().remove(0)), plain);
+        for (u, w, expected) in guided {
+            let guidance = Guidance::new(edits(Change::Uniform(u)), w).unwrap();
+            close(loss(&|ids| block_on(guidance.logits(&model, ids)).unwrap()), expected);
+        }
+        for (scale, expected) in scaled {
+            let model = model.edited(&edits(Change::Scale(scale))).unwrap();
+            close(loss(&|ids| block_on(model.logits(&[ids])).unwrap().remove(0)), expected);
+        }
+        // Written token by token: the likeliest of the guided logits each time; without guidance, what the model writes.
+        let one = documents.iter().find(|one| one.block.is_some()).unwrap();
+        let prompt = &one.ids[..2 * one.block.unwrap()];
+        let guidance = Guidance::new(edits(Change::Uniform(0.5)), 1.0).unwrap();
+        let written = block_on(guidance.write(&model, prompt, 4)).unwrap();
+        let whole = block_on(guidance.logits(&model, &[prompt, &written].concat())).unwrap();
+        for (token, id) in (prompt.len() - 1..).zip(&written) {
+            let row = &whole.values[token * whole.vocab..][..whole.vocab];
+            assert!(row.iter().all(|&other| other <= row[*id as usize] + 1e-3));
+        }
+        let none = Guidance::new(Edits::new(), 3.0).unwrap();
+        let greedy = headwise::Generate::new().greedy().stop_at([]).max_new(4);
+        let plain = block_on(model.generate_ids(&[prompt], &greedy, |_| std::ops::ControlFlow::Continue(())))
+            .unwrap();
+        assert_eq!(block_on(none.write(&model, prompt, 4)).unwrap(), plain.ids[0]);
+    }
+}
+
+/// By the formula, over what a trace has of both texts.
+#[test]
+fn heads_that_look_at_a_context_are_reinforced() {
+    let model = model("copier");
+    let documents = documents("copier", &model);
+    let one = documents.iter().find(|one| one.block.is_some()).unwrap();
+    let (block, ids) = (one.block.unwrap(), &one.ids);
+    let with = &ids[..2 * block + 1];
+    let without = [&ids[..1], &ids[block + 1..2 * block + 1]].concat();
+    let edits = block_on(reinforce(&model, [with, &without], 1..2, 2.0)).unwrap();
+    let changes = block_on(divergence(&model, with, &without)).unwrap();
+    let mut own: Vec<_> = changes.iter().filter(|one| one.at.layer == Some(1)).collect();
+    own.sort_by(|a, b| b.l2.total_cmp(&a.l2));
+    // Four heads, none of them an outlier twice over: those above the median are the first two, or all but outliers of them.
+    let chosen: Vec<Address> = edits.iter().map(|edit| edit.at).collect();
+    assert!(!chosen.is_empty() && chosen.len() <= 2);
+    assert!(chosen.iter().all(|at| own.iter().take(3).any(|one| one.at == *at)), "{chosen:?} of {own:?}");
+    assert!(edits.iter().all(|edit| edit.change == Change::Scale(2.0)));
+    assert!(block_on(reinforce(&model, [with, &without], 0..0, 2.0)).unwrap().is_empty());
+    assert!(block_on(reinforce(&model, [with, &without], 0..2, f32::NAN)).is_err());
 }

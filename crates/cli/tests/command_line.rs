@@ -628,6 +628,8 @@ fn every_analysis_has_help_with_an_example() {
         "influence",
         "patch",
         "rings",
+        "guide",
+        "reinforce",
         "hunt",
     ];
     let others = [["experts", "difference"], ["task", "learn"], ["task", "run"]];

@@ -1,5 +1,6 @@
 //! `headwise heads …` and `headwise experts …`: published analyses.
 
+mod steer;
 mod task;
 
 use std::{fmt::Display, path::PathBuf};
@@ -55,6 +56,10 @@ enum Heads {
     Patch(PatchArgs),
     /// How far the heads of an image model look
     Rings(RingsArgs),
+    /// Go on with a text, away from what the model says without some heads
+    Guide(steer::GuideArgs),
+    /// Write the edits that let the heads speak louder that look at a context
+    Reinforce(steer::ReinforceArgs),
     /// Search for the heads whose change lowers, or raises, the loss of texts most
     Hunt(HuntArgs),
 }
@@ -389,6 +394,8 @@ pub fn heads(args: &HeadsArgs, shared: &Shared) -> Result<(), Failure> {
                 (one.at.to_string(), values.collect())
             })
         }
+        Heads::Guide(args) => steer::guide(args, shared),
+        Heads::Reinforce(args) => steer::reinforce(args, shared),
         Heads::Hunt(args) => hunted(args, shared),
     }
 }

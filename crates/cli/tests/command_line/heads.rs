@@ -279,3 +279,30 @@ fn what_carries_a_difference_and_how_far_heads_look_is_shown() {
     fails(&["heads", "rings", "no-such.png"], &["no-such.png"]);
     fails(&["heads", "rings", image, "--model", &model], &["classify"]);
 }
+
+#[test]
+fn heads_guide_and_are_reinforced() {
+    let model = known("copier");
+    let text = "Abe Ben Cal Dan Eli Fay Gus Hal Ida Jan Kim Lea Abe Ben Cal Dan Eli Fay Gus Hal Ida";
+    let guide = |more: &[&str]| {
+        let args = ["heads", "guide", text, "--model", &model, "--heads", "L1H*", "--max-new", "3"];
+        stdout(&[&args[..], more].concat())
+    };
+    assert_eq!(guide(&[]).trim(), format!("{text} Jan Kim Lea"));
+    // Towards what it says without them, it no longer copies.
+    assert_ne!(guide(&["--weight", "-1", "--change", "uniform"]).trim(), format!("{text} Jan Kim Lea"));
+    let plan = folder("reinforce").join("plan.json");
+    let args = ["heads", "reinforce", "--with", text, "--without", "Fay Gus Hal Ida", "--model", &model];
+    let printed = json(&args);
+    stdout(&[&args[..], &["--out", plan.to_str().unwrap()]].concat());
+    let written: Value = serde_json::from_slice(&fs::read(&plan).unwrap()).unwrap();
+    assert_eq!(printed, written);
+    assert!(!written["edits"].as_array().unwrap().is_empty());
+    let args =
+        ["generate", text, "--model", &model, "--greedy", "--max-new", "3", "--edit", plan.to_str().unwrap()];
+    assert!(stdout(&args).starts_with(text));
+    fails(
+        &[&args[..0], &["heads", "guide", text, "--model", &model, "--heads", "L9H0"]].concat(),
+        &["layer 9"],
+    );
+}
