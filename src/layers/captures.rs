@@ -116,6 +116,14 @@ impl Captures {
         grow(gpu, &mut self.queries, turned);
     }
 
+    /// Bytes of GPU memory that they hold.
+    pub fn bytes(&self) -> u64 {
+        let asked = self.asked.iter().map(|(asked, masses)| asked.held() + masses.held());
+        let own = self.sublayers.values().flatten().map(|capture| capture.out.bytes());
+        let shared = [&self.queries, &self.rows, &self.numbers].map(Buffer::bytes);
+        asked.chain(own).chain(shared).sum()
+    }
+
     /// What the step recorded of a capture: the buffer, and its bytes.
     pub fn recorded(&self, at: (LayerIndex, Sublayer), number: usize) -> Option<(&Buffer, u64)> {
         let capture = self.sublayers.get(&at)?.get(number)?;

@@ -29,6 +29,11 @@ impl Asked {
         self.words.write(4 * u64::from(self.heads), &tokens[..self.tokens as usize]);
     }
 
+    /// Bytes of GPU memory that it holds.
+    pub fn held(&self) -> u64 {
+        self.words.bytes()
+    }
+
     /// How many heads.
     pub fn heads(&self) -> u32 {
         self.heads

@@ -38,6 +38,11 @@ impl Masses {
         let words = mass_words(masses);
         Self { words: Buffer::with_data(gpu, "masses", &words), count: masses.len() as u32 }
     }
+
+    /// Bytes of GPU memory that they hold.
+    pub fn held(&self) -> u64 {
+        self.words.bytes()
+    }
 }
 
 /// The layout that `shaders/row_statistics.wgsl` describes.

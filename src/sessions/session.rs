@@ -180,13 +180,17 @@ impl Session {
     }
 
     /// Bytes of GPU memory that it holds: activations, keys, values and the angles they turn by, which grow with the longest sequence,
-    /// and what penalties need once there are some.
+    /// what penalties need once there are some, and what is recorded of a step.
     pub fn bytes(&self) -> u64 {
         let stack = &self.transformer.spec.stack;
         let sequences = self.layout.sequences;
         let size = self.transformer.cache_size(sequences, self.cache.capacity());
         let penalties = self.adjusting.as_ref().map_or(0, Adjusting::bytes);
-        self.fixed_bytes + penalties + KvCache::all_bytes(stack.attentions(), size, stack.cache_use())
+        let captures = self.observing.as_ref().map_or(0, |observing| observing.captures.bytes());
+        self.fixed_bytes
+            + penalties
+            + captures
+            + KvCache::all_bytes(stack.attentions(), size, stack.cache_use())
     }
 
     /// How many sequences it has.

@@ -187,6 +187,15 @@ fn who_looks_changes_no_bit_and_who_does_not_costs_nothing() {
             session.forward(&[Run::ids(0, &OTHER[..1])]).unwrap();
             session.counters() - before
         };
+        let bytes = |observe: Option<&Observe>| {
+            let mut session = model.session(SessionOptions::new()).unwrap();
+            session.set_observe(observe).unwrap();
+            session.forward(&[Run::ids(0, &PROMPT)]).unwrap();
+            session.bytes()
+        };
+        // What is recorded of a step lies in the session's memory.
+        let least = block_on(model.trace(&[&PROMPT], &everything())).unwrap().bytes() / 2;
+        assert!(bytes(Some(&everything())) > bytes(None) + least);
         let (none, seen, nothing_asked) = (run(None), run(Some(&everything())), run(Some(&Observe::new())));
         assert_eq!((&none.0, &none.1), (&seen.0, &seen.1), "{kernels:?}");
         assert_eq!([none.2.dispatches, nothing_asked.2.dispatches], [plain.dispatches; 2], "{kernels:?}");
