@@ -59,7 +59,8 @@ pub async fn divergence(model: &Model, with: &[u32], without: &[u32]) -> Result<
 pub(super) async fn last_outputs(model: &Model, texts: [&[u32]; 2]) -> Result<[Trace; 2]> {
     let ends = texts.map(|ids| ids.last());
     if ends[0].is_none() || ends[0] != ends[1] {
-        let found = format!("ends {:?} and {:?}", ends[0], ends[1]);
+        let named = ends.map(|id| id.map_or("nothing".to_owned(), |id| format!("token {id}")));
+        let found = format!("{} and {} at the end", named[0], named[1]);
         return Err(Error::argument("texts", found, "two that end with the same token"));
     }
     let [with, without] = texts.map(|ids| last(model, ids));

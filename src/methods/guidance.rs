@@ -55,6 +55,7 @@ impl Guidance {
     /// # Errors
     /// An empty text, and as [`logits`](Self::logits).
     pub async fn write(&self, model: &Model, ids: &[u32], most: usize) -> Result<Vec<u32>> {
+        super::check_writes(model).await?;
         let mut sessions =
             [model.session(SessionOptions::new())?, self.worse(model)?.session(SessionOptions::new())?];
         let room = (sessions[0].positions() as usize).saturating_sub(ids.len());

@@ -77,6 +77,7 @@ pub async fn importance(
     texts: &[&[u32]],
     heads: Option<&[Address]>,
 ) -> Result<Vec<HeadImportance>> {
+    super::check_writes(model).await?;
     let heads = match heads {
         Some(heads) => heads.to_vec(),
         None => super::heads(model).await?,

@@ -32,7 +32,7 @@ pub use task::{Question, TaskHead, TaskVector};
 use divergence::last_outputs;
 
 use crate::{
-    Model, Result,
+    Model, Result, Score,
     probes::{Address, Edit, Edits, Observe, Recorded, Trace, What},
 };
 
@@ -74,6 +74,11 @@ pub async fn heads(model: &Model) -> Result<Vec<Address>> {
 /// Every head of every layer that `recorded` has.
 fn heads_of<'a>(recorded: impl Iterator<Item = &'a Recorded>) -> Vec<Address> {
     recorded.flat_map(|one| one.heads.iter().map(|&head| Address::head(one.layer, head))).collect()
+}
+
+/// Refuses a model that does not say what comes next.
+async fn check_writes(model: &Model) -> Result<()> {
+    model.score_ids(&[], &Score::new()).await.map(|_| ())
 }
 
 /// The model with these edits behind those it has.

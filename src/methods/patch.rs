@@ -83,6 +83,12 @@ pub async fn patched(
         let found = format!("{} and {} tokens", clean.len(), other.len());
         return Err(Error::argument("prompts", found, "two of the same length"));
     }
+    super::check_writes(model).await?;
+    if let Path::Into(what, _) = path
+        && !matches!(what, What::Q | What::K | What::V)
+    {
+        return Err(Error::argument("receivers", what.name(), "their q, k or v"));
+    }
     let observe = Observe::new().capture("L*H*:z".parse()?);
     let (own, theirs) = (model.trace(&[clean], &observe).await?, model.trace(&[other], &observe).await?);
     let heads = heads_of(own.of(What::Z));
@@ -114,6 +120,7 @@ pub async fn patched(
 /// # Errors
 /// Answers that the prompts do not tell apart, and as [`patched`].
 pub async fn patch(model: &Model, pair: &Pair<'_>, path: &Path) -> Result<Vec<HeadEffect>> {
+    super::check_writes(model).await?;
     let base = metric(model, pair, pair.clean).await?;
     let whole = metric(model, pair, pair.other).await? - base;
     if whole.abs() < 1e-6 {

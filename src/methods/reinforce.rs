@@ -26,6 +26,14 @@ pub async fn reinforce(
     if !alpha.is_finite() {
         return Err(Error::argument("alpha", alpha, "a finite number; 2 is usual"));
     }
+    let count = model.info().layers;
+    if layers.start >= layers.end || layers.end > count {
+        return Err(Error::argument(
+            "layers",
+            format!("{layers:?}"),
+            format!("some of the model's 0..{count}"),
+        ));
+    }
     let [with, without] = last_outputs(model, [with, without]).await?;
     let mut edits = Edits::new();
     let pairs = with.of(What::Z).zip(without.of(What::Z));

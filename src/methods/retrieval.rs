@@ -108,6 +108,7 @@ impl Retrieval {
 /// # Errors
 /// A sample whose answer or needle is not within its text, a needle that is asked for and not known, and as [`Model::trace`].
 pub async fn retrieval(model: &Model, samples: &[Sample], definition: Definition) -> Result<Retrieval> {
+    super::check_writes(model).await?;
     let mut heads: BTreeMap<Address, Vec<f64>> = BTreeMap::new();
     for (number, Sample { ids, answer, needle }) in samples.iter().enumerate() {
         let refused = |found: String, expected: &str| {

@@ -55,6 +55,7 @@ impl TaskVector {
         if prompts.is_empty() {
             return Err(Error::argument("prompts", "none", "at least one"));
         }
+        super::check_writes(model).await?;
         if !(0.0..=1.0).contains(&part) {
             return Err(Error::argument("part", part, "from 0 to 1"));
         }

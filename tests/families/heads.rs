@@ -596,6 +596,9 @@ fn heads_that_look_at_a_context_are_reinforced() {
     assert!(!chosen.is_empty() && chosen.len() <= 2);
     assert!(chosen.iter().all(|at| own.iter().take(3).any(|one| one.at == *at)), "{chosen:?} of {own:?}");
     assert!(edits.iter().all(|edit| edit.change == Change::Scale(2.0)));
-    assert!(block_on(reinforce(&model, [with, &without], 0..0, 2.0)).unwrap().is_empty());
+    for layers in [0..0, 1..3, 2..9] {
+        let error = block_on(reinforce(&model, [with, &without], layers, 2.0)).unwrap_err().to_string();
+        assert!(error.contains("some of the model's 0..2"), "{error}");
+    }
     assert!(block_on(reinforce(&model, [with, &without], 0..2, f32::NAN)).is_err());
 }

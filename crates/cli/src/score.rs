@@ -104,6 +104,14 @@ impl ScoreArgs {
                 return Err(refused(self.best.to_string()));
             }
             let ranked = plan_file(file, "scores", Retrieval::from_json)?.ranked();
+            if ranked.is_empty() {
+                return Err(bad(
+                    &file.display().to_string(),
+                    "scores",
+                    "no heads",
+                    "some, with their scores",
+                ));
+            }
             let count = (self.best / 100.0 * ranked.len() as f64).round().max(1.0) as usize;
             heads.extend(ranked.into_iter().take(count).map(|(at, _)| at));
         }

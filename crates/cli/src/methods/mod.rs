@@ -12,7 +12,7 @@ use headwise::{
         Definition, Hunt, Pair, Path, Retrieval, Sample, divergence, expert_difference, importance,
         indicators, influence, patch, patterns, repeated, retrieval, rings,
     },
-    probes::{Address, Capture, Change},
+    probes::{Address, Capture, Change, Positions},
 };
 use serde::Serialize;
 
@@ -425,12 +425,14 @@ fn carried(args: &PatchArgs, shared: &Shared) -> Result<(), Failure> {
     let path = match args.into.first() {
         _ if args.direct => Path::Direct,
         None => Path::Any,
-        Some(first) if args.into.iter().all(|one| one.what == first.what) => {
+        Some(first)
+            if args.into.iter().all(|one| one.what == first.what && one.positions == Positions::All) =>
+        {
             Path::Into(first.what, args.into.iter().map(|one| one.at).collect())
         }
         Some(_) => {
-            let (found, expected) =
-                ("several parts of heads".to_owned(), "q, k or v of all of them".to_owned());
+            let found = args.into.iter().map(Capture::to_string).collect::<Vec<_>>().join(", ");
+            let expected = "q, k or v, the same of all heads, without positions".to_owned();
             return Err(Error::Argument { name: "into", found, expected }.into());
         }
     };
