@@ -213,6 +213,10 @@ impl Edit {
         {
             return refused(found, expected);
         }
+        if matches!(self.what(), What::Q | What::K) && self.change.reach() > MOST_IN_SCORES {
+            let expected = "at most a million in queries and keys, whose products are scores";
+            return refused(self.change.reach().to_string(), expected);
+        }
         match self.change {
             Change::Scale(number) | Change::Bias(number) | Change::Add { scale: number, .. }
                 if !number.is_finite() =>
@@ -296,7 +300,23 @@ impl Vectors {
     }
 }
 
+/// What queries and keys are scaled by, or get, at the most: an infinite score is seen by nobody, as its row weighs nothing.
+const MOST_IN_SCORES: f32 = 1e6;
+
 impl Change {
+    /// The largest number that it multiplies by, or brings in.
+    fn reach(&self) -> f32 {
+        let largest = |vectors: &Vectors| {
+            vectors.rows().iter().flatten().fold(0.0, |most: f32, value| most.max(value.abs()))
+        };
+        match self {
+            Self::Scale(scale) => scale.abs(),
+            Self::Mix { with, .. } => largest(with),
+            Self::Add { scale, vector } => scale.abs() * largest(vector),
+            _ => 0.0,
+        }
+    }
+
     /// Whether it is one of a router's choice, not of what comes of it.
     pub(crate) fn of_router(&self) -> bool {
         matches!(self, Self::Off | Self::Masked | Self::Forced | Self::Bias(_))
@@ -431,6 +451,8 @@ mod tests {
             ("L1:resid-pre.scale=0", "resid-post of the layer before"),
             ("L1H0:resid-mid.scale=0", "resid-mid of a head"),
             ("L1A0:k.scale=0", "k of a head expert"),
+            ("L1H0:k.scale=1e11", "at most a million"),
+            ("L*H*:q.scale=-2e6", "at most a million"),
             ("L1H0:q.uniform", "scale, mix or add"),
             ("L1H0:rows.scale=0", "rows of a head"),
             ("L1H0:mix=1", "in a file"),
