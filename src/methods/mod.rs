@@ -32,7 +32,7 @@ pub use task::{Question, TaskHead, TaskVector};
 use divergence::last_outputs;
 
 use crate::{
-    Model, Result, Score,
+    Error, Model, Result, Score,
     probes::{Address, Edit, Edits, Observe, Recorded, Trace, What},
 };
 
@@ -79,6 +79,19 @@ fn heads_of<'a>(recorded: impl Iterator<Item = &'a Recorded>) -> Vec<Address> {
 /// Refuses a model that does not say what comes next.
 async fn check_writes(model: &Model) -> Result<()> {
     model.score_ids(&[], &Score::new()).await.map(|_| ())
+}
+
+/// The logits behind a prompt, `[vocab]`.
+async fn logits_behind(model: &Model, prompt: &[u32]) -> Result<Vec<f32>> {
+    let mut logits = model.logits(&[prompt]).await?.pop().unwrap_or_default();
+    Ok(logits.values.split_off(logits.values.len().saturating_sub(logits.vocab)))
+}
+
+/// That of an answer.
+fn logit_of(logits: &[f32], answer: u32) -> Result<f32> {
+    logits.get(answer as usize).copied().ok_or_else(|| {
+        Error::argument("answer", answer, format!("below the vocabulary size {}", logits.len()))
+    })
 }
 
 /// The model with these edits behind those it has.

@@ -10,7 +10,7 @@
 
 use serde::Serialize;
 
-use super::{heads_of, with_edits};
+use super::{heads_of, logit_of, logits_behind, with_edits};
 use crate::{
     Edit, Error, Model, Result,
     probes::{Address, Capture, Observe, Recorded, Trace, What},
@@ -51,14 +51,9 @@ pub enum Path {
 
 /// `logit[a] − logit[b]` behind a prompt.
 async fn metric(model: &Model, pair: &Pair<'_>, prompt: &[u32]) -> Result<f64> {
-    let logits = model.logits(&[prompt]).await?.pop().unwrap_or_default();
-    let row = &logits.values[logits.values.len().saturating_sub(logits.vocab)..];
-    let of = |answer: u32| {
-        row.get(answer as usize).map(|&z| f64::from(z)).ok_or_else(|| {
-            Error::argument("answer", answer, format!("below the vocabulary size {}", row.len()))
-        })
-    };
-    Ok(of(pair.answers[0])? - of(pair.answers[1])?)
+    let logits = logits_behind(model, prompt).await?;
+    let [one, other] = pair.answers.map(|answer| logit_of(&logits, answer).map(f64::from));
+    Ok(one? - other?)
 }
 
 /// The edits that put a head's recorded values back.

@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::with_edits;
+use super::{logit_of, logits_behind, with_edits};
 use crate::{
     Edit, Edits, Error, Model, Result,
     probes::{Address, Capture, Change, Observe, Positions, Vectors, What},
@@ -123,13 +123,9 @@ impl TaskVector {
         }
         let (mut loss, mut right) = (0.0, 0.0);
         for Question { prompt, answer } in questions {
-            let logits =
-                self.applied(model, prompt.len())?.logits(&[prompt]).await?.pop().unwrap_or_default();
-            let row = &logits.values[logits.values.len().saturating_sub(logits.vocab)..];
+            let row = logits_behind(&self.applied(model, prompt.len())?, prompt).await?;
             let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let own = row.get(*answer as usize).copied().ok_or_else(|| {
-                Error::argument("answer", answer, format!("below the vocabulary size {}", row.len()))
-            })?;
+            let own = logit_of(&row, *answer)?;
             let sum: f64 = row.iter().map(|&z| f64::from(z - most).exp()).sum();
             loss += sum.ln() - f64::from(own - most);
             right += f64::from(u8::from(own == most));

@@ -3,7 +3,7 @@
 mod steer;
 mod task;
 
-use std::{fmt::Display, path::PathBuf};
+use std::{fmt::Display, ops::Range, path::PathBuf, str::FromStr};
 
 use clap::{Args, Subcommand};
 use headwise::{
@@ -105,8 +105,8 @@ struct RetrievalArgs {
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
     /// The tokens to be copied: from the first of them to before the end, counted from 0
-    #[arg(long, value_name = "FIRST..END", value_parser = range)]
-    needle: Option<std::ops::Range<usize>>,
+    #[arg(long, value_name = "FIRST..END", value_parser = range::<usize>)]
+    needle: Option<Range<usize>>,
     /// Show such a file instead of computing one
     #[arg(long, value_name = "SCORES.json", conflicts_with_all = ["texts", "file", "repeat", "context", "needle"])]
     from: Option<PathBuf>,
@@ -231,7 +231,8 @@ struct DifferenceArgs {
     print: PrintArgs,
 }
 
-fn range(text: &str) -> Result<std::ops::Range<usize>, String> {
+/// `FIRST..END`
+fn range<T: FromStr>(text: &str) -> Result<Range<T>, String> {
     let parse = || {
         let (first, end) = text.split_once("..")?;
         Some(first.parse().ok()?..end.parse().ok()?)

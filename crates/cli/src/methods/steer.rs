@@ -10,7 +10,10 @@ use headwise::{
     probes::{Address, Change},
 };
 
-use super::super::{args::Shared, demo::Demo, edited::TaskArgs, failure::Failure, output};
+use super::{
+    super::{args::Shared, demo::Demo, edited::TaskArgs, failure::Failure, output},
+    range,
+};
 
 #[derive(Args)]
 #[command(
@@ -53,7 +56,7 @@ pub struct ReinforceArgs {
     #[arg(long, value_name = "TEXT")]
     without: String,
     /// The layers whose heads are looked at, from the first to before the end [default: all]
-    #[arg(long, value_name = "FIRST..END", value_parser = layers)]
+    #[arg(long, value_name = "FIRST..END", value_parser = range::<u32>)]
     layers: Option<Range<u32>>,
     /// What multiplies the output of the heads that are found
     #[arg(long, value_name = "ALPHA", default_value_t = 2.0)]
@@ -63,14 +66,6 @@ pub struct ReinforceArgs {
     out: Option<PathBuf>,
     #[command(flatten)]
     model: TaskArgs,
-}
-
-fn layers(text: &str) -> Result<Range<u32>, String> {
-    let parse = || {
-        let (first, end) = text.split_once("..")?;
-        Some(first.parse().ok()?..end.parse().ok()?)
-    };
-    parse().ok_or_else(|| "expected FIRST..END, such as 2..6".to_owned())
 }
 
 pub fn guide(args: &GuideArgs, shared: &Shared) -> Result<(), Failure> {
