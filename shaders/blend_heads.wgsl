@@ -1,6 +1,7 @@
 // blend_heads: z[r] = (1 − u) · z[r] + u · m, over the edits of the head that a row is, in their order; m is a row of attention without
 // a query:
 //     identity   v of the row's own key               uniform   (Σ v of the keys that the row sees) / (how many)
+//     row        Σ w_j v_j of those that it sees among the positions that the edit names
 //
 // A dispatch takes the rows of its window, as attention does. Of a cache that is cut by slots each section adds its part.
 //
@@ -18,6 +19,8 @@
 @group(0) @binding(6) var<storage, read_write> applied: array<atomic<u32>>;
 
 override ROUTED: bool = true;
+
+const MOST_OF_ROW: u32 = 16u;
 
 //!include "shared/cache_read.wgsl"
 //!include "shared/edits.wgsl"
@@ -71,6 +74,8 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
                 has_mean = true;
             }
             row = mean;
+        } else if what(edit) == ROW {
+            row = given_row(edit, span, seen, kv_head, quad);
         } else if slot_in_window(span.slot) {
             row = cached_quad(2u * value_at(span.sequence, span.slot, kv_head) + quad);
         }
@@ -84,4 +89,18 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         let to = out_to(token, index) + quad;
         out[to] = out[to] * select(1.0, left, first_section) + sum;
     }
+}
+
+// Positions go on as slots do: a key's slot is as far from the row's own as its position is.
+fn given_row(edit: u32, span: Span, seen: Slots, kv_head: u32, quad: u32) -> vec4<f32> {
+    let start = plan[edit + 5u];
+    var sum = vec4<f32>(0.0);
+    for (var i = 0u; i < min(plan[start], MOST_OF_ROW); i++) {
+        let slot = plan[start + 1u + 2u * i] + span.slot - span.position;
+        if slot >= seen.first && slot < seen.end {
+            let weight = bitcast<f32>(plan[start + 2u + 2u * i]);
+            sum += weight * cached_quad(2u * value_at(span.sequence, slot, kv_head) + quad);
+        }
+    }
+    return sum;
 }

@@ -13,6 +13,7 @@ mod families {
     mod random;
     mod refusals;
     mod statistics;
+    mod steered;
     mod texts;
     mod tied;
     mod trained;

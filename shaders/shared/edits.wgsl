@@ -1,7 +1,8 @@
 // The edits of heads or experts, as src/ops/edit_plan.rs writes them down:
 //     units, how many there are; [units + 1] where the records of each start, and where the last end; then records of RECORD
-//     words (what and where, first position, end, value, number of the edit, quad where its vector starts); then lists of
-//     positions, ascending, between whose words a record's first and end point
+//     words (what and where, first position, end, value, number of the edit, quad where its vector starts, or the word where its
+//     row does); then lists of positions, ascending, between whose words a record's first and end point, and rows: how many
+//     entries, then a position and the bits of its weight each
 
 //!needs var plan
 
@@ -16,6 +17,7 @@ const IDENTITY: u32 = 5u;
 const UNIFORM: u32 = 6u;
 const MIX: u32 = 7u;
 const ADD: u32 = 8u;
+const ROW: u32 = 9u;
 
 const EVERYWHERE: u32 = 0u;
 const IN_RANGE: u32 = 1u;

@@ -20,6 +20,7 @@ pub enum EditKind {
     Uniform,
     Mix,
     Add,
+    Row,
 }
 
 /// At which positions.
@@ -43,6 +44,15 @@ pub struct PlannedEdit {
     /// What is mixed in or added: one vector, or one for each position of a range; the same for all units of an edit. None where
     /// nothing is.
     pub vectors: Arc<[Vec<f32>]>,
+    /// Of a row that is given: positions and their weights.
+    pub row: Arc<[(u32, f32)]>,
+}
+
+impl PlannedEdit {
+    /// Words of its row.
+    fn row_words(&self) -> usize {
+        if self.row.is_empty() { 0 } else { 1 + 2 * self.row.len() }
+    }
 }
 
 /// The edits of a sublayer's heads, or of its experts, on the GPU.
@@ -68,7 +78,9 @@ impl EditPlan {
             EditPositions::List(list) => list.len(),
             EditPositions::All | EditPositions::Range(..) => 0,
         });
-        let words = 4 * (u64::from(units) + 2 + (RECORD * edits.len() + lists.sum::<usize>()) as u64);
+        let rows = edits.iter().map(PlannedEdit::row_words);
+        let behind = RECORD * edits.len() + lists.chain(rows).sum::<usize>();
+        let words = 4 * (u64::from(units) + 2 + behind as u64);
         let mut known = HashSet::new();
         let own = edits.iter().filter(|edit| known.insert(edit.number)).flat_map(|edit| edit.vectors.iter());
         let vectors = own.map(|vector| 4 * u64::from(head_stride(vector.len() as u32))).sum::<u64>();
@@ -127,9 +139,16 @@ fn words(units: u32, edits: &[PlannedEdit], vectors: &HashMap<u32, u32>) -> Vec<
             }
         };
         let each = if edit.vectors.len() > 1 { EACH } else { 0 };
-        let vector = vectors.get(&edit.number).copied().unwrap_or(0);
+        let brought = if edit.row.is_empty() {
+            vectors.get(&edit.number).copied().unwrap_or(0)
+        } else {
+            let start = (lists_at + lists.len()) as u32;
+            lists.push(edit.row.len() as u32);
+            lists.extend(edit.row.iter().flat_map(|(position, weight)| [*position, weight.to_bits()]));
+            start
+        };
         let what = edit.kind as u32 | place << 8 | each;
-        records.extend([what, first, end, edit.value.to_bits(), edit.number, vector]);
+        records.extend([what, first, end, edit.value.to_bits(), edit.number, brought]);
     }
     [starts, records, lists].concat()
 }

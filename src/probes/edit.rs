@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{Address, Positions, Unit, What};
+use super::{Address, Change, Positions, Unit, What};
 use crate::{Error, Result, weights::quote};
 
 /// What is changed in a run: a list of [`Edit`]s, in the order in which those of one head are made.
@@ -42,58 +42,6 @@ pub struct Edit {
     /// At which tokens.
     #[serde(default, skip_serializing_if = "Positions::is_all")]
     pub positions: Positions,
-}
-
-/// What is mixed in or added.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(untagged)]
-#[non_exhaustive]
-pub enum Vectors {
-    /// The same at all positions, as long as what is changed: a head's channels, or a layer's.
-    One(Vec<f32>),
-    /// One for each position of the edit's range, from its first on.
-    Each(Vec<Vec<f32>>),
-}
-
-/// What happens to a head or an expert.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Change {
-    /// Multiplies its output, `z ← s · z`, before its gate: `scale=0` takes out what it contributes, and nothing else. An output
-    /// bias, and the gates of others, stay.
-    Scale(f32),
-    /// Of a head: looks at its own token alone for the part `u` of its attention, `z ← (1 − u) · z + u · v` of its own token (PAG,
-    /// SoftPAG, arXiv 2506.10978). From 0 to 1.
-    Identity(f32),
-    /// Of a head: looks at all that it may see alike for the part `u`, `z ← (1 − u) · z + u · mean v` (SoftPAG; with 1
-    /// AttentionInfluence, arXiv 2505.07293). From 0 to 1.
-    Uniform(f32),
-    /// Of an expert: whoever chose it goes without. Its gate is 0, and the token's other gates grow until their sum is what it
-    /// was; where there is no other, nothing is left of it.
-    Off,
-    /// Of an expert: nobody can choose it, the next best takes its place; where all that are left are masked, they weigh nothing.
-    /// It goes before [`Forced`](Self::Forced).
-    Masked,
-    /// Of an expert: everybody chooses it, instead of the last that a token would choose. It weighs what its score says. Of more
-    /// than a token chooses, those of the lowest numbers are.
-    Forced,
-    /// Of an expert: added to its score before the choice.
-    Bias(f32),
-    /// Of a head or a layer: mixes a vector in, `z ← (1 − a) · z + a · v` (SITE, arXiv 2507.20906); with 1 it replaces (path patching).
-    Mix {
-        /// a, from 0 to 1.
-        part: f32,
-        /// v: of another run, a mean, a file.
-        with: Vectors,
-    },
-    /// Of a head or a layer: adds a vector, `z ← z + b · v` (steering).
-    Add {
-        /// b.
-        scale: f32,
-        /// v.
-        vector: Vectors,
-    },
 }
 
 impl Edits {
@@ -208,31 +156,24 @@ impl Edit {
         if !of_heads && !anywhere {
             return refused(format!("{} of {}", self.change, self.what().name()), "scale, mix or add");
         }
-        if let Change::Mix { with: vectors, .. } | Change::Add { vector: vectors, .. } = &self.change
-            && let Some((found, expected)) = vectors.fault(&self.positions)
-        {
-            return refused(found, expected);
-        }
+        self.change.fault(&self.positions).map_or(Ok(()), |(found, expected)| refused(found, expected))?;
         if matches!(self.what(), What::Q | What::K) && self.change.reach() > MOST_IN_SCORES {
             let expected = "at most a million in queries and keys, whose products are scores";
             return refused(self.change.reach().to_string(), expected);
         }
         match self.change {
-            Change::Scale(number) | Change::Bias(number) | Change::Add { scale: number, .. }
-                if !number.is_finite() =>
-            {
-                return refused(number.to_string(), "a finite number");
-            }
-            Change::Identity(part) | Change::Uniform(part) | Change::Mix { part, .. }
-                if !(0.0..=1.0).contains(&part) =>
-            {
-                return refused(part.to_string(), "a part from 0 to 1");
-            }
             Change::Mix { .. } | Change::Add { .. } if self.at.unit == Unit::MlpExpert => {
                 return refused("an MLP expert".to_owned(), "heads (H), head experts (A) or layers");
             }
-            Change::Identity(_) | Change::Uniform(_) if self.at.unit == Unit::MlpExpert => {
-                return refused("an MLP expert".to_owned(), "heads (H) or head experts (A), which attend");
+            Change::Identity(_) | Change::Uniform(_) | Change::Row { .. }
+                if !matches!(self.at.unit, Unit::Head | Unit::HeadExpert) =>
+            {
+                let found = format!(
+                    "{} {}",
+                    if self.at.unit == Unit::MlpExpert { "an" } else { "a" },
+                    self.at.unit.name()
+                );
+                return refused(found, "heads (H) or head experts (A), which attend");
             }
             Change::Off | Change::Masked | Change::Forced | Change::Bias(_) if self.at.unit == Unit::Head => {
                 let expected = "an expert, A or E, to leave out or choose; scale=0 takes out a head";
@@ -265,63 +206,8 @@ impl Edit {
     }
 }
 
-impl Vectors {
-    /// All of them, one after the other.
-    pub fn rows(&self) -> &[Vec<f32>] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Each(rows) => rows,
-        }
-    }
-
-    /// What is wrong with them at these positions, and what was expected.
-    fn fault(&self, positions: &Positions) -> Option<(String, &'static str)> {
-        let rows = self.rows();
-        let length = rows.first().map_or(0, Vec::len);
-        if length == 0 || rows.iter().any(|row| row.len() != length) {
-            return Some((
-                "vectors of different lengths, or of none".to_owned(),
-                "vectors as long as a head",
-            ));
-        }
-        if let Some(value) = rows.iter().flatten().find(|value| !value.is_finite()) {
-            return Some((format!("{value} in a vector"), "finite numbers"));
-        }
-        let range = match positions {
-            Positions::Range(first, end) => end.saturating_sub(*first) as usize,
-            Positions::All | Positions::List(_) => 0,
-        };
-        match self {
-            Self::Each(rows) if rows.len() != range => {
-                Some((format!("{} vectors", rows.len()), "a range of positions, and a vector for each"))
-            }
-            _ => None,
-        }
-    }
-}
-
 /// What queries and keys are scaled by, or get, at the most: an infinite score is seen by nobody, as its row weighs nothing.
 const MOST_IN_SCORES: f32 = 1e6;
-
-impl Change {
-    /// The largest number that it multiplies by, or brings in.
-    fn reach(&self) -> f32 {
-        let largest = |vectors: &Vectors| {
-            vectors.rows().iter().flatten().fold(0.0, |most: f32, value| most.max(value.abs()))
-        };
-        match self {
-            Self::Scale(scale) => scale.abs(),
-            Self::Mix { with, .. } => largest(with),
-            Self::Add { scale, vector } => scale.abs() * largest(vector),
-            _ => 0.0,
-        }
-    }
-
-    /// Whether it is one of a router's choice, not of what comes of it.
-    pub(crate) fn of_router(&self) -> bool {
-        matches!(self, Self::Off | Self::Masked | Self::Forced | Self::Bias(_))
-    }
-}
 
 impl FromStr for Edit {
     type Err = Error;
@@ -351,55 +237,6 @@ impl fmt::Display for Edit {
     }
 }
 
-impl FromStr for Change {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let (name, number) = match text.split_once('=') {
-            Some((name, number)) => (name, Some(number)),
-            None => (text, None),
-        };
-        let parse = || match (name, number.map(str::parse)) {
-            ("identity", part) => part.unwrap_or(Ok(1.0)).ok().map(Self::Identity),
-            ("uniform", part) => part.unwrap_or(Ok(1.0)).ok().map(Self::Uniform),
-            ("off", None) => Some(Self::Off),
-            ("masked", None) => Some(Self::Masked),
-            ("forced", None) => Some(Self::Forced),
-            ("scale", Some(Ok(scale))) => Some(Self::Scale(scale)),
-            ("bias", Some(Ok(bias))) => Some(Self::Bias(bias)),
-            _ => None,
-        };
-        parse().ok_or_else(|| {
-            Error::argument(
-                "change",
-                quote(text),
-                "scale=NUMBER, identity, uniform=PART, off, masked, forced or bias=NUMBER; vectors (mix, add) come in a file",
-            )
-        })
-    }
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Scale(scale) => write!(f, "scale={scale}"),
-            Self::Identity(part) => write_part(f, "identity", *part),
-            Self::Uniform(part) => write_part(f, "uniform", *part),
-            Self::Off => f.write_str("off"),
-            Self::Masked => f.write_str("masked"),
-            Self::Forced => f.write_str("forced"),
-            Self::Bias(bias) => write!(f, "bias={bias}"),
-            Self::Mix { part, .. } => write!(f, "mix={part}"),
-            Self::Add { scale, .. } => write!(f, "add={scale}"),
-        }
-    }
-}
-
-/// The name alone where all is meant.
-fn write_part(f: &mut fmt::Formatter<'_>, name: &str, part: f32) -> fmt::Result {
-    if part == 1.0 { f.write_str(name) } else { write!(f, "{name}={part}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -418,6 +255,8 @@ mod tests {
             "cross.L0A2@3,5,9:bias=0.25",
             "L1H*:k.scale=0",
             "L3@2..4:resid-post.scale=0.5",
+            "L12H3@9:row=4",
+            "L0A1:row=0:0.25,7:0.5",
         ] {
             let edit: Edit = text.parse().unwrap();
             assert_eq!(edit.to_string(), text);
@@ -456,6 +295,18 @@ mod tests {
             ("L1H0:q.uniform", "scale, mix or add"),
             ("L1H0:rows.scale=0", "rows of a head"),
             ("L1H0:mix=1", "in a file"),
+            ("L1H0:row", "row=POSITION"),
+            ("L1H0:row=", "row=POSITION"),
+            ("L1H0:row=-1", "row=POSITION"),
+            ("L1H0:row=1:2", "weights from 0 to 1"),
+            ("L1H0:row=1:NaN", "weights from 0 to 1"),
+            ("L1H0:row=1,2", "1 in all"),
+            (
+                "L1H0:row=1:0,2:0,3:0,4:0,5:0,6:0,7:0,8:0,9:0,1:0,1:0,1:0,1:0,1:0,1:0,1:0,1:0",
+                "1 to 16 positions",
+            ),
+            ("L1E0:row=1", "which attend"),
+            ("L1H0:k.row=1", "scale, mix or add"),
         ] {
             let error = text.parse::<Edit>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: no {part:?} in {error}");

@@ -2,6 +2,7 @@
 //! name these; layers and ops carry them out.
 
 mod address;
+mod change;
 mod edit;
 mod observe;
 mod positions;
@@ -10,7 +11,8 @@ mod trace;
 mod trace_file;
 
 pub use address::{Address, Stack, Unit};
-pub use edit::{Change, Edit, Edits, Vectors};
+pub use change::{Change, Vectors};
+pub use edit::{Edit, Edits};
 pub use observe::{Capture, Keys, Mass, Observe, STATISTICS, What};
 pub use positions::Positions;
 pub use trace::{Recorded, Trace};

@@ -121,8 +121,12 @@ impl Resolved {
                             to.parts.entry(part).or_default()
                         }
                         // A blend of nothing is none.
-                        Change::Identity(part) | Change::Uniform(part) if part == 0.0 => continue,
-                        Change::Identity(_) | Change::Uniform(_) => &mut to.blends,
+                        Change::Identity(part) | Change::Uniform(part) | Change::Row { part, .. }
+                            if part == 0.0 =>
+                        {
+                            continue;
+                        }
+                        Change::Identity(_) | Change::Uniform(_) | Change::Row { .. } => &mut to.blends,
                         Change::Off | Change::Masked | Change::Forced | Change::Bias(_) => &mut to.routes,
                     };
                     let vectors: Arc<[Vec<f32>]> = vectors_of(&edit.change).into();
@@ -191,6 +195,7 @@ fn planned(edit: &Edit, unit: u32, number: u32, vectors: &Arc<[Vec<f32>]>) -> Pl
         Change::Scale(scale) => (EditKind::Scale, scale),
         Change::Identity(part) => (EditKind::Identity, part),
         Change::Uniform(part) => (EditKind::Uniform, part),
+        Change::Row { part, .. } => (EditKind::Row, part),
         Change::Off => (EditKind::Off, 0.0),
         Change::Masked => (EditKind::Masked, 0.0),
         Change::Forced => (EditKind::Forced, 0.0),
@@ -203,7 +208,11 @@ fn planned(edit: &Edit, unit: u32, number: u32, vectors: &Arc<[Vec<f32>]>) -> Pl
         Positions::Range(first, end) => EditPositions::Range(*first, *end),
         Positions::List(list) => EditPositions::List(list.clone()),
     };
-    PlannedEdit { unit, kind, value, positions, number, vectors: Arc::clone(vectors) }
+    let row = match &edit.change {
+        Change::Row { on, .. } => on.as_slice().into(),
+        _ => [].into(),
+    };
+    PlannedEdit { unit, kind, value, positions, number, vectors: Arc::clone(vectors), row }
 }
 
 impl Session {

@@ -69,6 +69,12 @@ pub(super) fn meant(block: &BlockSpec, edit: &Edit) -> Result<Meant, Refusal> {
                 "uniform, or others' heads".to_owned(),
             ));
         }
+        (Stack::Cross, Some(_)) if matches!(edit.change, Change::Row { .. }) => {
+            return Err((
+                "rows of an attention to a source".to_owned(),
+                "uniform, or rows of heads that attend to their own text".to_owned(),
+            ));
+        }
         (Stack::Cross, Some(cross)) => (Sublayer::Cross, cross),
         (Stack::Cross, None) => {
             return Err(("an attention to a source".to_owned(), "a model that translates".to_owned()));
@@ -98,6 +104,10 @@ pub(super) fn meant(block: &BlockSpec, edit: &Edit) -> Result<Meant, Refusal> {
     if attention.kv == KvProjection::Memory && matches!(part, SitePart::Keys | SitePart::Values) {
         let found = format!("{} of an attention to a source", edit.what().name());
         return Err((found, "z or q: its keys and values are the source's".to_owned()));
+    }
+    if layout.head_spans && matches!(edit.change, Change::Row { .. }) {
+        let found = "rows of heads that keep only what was routed to them".to_owned();
+        return Err((found, "identity or uniform: positions are not where their keys are".to_owned()));
     }
     let own = match edit.at.unit {
         Unit::Head => numbered(edit, count, if count == units.heads { "heads" } else { "key/value heads" })?,

@@ -19,17 +19,17 @@ fn folder(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "models/heads", name].iter().collect()
 }
 
-fn model(name: &str) -> Model {
+pub(super) fn model(name: &str) -> Model {
     try_load(KernelChoice::Tuned, &folder(name), LoadOptions::new()).unwrap()
 }
 
 /// A text of `documents.jsonl`, and the length of the block that it repeats.
-struct Document {
-    ids: Vec<u32>,
-    block: Option<usize>,
+pub(super) struct Document {
+    pub ids: Vec<u32>,
+    pub block: Option<usize>,
 }
 
-fn documents(name: &str, model: &Model) -> Vec<Document> {
+pub(super) fn documents(name: &str, model: &Model) -> Vec<Document> {
     let text = fs::read_to_string(folder(name).join("documents.jsonl")).unwrap();
     let one = |line: &str| {
         let value: Value = serde_json::from_str(line).unwrap();
@@ -39,7 +39,7 @@ fn documents(name: &str, model: &Model) -> Vec<Document> {
     text.lines().map(one).collect()
 }
 
-fn reference(name: &str) -> Value {
+pub(super) fn reference(name: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(folder(name).join("reference.json")).unwrap()).unwrap()
 }
 

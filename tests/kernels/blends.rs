@@ -8,7 +8,7 @@ use super::{
     edits::{edits, is_at},
 };
 use crate::{
-    reference::edits::{blend, mean},
+    reference::edits::{blend, mean, weighed},
     support::{
         Guarded, assert_close_in,
         cache::{AttentionShape, sections},
@@ -44,7 +44,24 @@ fn oracle(attention: &Attention, values: &[f64], z: &[f64], plan: &[PlannedEdit]
             for edit in
                 plan.iter().filter(|edit| edit.unit == unit && is_at(&edit.positions, slot + attention.ahead))
             {
-                let other = if edit.kind == EditKind::Identity { value(slot) } else { mean(&seen, width) };
+                let other = match edit.kind {
+                    EditKind::Identity => value(slot),
+                    EditKind::Uniform => mean(&seen, width),
+                    _ => {
+                        let sees = attention.first(span)..attention.sees(span);
+                        let on = edit
+                            .row
+                            .iter()
+                            .map(|&(position, weight)| (position.wrapping_sub(attention.ahead), weight));
+                        let on: Vec<_> = on.filter(|(slot, _)| sees.contains(slot)).collect();
+                        weighed(
+                            &on.iter()
+                                .map(|&(slot, weight)| (value(slot), f64::from(weight)))
+                                .collect::<Vec<_>>(),
+                            width,
+                        )
+                    }
+                };
                 row = blend(&row, &other, f64::from(edit.value));
                 counts[edit.number as usize] += 1;
             }
@@ -54,13 +71,27 @@ fn oracle(attention: &Attention, values: &[f64], z: &[f64], plan: &[PlannedEdit]
     (out, counts)
 }
 
+/// Rows for the edits that are given one, of places that some see and some do not.
+fn with_rows(mut plan: Vec<PlannedEdit>, attention: &Attention) -> Vec<PlannedEdit> {
+    for edit in plan.iter_mut().filter(|edit| edit.kind == EditKind::Row) {
+        let seed = hash(attention.seed, 700 + edit.number as usize);
+        let entry = |i: usize| {
+            let place = hash(seed, i) % u64::from(attention.shape.capacity + 3);
+            (place as u32 + attention.ahead, noise(seed, i + 1)[i].abs() as f32)
+        };
+        edit.row = (0..1 + (seed % 16) as usize).map(entry).collect();
+    }
+    plan
+}
+
 fn check_blends(attention: &Attention) {
     let shape = attention.shape;
     let operands = attention.operands();
     let rows = (attention.tokens() * shape.slots) as usize;
     let z = noise(attention.seed ^ 3, rows * (shape.heads * shape.value_dim) as usize);
     let z: Vec<f64> = z.iter().map(|&z| f64::from(z as f32)).collect();
-    let plan = edits(attention.seed, units(attention), &[EditKind::Identity, EditKind::Uniform]);
+    let kinds = [EditKind::Identity, EditKind::Uniform, EditKind::Row];
+    let plan = with_rows(edits(attention.seed, units(attention), &kinds), attention);
     let (expected, counts) = oracle(attention, &operands.values, &z, &plan);
 
     let gpu = attention.gpu();
@@ -124,6 +155,7 @@ fn a_whole_blend_is_the_other_row() {
             positions: EditPositions::All,
             number: 0,
             vectors: [].into(),
+            row: [].into(),
         };
         let plan: Vec<PlannedEdit> = (0..units).map(whole).collect();
         let rows = (tokens * attention.shape.slots) as usize;

@@ -46,7 +46,15 @@ pub(super) fn edits(seed: u64, units: u32, kinds: &[EditKind]) -> Vec<PlannedEdi
         let kind = kinds[hash(seed, 90) as usize % kinds.len()];
         let value = (2.0 * noise(seed, 1)[0]) as f32;
         let unit = (hash(seed, 91) % u64::from(units)) as u32;
-        PlannedEdit { unit, kind, value, positions: positions(seed), number, vectors: [].into() }
+        PlannedEdit {
+            unit,
+            kind,
+            value,
+            positions: positions(seed),
+            number,
+            vectors: [].into(),
+            row: [].into(),
+        }
     };
     (0..1 + (hash(seed, 99) % 9) as u32).map(edit).collect()
 }
@@ -187,7 +195,15 @@ fn what_edit_heads_scales_beyond_a_bound_is_infinite() {
     let z: Vec<f32> = noise(7, (tokens * 2 * stride) as usize).iter().map(|&z| z as f32).collect();
     let (positions, number) = (EditPositions::All, 0);
     let vectors = [].into();
-    let edit = PlannedEdit { unit: 1, kind: EditKind::Scale, value: -3e10, positions, number, vectors };
+    let edit = PlannedEdit {
+        unit: 1,
+        kind: EditKind::Scale,
+        value: -3e10,
+        positions,
+        number,
+        vectors,
+        row: [].into(),
+    };
     let rows = Buffer::with_data(gpu, "test.rows", &z);
     let applied = Buffer::with_data(gpu, "test.applied", &[0u32]);
     let (plan, spans) = (EditPlan::new(gpu, 2, &[edit]), spans(gpu, &[0, 1, 2]));

@@ -96,6 +96,11 @@ pub fn blend(z: &[f64], m: &[f64], u: f64) -> Vec<f64> {
     z.iter().zip(m).map(|(z, m)| (1.0 - u) * z + u * m).collect()
 }
 
+/// The sum of rows of `width`, each by its weight.
+pub fn weighed(rows: &[(Vec<f64>, f64)], width: usize) -> Vec<f64> {
+    (0..width).map(|i| rows.iter().map(|(row, weight)| weight * row[i]).sum()).collect()
+}
+
 /// The mean of rows of `width`.
 pub fn mean(rows: &[f64], width: usize) -> Vec<f64> {
     let count = (rows.len() / width) as f64;

@@ -229,8 +229,8 @@ impl Attention {
             _ => self.kv_heads * self.group,
         };
         let edit = |unit| {
-            let (positions, vectors) = (EditPositions::All, [].into());
-            PlannedEdit { unit, kind, value: 1.0, positions, number: 0, vectors }
+            let (positions, vectors, row) = (EditPositions::All, [].into(), [].into());
+            PlannedEdit { unit, kind, value: 1.0, positions, number: 0, vectors, row }
         };
         let plan = EditPlan::new(&lab.gpu, heads, &(0..heads).map(edit).collect::<Vec<_>>());
         let applied = lab.output_of(&[0u32]);

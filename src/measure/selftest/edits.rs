@@ -32,7 +32,7 @@ fn spans(tokens: u32) -> Vec<[u32; Span::WORDS as usize]> {
 }
 
 fn edit(unit: u32, kind: EditKind, value: f32, positions: EditPositions, number: u32) -> PlannedEdit {
-    PlannedEdit { unit, kind, value, positions, number, vectors: [].into() }
+    PlannedEdit { unit, kind, value, positions, number, vectors: [].into(), row: [].into() }
 }
 
 async fn scaled(lab: &Lab) -> Result<Finding> {
