@@ -28,13 +28,16 @@ pub struct ExpertDifference {
 /// Of every head expert and MLP expert, the most distinctive first. Each prompt has its ids, and whether it is of the class.
 ///
 /// # Errors
-/// Prompts that are all of the class, or none; a model without experts; as [`Model::routes`].
+/// Prompts that are all of the class, or none, or empty; a model without experts; as [`Model::routes`].
 pub async fn expert_difference(model: &Model, prompts: &[(&[u32], bool)]) -> Result<Vec<ExpertDifference>> {
     let of_class = prompts.iter().filter(|(_, class)| *class).count();
     let others = prompts.len() - of_class;
     if of_class == 0 || others == 0 {
         let found = format!("{of_class} of the class, {others} others");
         return Err(Error::argument("prompts", found, "some of both"));
+    }
+    if let Some(empty) = prompts.iter().position(|(ids, _)| ids.is_empty()) {
+        return Err(Error::argument("prompts", format!("no tokens in prompt {empty}"), "some in each"));
     }
     let mut shares: BTreeMap<Address, [f64; 2]> = BTreeMap::new();
     for &(ids, class) in prompts {

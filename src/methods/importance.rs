@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::with_edits;
 use crate::{
-    Logits, Model, Result,
+    Error, Model, Result,
     probes::{Address, Change, Edit, Observe, What},
 };
 
@@ -46,17 +46,9 @@ impl Ends {
         let trace = model.trace(&[ids], &observe).await?;
         let rows = trace.of(What::ResidPost).flat_map(|one| one.values.chunks_exact(one.width));
         let logits = model.logits(&[ids]).await?.pop().unwrap_or_default();
-        Ok(Self { logs: log_softmax(&logits), last: rows.map(<[f32]>::to_vec).collect() })
+        let logs = logits.values.chunks_exact(logits.vocab.max(1)).map(super::log_softmax);
+        Ok(Self { logs: logs.collect(), last: rows.map(<[f32]>::to_vec).collect() })
     }
-}
-
-fn log_softmax(logits: &Logits) -> Vec<Vec<f64>> {
-    let row = |row: &[f32]| {
-        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = row.iter().map(|&z| f64::from(z - most).exp()).sum();
-        row.iter().map(|&z| f64::from(z - most) - sum.ln()).collect()
-    };
-    logits.values.chunks_exact(logits.vocab.max(1)).map(row).collect()
 }
 
 /// ½ Σ p ln(p/m) + ½ Σ p' ln(p'/m), m their mean.
@@ -71,7 +63,7 @@ fn jensen_shannon(p: &[f64], other: &[f64]) -> f64 {
 /// Of every head, or of those named, over some texts, in their order.
 ///
 /// # Errors
-/// As [`Model::trace`] and [`Model::logits`].
+/// Texts without a token that follows another; as [`Model::trace`] and [`Model::logits`].
 pub async fn importance(
     model: &Model,
     texts: &[&[u32]],
@@ -87,7 +79,14 @@ pub async fn importance(
         .map(|&at| HeadImportance { at, loss: 0.0, probability: 0.0, divergence: 0.0, distance: 0.0 })
         .collect();
     let tokens: usize = texts.iter().map(|ids| ids.len().saturating_sub(1)).sum();
-    let share = 1.0 / tokens.max(1) as f64;
+    if tokens == 0 {
+        return Err(Error::argument(
+            "texts",
+            "no token that follows another",
+            "a text of at least two tokens",
+        ));
+    }
+    let share = 1.0 / tokens as f64;
     for ids in texts {
         let plain = Ends::of(model, ids).await?;
         for one in &mut found {

@@ -46,8 +46,8 @@ struct HeadRow<'a> {
 /// The rows of all heads that their tokens chose, layer by layer, head by head.
 fn head_rows(trace: &Trace) -> impl Iterator<Item = HeadRow<'_>> {
     // A row that sums to one has a largest weight.
-    const LARGEST: usize = 5;
-    trace.of(What::Rows).flat_map(|recorded| {
+    let largest = trace.column("argmax_weight").unwrap_or(usize::MAX);
+    trace.of(What::Rows).flat_map(move |recorded| {
         let heads = recorded.heads.iter().enumerate();
         heads.flat_map(move |(place, &head)| {
             let rows = recorded.rows.iter().enumerate();
@@ -56,7 +56,7 @@ fn head_rows(trace: &Trace) -> impl Iterator<Item = HeadRow<'_>> {
                 position,
                 columns: recorded.at(row, place),
             });
-            rows.filter(|row| row.columns.get(LARGEST).is_some_and(|&weight| weight > 0.0))
+            rows.filter(move |row| row.columns.get(largest).is_some_and(|&weight| weight > 0.0))
         })
     })
 }
@@ -92,6 +92,13 @@ fn logit_of(logits: &[f32], answer: u32) -> Result<f32> {
     logits.get(answer as usize).copied().ok_or_else(|| {
         Error::argument("answer", answer, format!("below the vocabulary size {}", logits.len()))
     })
+}
+
+/// Log-probabilities of logits.
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&z| f64::from(z - most).exp()).sum();
+    logits.iter().map(|&z| f64::from(z - most) - sum.ln()).collect()
 }
 
 /// The model with these edits behind those it has.

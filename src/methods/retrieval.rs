@@ -133,9 +133,9 @@ pub async fn retrieval(model: &Model, samples: &[Sample], definition: Definition
         let trace = model.trace(&[ids], &observe).await?;
         let mut counts: BTreeMap<Address, u32> =
             heads_of(trace.of(What::Rows)).into_iter().map(|at| (at, 0)).collect();
+        let Some(argmax) = trace.column("argmax") else { continue };
         for row in head_rows(&trace) {
-            // The column of the largest weight's position.
-            let from = row.columns[4] as usize;
+            let from = row.columns[argmax] as usize;
             let copies = needle.contains(&from) && ids[from] == ids[row.position as usize + 1];
             *counts.entry(row.at).or_default() += u32::from(copies);
         }

@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{logit_of, logits_behind, with_edits};
+use super::{log_softmax, logit_of, logits_behind, with_edits};
 use crate::{
     Edit, Edits, Error, Model, Result,
     probes::{Address, Capture, Change, Observe, Positions, Vectors, What},
@@ -124,11 +124,9 @@ impl TaskVector {
         let (mut loss, mut right) = (0.0, 0.0);
         for Question { prompt, answer } in questions {
             let row = logits_behind(&self.applied(model, prompt.len())?, prompt).await?;
-            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let own = logit_of(&row, *answer)?;
-            let sum: f64 = row.iter().map(|&z| f64::from(z - most).exp()).sum();
-            loss += sum.ln() - f64::from(own - most);
-            right += f64::from(u8::from(own == most));
+            loss -= log_softmax(&row)[*answer as usize];
+            right += f64::from(u8::from(row.iter().all(|&other| other <= own)));
         }
         Ok((loss / questions.len() as f64, right / questions.len() as f64))
     }

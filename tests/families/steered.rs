@@ -1,7 +1,8 @@
-//! Edits of the models whose heads have known jobs: what a row that is given makes of them.
+//! The models whose heads have known jobs, steered by rows that are given; and what no method makes a number of.
 
 use headwise::{
     Edit, Edits, Logits, Model, block_on,
+    methods::{expert_difference, importance},
     probes::{Address, Change, Observe, Positions, What},
 };
 
@@ -84,4 +85,16 @@ fn a_given_row_repairs_what_was_chance() {
     // Each text is asked for both: by itself it is right once.
     assert_eq!((asked, plain), (questions, questions / 2));
     assert!(f64::from(repaired) >= 0.95 * f64::from(questions), "{repaired} of {questions}");
+}
+
+#[test]
+fn texts_of_nothing_are_refused() {
+    let model = model("copier-moa");
+    for texts in [vec![], vec![&[][..]], vec![&[1][..], &[2][..]]] {
+        let error = block_on(importance(&model, &texts, None)).unwrap_err().to_string();
+        assert!(error.contains("a text of at least two tokens"), "{error}");
+    }
+    let prompts = [(&[1, 2][..], true), (&[][..], false)];
+    let error = block_on(expert_difference(&model, &prompts)).unwrap_err().to_string();
+    assert!(error.contains("no tokens in prompt 1"), "{error}");
 }
