@@ -20,6 +20,7 @@
 
 override ROUTED: bool = true;
 
+// As `Change::MOST_OF_ROW`.
 const MOST_OF_ROW: u32 = 16u;
 
 //!include "shared/cache_read.wgsl"
@@ -93,7 +94,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
 
 // Positions go on as slots do: a key's slot is as far from the row's own as its position is.
 fn given_row(edit: u32, span: Span, seen: Slots, kv_head: u32, quad: u32) -> vec4<f32> {
-    let start = plan[edit + 5u];
+    let start = brought(edit);
     var sum = vec4<f32>(0.0);
     for (var i = 0u; i < min(plan[start], MOST_OF_ROW); i++) {
         let slot = plan[start + 1u + 2u * i] + span.slot - span.position;

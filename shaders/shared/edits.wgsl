@@ -47,11 +47,16 @@ fn number(record: u32) -> u32 {
     return plan[record + 4u];
 }
 
+// What a record brings: the quad where its vectors start, or the word where its row does.
+fn brought(record: u32) -> u32 {
+    return plan[record + 5u];
+}
+
 // The quad where the vector of a record for this position starts, vectors of `quads` quads: one for all, or one for each position
 // of a range.
 fn vector(record: u32, position: u32, quads: u32) -> u32 {
     let own = select(0u, position - plan[record + 1u], (plan[record] & EACH) != 0u);
-    return plan[record + 5u] + own * quads;
+    return brought(record) + own * quads;
 }
 
 // Whether a record is meant for this position.

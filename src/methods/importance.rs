@@ -46,7 +46,10 @@ impl Ends {
         let trace = model.trace(&[ids], &observe).await?;
         let rows = trace.of(What::ResidPost).flat_map(|one| one.values.chunks_exact(one.width));
         let logits = model.logits(&[ids]).await?.pop().unwrap_or_default();
-        let logs = logits.values.chunks_exact(logits.vocab.max(1)).map(super::log_softmax);
+        let logs = logits.values.chunks_exact(logits.vocab.max(1)).map(|row| {
+            let sum = super::log_sum_exp(row);
+            row.iter().map(|&z| f64::from(z) - sum).collect()
+        });
         Ok(Self { logs: logs.collect(), last: rows.map(<[f32]>::to_vec).collect() })
     }
 }

@@ -94,11 +94,11 @@ fn logit_of(logits: &[f32], answer: u32) -> Result<f32> {
     })
 }
 
-/// Log-probabilities of logits.
-fn log_softmax(logits: &[f32]) -> Vec<f64> {
+/// ln Σ exp(z): what log-probabilities are below their logits.
+fn log_sum_exp(logits: &[f32]) -> f64 {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&z| f64::from(z - most).exp()).sum();
-    logits.iter().map(|&z| f64::from(z - most) - sum.ln()).collect()
+    f64::from(most) + sum.ln()
 }
 
 /// The model with these edits behind those it has.

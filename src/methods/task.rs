@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{log_softmax, logit_of, logits_behind, with_edits};
+use super::{log_sum_exp, logit_of, logits_behind, with_edits};
 use crate::{
     Edit, Edits, Error, Model, Result,
     probes::{Address, Capture, Change, Observe, Positions, Vectors, What},
@@ -125,7 +125,7 @@ impl TaskVector {
         for Question { prompt, answer } in questions {
             let row = logits_behind(&self.applied(model, prompt.len())?, prompt).await?;
             let own = logit_of(&row, *answer)?;
-            loss -= log_softmax(&row)[*answer as usize];
+            loss += log_sum_exp(&row) - f64::from(own);
             right += f64::from(u8::from(row.iter().all(|&other| other <= own)));
         }
         Ok((loss / questions.len() as f64, right / questions.len() as f64))

@@ -72,12 +72,12 @@ impl Change {
 
     /// What is wrong with its numbers at these positions, and what was expected.
     pub(super) fn fault(&self, positions: &Positions) -> Option<(String, &'static str)> {
+        if let Self::Mix { with: vectors, .. } | Self::Add { vector: vectors, .. } = self
+            && let Some(fault) = vectors.fault(positions)
+        {
+            return Some(fault);
+        }
         match self {
-            Self::Mix { with: vectors, .. } | Self::Add { vector: vectors, .. }
-                if vectors.fault(positions).is_some() =>
-            {
-                vectors.fault(positions)
-            }
             Self::Scale(number) | Self::Bias(number) | Self::Add { scale: number, .. }
                 if !number.is_finite() =>
             {

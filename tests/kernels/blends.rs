@@ -49,17 +49,11 @@ fn oracle(attention: &Attention, values: &[f64], z: &[f64], plan: &[PlannedEdit]
                     EditKind::Uniform => mean(&seen, width),
                     _ => {
                         let sees = attention.first(span)..attention.sees(span);
-                        let on = edit
-                            .row
-                            .iter()
-                            .map(|&(position, weight)| (position.wrapping_sub(attention.ahead), weight));
-                        let on: Vec<_> = on.filter(|(slot, _)| sees.contains(slot)).collect();
-                        weighed(
-                            &on.iter()
-                                .map(|&(slot, weight)| (value(slot), f64::from(weight)))
-                                .collect::<Vec<_>>(),
-                            width,
-                        )
+                        let on = edit.row.iter().map(|&(position, weight)| {
+                            (position.wrapping_sub(attention.ahead), f64::from(weight))
+                        });
+                        let on = on.filter(|(slot, _)| sees.contains(slot));
+                        weighed(&on.map(|(slot, weight)| (value(slot), weight)).collect::<Vec<_>>(), width)
                     }
                 };
                 row = blend(&row, &other, f64::from(edit.value));

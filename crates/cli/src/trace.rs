@@ -96,12 +96,12 @@ fn observe(args: &TraceArgs) -> Result<Observe, Error> {
 
 /// Of each head whose rows were recorded: layer, head, tokens that chose it, and the means of their columns.
 fn means(trace: &Trace) -> Vec<(u32, u32, usize, Vec<f64>)> {
-    const LARGEST: usize = 5;
+    let Some(largest) = trace.column("argmax_weight") else { return Vec::new() };
     let mut all = Vec::new();
     for one in trace.of(What::Rows) {
         for (place, &head) in one.heads.iter().enumerate() {
             let rows =
-                (0..one.rows.len()).map(|row| one.at(row, place)).filter(|columns| columns[LARGEST] > 0.0);
+                (0..one.rows.len()).map(|row| one.at(row, place)).filter(|columns| columns[largest] > 0.0);
             let (mut sums, mut count) = (vec![0.0; one.width], 0);
             for columns in rows {
                 sums.iter_mut().zip(columns).for_each(|(sum, &value)| *sum += f64::from(value));
